@@ -1,0 +1,34 @@
+"""Tools for testing what is built on holdfast: a real Redis to kill and a network to break.
+
+What is here starts processes and threads only when asked to. Nothing here is needed to serve a
+request.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from holdfast.testing.fault_proxy import FaultProxy as FaultProxy
+    from holdfast.testing.redis_process import RedisServer as RedisServer
+    from holdfast.testing.redis_process import redis_server as redis_server
+
+__all__ = ["FaultProxy", "RedisServer", "redis_server"]
+
+# No module bears the name of what it offers: importing the one would hide the other.
+_HOMES = {
+    "FaultProxy": "holdfast.testing.fault_proxy",
+    "RedisServer": "holdfast.testing.redis_process",
+    "redis_server": "holdfast.testing.redis_process",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
