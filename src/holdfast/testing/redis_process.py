@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Reply: TypeAlias = "bytes | int | list[Reply] | None"
 
 _START_SECONDS = 10.0
-_STOP_SECONDS = 5.0
+_STOP_SECONDS = 3.0
 _REPLY_SECONDS = 5.0
 
 
@@ -141,7 +141,7 @@ class RedisServer:
             OSError: it is not there, or did not answer within 5 s.
         """
         with self._connect() as connection:
-            return _ask(connection, *args)
+            return send_command(connection, *args)
 
     def log(self) -> str:
         """Return what the server has printed since it was first started."""
@@ -165,7 +165,7 @@ class RedisServer:
     def _connect(self) -> socket.socket:
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=_REPLY_SECONDS)
         if self.password:
-            _ask(connection, "AUTH", self.password)
+            send_command(connection, "AUTH", self.password)
         return connection
 
     def _await_reply(self) -> None:
@@ -173,7 +173,7 @@ class RedisServer:
         while self.running and time.monotonic() < deadline:
             try:
                 with self._connect() as connection:
-                    _ask(connection, "PING")
+                    send_command(connection, "PING")
             except OSError:
                 time.sleep(0.01)
             except RuntimeError as error:
@@ -222,7 +222,7 @@ def _option(options: tuple[str, ...], name: str) -> str | None:
     return options[options.index(name) + 1] if name in options else None
 
 
-def _ask(connection: socket.socket, *args: str | bytes | float) -> Reply:
+def send_command(connection: socket.socket, *args: str | bytes | float) -> Reply:
     words = [arg if isinstance(arg, bytes) else str(arg).encode() for arg in args]
     packed = b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
     connection.sendall(b"*%d\r\n%b" % (len(words), packed))
