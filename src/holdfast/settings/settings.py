@@ -17,7 +17,7 @@ from holdfast.settings.table import MAKE_A_KEY, MIN_KEY_LENGTH, SECRETS, Table
 from holdfast.settings.words import Variable, problems, shown, told, variables
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
@@ -36,6 +36,7 @@ class Settings(Table):
     """
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+    _warnings: tuple[str, ...] = PrivateAttr(default=())
 
     def __init__(self, *, environ: Mapping[str, str] | None = None, **arguments: Any) -> None:
         environment = Environment(type(self), environ)
@@ -46,9 +47,9 @@ class Settings(Table):
         if lines:
             raise ConfigurationError(told(lines))
         self._sources = {name: sources[name] for name in given}
-        for line in environment.unknown():
+        self._warnings = (*environment.unknown(), *self._doubts())
+        for line in self._warnings:
             _warn_once(line)
-        self._warn()
 
     def _fill(
         self, given: Mapping[str, Any], sources: Mapping[str, str], wrong: dict[str, str]
@@ -67,13 +68,13 @@ class Settings(Table):
             clash.line for clash in found if not clash.fields & wrong.keys()
         ]
 
-    def _warn(self) -> None:
+    def _doubts(self) -> Iterator[str]:
         if has_short_key(self):
-            _warn_once(f"the secret key is short: use at least {MIN_KEY_LENGTH} random characters")
+            yield f"the secret key is short: use at least {MIN_KEY_LENGTH} random characters"
         target = self.redis_target
         if target and target.ignored:
             names = ", ".join(target.ignored)
-            _warn_once(f"{self.source('redis_url')}: these options of the URL are ignored: {names}")
+            yield f"{self.source('redis_url')}: these options of the URL are ignored: {names}"
 
     @classmethod
     def settings_customise_sources(
@@ -99,6 +100,11 @@ class Settings(Table):
     def is_set(self, name: str) -> bool:
         """Whether anybody set field *name*, in the environment or in code."""
         return name in self._sources
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was logged when these settings were made: it works, and is hardly what was meant."""
+        return self._warnings
 
     def shown(self, name: str) -> str:
         """The value of field *name* as a person may see it: secrets masked."""

@@ -64,8 +64,9 @@ class Table(BaseSettings):
         (),
         description="Signs cookies and tokens. Newest first: the first signs, all verify; the first"
         " has at least 16 characters. Required with Redis by whatever signs; in memory "
-        "a random one is made per process, with a warning.",
-        examples=["kX3vJ0mU1b9cQ7yZ5tR2wN8sL4pA6dFg"],
+        "a random one is made per process, with a warning. To make one: "
+        f"`{MAKE_A_KEY}`.",
+        examples=["newest-key,older-key"],
     )
     redis_url: RedisUrl = Field(
         None,
@@ -170,7 +171,7 @@ class Table(BaseSettings):
     session_encryption_key: Keys = Field(
         (),
         description="Encrypts session data at rest (extra `crypto`). Newest first.",
-        examples=["qL2dX8nB5vR0yT7mW4cF1hJ9kP3sZ6aG"],
+        examples=["newest-key,older-key"],
     )
     session_encryption_strict: Flag = Field(
         False,
@@ -297,7 +298,7 @@ class Table(BaseSettings):
         (),
         description="Bearer tokens that open publishing over HTTP, never reading or stopping. Not "
         "set: off.",
-        examples=["pT5kW9xB2nV7cM4zQ8rY1jH6"],
+        examples=["token-1,token-2"],
     )
     stream_max_subscribers: PositiveCount = Field(
         10000,

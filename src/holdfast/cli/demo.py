@@ -1,0 +1,68 @@
+"""`holdfast demo`: the demonstration, in a uvicorn of this process."""
+
+from __future__ import annotations
+
+import secrets
+
+import click
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=8000,
+    envvar="PORT",
+    show_default=True,
+    show_envvar=True,
+    help="Port to listen at.",
+)
+def demo(host: str, port: int) -> None:
+    """Run the demonstration: a login, a running agent, a stream that survives.
+
+    Open two of them with the same Redis to see a page move from one server to the other.
+    """
+    for line in prepare(port):
+        click.echo(line)
+    click.echo(f"The demo is at http://{f'[{host}]' if ':' in host else host}:{port}")
+    _serve(host, port)
+
+
+def prepare(port: int) -> list[str]:
+    """See to a secret key for this process; return what the person who started it should know."""
+    from holdfast.settings import Settings
+
+    settings = Settings()
+    key = None if settings.secret_key else _made_key()
+    if settings.redis_url is None:
+        return [
+            "Everything is kept in the memory of this process. Set HOLDFAST_REDIS_URL to share it."
+        ]
+    lines = [f"Sessions and streams are kept at {settings.redis_url_masked}."]
+    if key is not None:
+        lines.append("For a second server of the same demo, with the same Redis:")
+        lines.append(f"  HOLDFAST_SECRET_KEY={key} holdfast demo --port {port + 1}")
+    return lines
+
+
+def _made_key() -> str:
+    from holdfast.settings import fill_environment
+
+    key = secrets.token_urlsafe(32)
+    fill_environment({"HOLDFAST_SECRET_KEY": key}, "made by holdfast demo")
+    return key
+
+
+def _serve(host: str, port: int) -> None:
+    import uvicorn
+
+    uvicorn.run(
+        "holdfast.demo:create_app",
+        factory=True,
+        host=host,
+        port=port,
+        log_level="warning",
+        # A page that stays open must not keep Ctrl-C waiting.
+        timeout_graceful_shutdown=5,
+    )

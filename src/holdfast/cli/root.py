@@ -1,0 +1,57 @@
+"""The root of the commands: what is common to all of them, and the list of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+import holdfast
+from holdfast.cli.check import check
+from holdfast.cli.demo import demo
+from holdfast.cli.env import env
+from holdfast.errors import ConfigurationError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(holdfast.__version__, message="%(prog)s %(version)s")
+def root() -> None:
+    """Server-side sessions and resumable event streams for any Python web app.
+
+    Variables are read from the environment, and from a file named .env in this folder for those
+    that the environment does not set.
+    """
+    read_dotenv(Path(".env"))
+
+
+for command in (check, demo, env):
+    root.add_command(command)
+
+
+def run() -> None:
+    """Run the command of ``sys.argv``; what cannot work is told in one place."""
+    try:
+        root.main(prog_name="holdfast")
+    except ConfigurationError as error:
+        click.echo(f"holdfast: {error}", err=True)
+        sys.exit(2)
+
+
+def read_dotenv(path: Path) -> None:
+    """Set what *path* says and the environment does not. No such file: nothing.
+
+    Raises:
+        ConfigurationError: the file is there and cannot be read.
+    """
+    from dotenv import dotenv_values
+
+    from holdfast.settings import fill_environment
+
+    if not path.is_file():
+        return
+    try:
+        values = dotenv_values(path, encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from error
+    fill_environment(values, str(path))
