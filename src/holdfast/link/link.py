@@ -1,0 +1,314 @@
+"""The one door to Redis: gate, lanes of loops and threads, and supervisor, put together.
+
+No policy and no bytes in here: the table decides (`state`), the lanes carry (`lane`, `sync`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+from holdfast.errors import HoldfastError, RedisReplyError, RedisUnavailable
+from holdfast.link import client
+from holdfast.link.lane import Lane
+from holdfast.link.state import LinkState, LinkStatus
+from holdfast.link.supervisor import Hook, Supervisor
+from holdfast.link.sync import Answers, Command, SyncLane
+from holdfast.link.translate import Arg, Reply, raised
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from holdfast.link.pubsub import Listener
+    from holdfast.link.script import Script
+    from holdfast.settings import Settings
+
+
+class Link:
+    """One supervised link to one Redis, for a whole process: all its event loops and threads.
+
+    Making one connects nothing and starts nothing; the first command does. After a fork the child's
+    copy begins anew by itself.
+
+    Args:
+        settings: ``redis_url`` (required), ``redis_timeout`` and ``key_prefix`` are used.
+
+    Raises:
+        ConfigurationError: the URL is missing or cannot work.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.target = client.target(settings)
+        self.timeout = float(settings.redis_timeout)
+        self._supervisor = Supervisor(self.target, self.timeout, settings.key_prefix)
+        self._gate = self._supervisor.gate
+        self._lanes: dict[asyncio.AbstractEventLoop, Lane] = {}
+        self._threads = SyncLane(self.target, self.timeout, self._gate, self._supervisor.report)
+        self._listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
+        self._inherited: list[object] = []
+        _watch_forks(self)
+
+    def __repr__(self) -> str:
+        return f"<Link {self.status.state.value}>"
+
+    @property
+    def up(self) -> bool:
+        """Whether commands are sent now: the cheap check of the request path."""
+        return self._gate.up
+
+    @property
+    def status(self) -> LinkStatus:
+        """The state, since when, and why."""
+        return self._supervisor.status
+
+    def start(self) -> None:
+        """Start supervision; again is nothing. The first command does it by itself."""
+        self._supervisor.start()
+
+    async def ready(self) -> bool:
+        """Wait for the first verdict, at most ``REDIS_TIMEOUT`` seconds; return `up`."""
+        self.start()
+        if self._supervisor.decided:
+            return self.up
+        loop, decided = asyncio.get_running_loop(), asyncio.Event()
+
+        def notice(status: LinkStatus) -> None:
+            if status.state in (LinkState.UP, LinkState.DOWN) and not loop.is_closed():
+                loop.call_soon_threadsafe(decided.set)
+
+        unsubscribe = self.on_transition(notice)
+        try:
+            async with asyncio.timeout(self.timeout):
+                while not self._supervisor.decided:
+                    await decided.wait()
+        except TimeoutError:
+            pass
+        finally:
+            unsubscribe()
+        return self.up
+
+    def ready_sync(self) -> bool:
+        """As `ready`, for a thread without an event loop."""
+        self.start()
+        self._supervisor.wait_decided(self.timeout)
+        return self.up
+
+    def send(self, *args: Arg) -> asyncio.Future[Reply]:
+        """Queue one command in this tick's batch of the running loop.
+
+        Commands of one loop reach Redis in the order they were queued. While the link is not up the
+        future has failed at once and nothing was sent. Cancelling it abandons the reply; a command
+        that has left is not called back.
+
+        Returns:
+            A future of the reply, which raises `RedisUnavailable` or `RedisReplyError`.
+
+        Raises:
+            TypeError: an argument is neither ``str``, ``bytes``, ``int`` nor ``float``.
+        """
+        loop = asyncio.get_running_loop()
+        if not self._gate.up:
+            refused: asyncio.Future[Reply] = loop.create_future()
+            refused.set_exception(self._unavailable())
+            return refused
+        lane = self._lanes.get(loop)
+        if lane is None:
+            lane = self._new_lane(loop)
+        return lane.send(args)
+
+    async def execute(self, *args: Arg) -> Reply:
+        """Send one command and return its reply. The first use starts supervision and waits for it.
+
+        Raises:
+            RedisUnavailable: Redis is away or did not answer within ``REDIS_TIMEOUT`` seconds.
+            RedisReplyError: Redis refused this command.
+        """
+        if self._gate.up:
+            return await self.send(*args)
+        return await self._first(self.send, args)
+
+    async def _first(
+        self, send: Callable[..., asyncio.Future[Reply]], args: Sequence[Arg]
+    ) -> Reply:
+        """The slow way in: the wait for the first verdict and the command share one deadline."""
+        if self._supervisor.decided:
+            raise self._unavailable()
+        try:
+            async with asyncio.timeout(self.timeout):
+                if not await self.ready():
+                    raise self._unavailable()
+                return await send(*args)
+        except TimeoutError:
+            raise RedisUnavailable("timeout") from None
+
+    async def run(
+        self, script: Script, keys: Sequence[str | bytes], args: Sequence[Arg] = ()
+    ) -> Reply:
+        """Run *script*: by its digest, and once by its source where the server has forgotten it.
+
+        Raises:
+            RedisUnavailable: Redis is away or did not answer within ``REDIS_TIMEOUT`` seconds.
+            RedisReplyError: the script raised, or was refused.
+        """
+        start = time.monotonic()
+        try:
+            return await self.execute(*script.evalsha(keys, args))
+        except RedisReplyError as error:
+            # NOSCRIPT means that nothing was run, so sending it again cannot do it twice.
+            if error.code != "NOSCRIPT":
+                raise
+        try:
+            async with asyncio.timeout(self.timeout - (time.monotonic() - start)):
+                return await self.execute(*script.eval(keys, args))
+        except TimeoutError:
+            raise RedisUnavailable("timeout") from None
+
+    async def pipeline(self, commands: Sequence[Command]) -> Answers:
+        """Send *commands* as one batch under one deadline; it is no transaction.
+
+        Returns:
+            A reply or an error for each command, in its place: it raises neither.
+        """
+        if not self._gate.up and not self._supervisor.decided:
+            await self.ready()
+        futures = [self.send(*command) for command in commands]
+        answers: Answers = []
+        for answer in await asyncio.gather(*futures, return_exceptions=True):
+            if isinstance(answer, BaseException) and not isinstance(answer, HoldfastError):
+                raise answer
+            answers.append(answer)
+        return answers
+
+    def execute_sync(self, *args: Arg) -> Reply:
+        """As `execute`, for a thread without an event loop; it blocks the thread.
+
+        Raises:
+            RedisUnavailable: Redis is away or did not answer within ``REDIS_TIMEOUT`` seconds.
+            RedisReplyError: Redis refused this command.
+        """
+        return raised(self.pipeline_sync([args])[0])
+
+    def run_sync(
+        self, script: Script, keys: Sequence[str | bytes], args: Sequence[Arg] = ()
+    ) -> Reply:
+        """As `run`, for a thread without an event loop; it blocks the thread."""
+        deadline = time.monotonic() + self.timeout
+        try:
+            return raised(self._batch([script.evalsha(keys, args)], deadline)[0])
+        except RedisReplyError as error:
+            if error.code != "NOSCRIPT":
+                raise
+        return raised(self._batch([script.eval(keys, args)], deadline)[0])
+
+    def pipeline_sync(self, commands: Sequence[Command]) -> Answers:
+        """Send *commands* as one batch under one deadline, from a thread without an event loop.
+
+        Returns:
+            A reply or an error reply for each command, in its place.
+
+        Raises:
+            RedisUnavailable: Redis is away, or not all were answered in ``REDIS_TIMEOUT`` seconds.
+        """
+        return self._batch(commands, time.monotonic() + self.timeout)
+
+    def _batch(self, commands: Sequence[Command], deadline: float) -> Answers:
+        if not self._gate.up and (self._supervisor.decided or not self.ready_sync()):
+            raise self._unavailable()
+        return self._threads.call(commands, deadline)
+
+    def on_recovery(self, name: str, hook: Hook) -> None:
+        """Have *hook* run in the supervisor's thread whenever Redis comes up, the first time too.
+
+        Hooks run in the order registered, before the gate opens. A `RedisUnavailable` from one is
+        down again; any other exception is logged, and recovery goes on. A name registered again
+        replaces its hook.
+        """
+        self._supervisor.on_recovery(name, hook)
+
+    def on_transition(self, callback: Callable[[LinkStatus], None]) -> Callable[[], None]:
+        """Have *callback* called from the supervisor's thread with each new status.
+
+        Returns:
+            A function that ends that.
+        """
+        return self._supervisor.on_transition(callback)
+
+    async def aclose(self) -> None:
+        """Close every connection and stop supervision. What still waits fails with ``closed``."""
+        self._close_lanes()
+        await asyncio.to_thread(self.close)
+
+    def close(self) -> None:
+        """As `aclose`, for a thread without an event loop."""
+        self._supervisor.stop()
+        self._close_lanes()
+        self._threads.close()
+
+    def _close_lanes(self) -> None:
+        running = _running_loop()
+        for loop, lane in list(self._lanes.items()):
+            if loop is running:
+                lane.close()
+            elif loop.is_closed():
+                self._lanes.pop(loop, None)
+            else:
+                loop.call_soon_threadsafe(lane.close)
+
+    def adopt(self, listener: Listener) -> None:
+        """Have *listener* let go of its connection in a forked child."""
+        self._listeners.add(listener)
+
+    def _unavailable(self) -> RedisUnavailable:
+        status = self.status
+        return RedisUnavailable(status.reason or status.state.value)
+
+    def _new_lane(self, loop: asyncio.AbstractEventLoop) -> Lane:
+        for other in [each for each in self._lanes if each.is_closed()]:
+            self._lanes.pop(other, None)
+        lane = Lane(
+            loop, self.target, self.timeout, self._gate, self._supervisor.report, self._forget
+        )
+        self._lanes[loop] = lane
+        return lane
+
+    def _forget(self, lane: Lane) -> None:
+        if self._lanes.get(lane.loop) is lane:
+            del self._lanes[lane.loop]
+
+    def _forked(self) -> None:
+        """In the child: begin anew, and never touch what the parent is still using."""
+        inherited: list[Lane | Listener] = [*self._lanes.values(), *self._listeners]
+        for each in inherited:
+            each.abandon()
+        self._inherited += inherited
+        self._lanes = {}
+        self._listeners = weakref.WeakSet()
+        self._threads.close()
+        self._supervisor.forked()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+_links: weakref.WeakSet[Link] = weakref.WeakSet()
+_watching: list[bool] = []
+
+
+def _watch_forks(link: Link) -> None:
+    _links.add(link)
+    # At the first link, not at import; it cannot be taken back, so once per process.
+    if not _watching and hasattr(os, "register_at_fork"):
+        _watching.append(True)
+        os.register_at_fork(after_in_child=_after_fork)
+
+
+def _after_fork() -> None:
+    for link in list(_links):
+        link._forked()  # noqa: SLF001

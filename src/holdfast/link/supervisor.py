@@ -1,0 +1,363 @@
+"""The one watcher of Redis in a process: a thread that probes, decides by the table, and tells.
+
+It never serves a request; requests read its `Gate` and tell it what they see. The thread is a plain
+one with a connection of its own, so that a blocked event loop, or none at all, changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from holdfast.errors import RedisReplyError, RedisUnavailable
+from holdfast.link.capabilities import missing_commands
+from holdfast.link.state import Event, LinkState, LinkStatus, after, event_of_probe
+from holdfast.link.sync import Answers, Command, SyncConversation
+from holdfast.link.translate import Arg, Reply, raised
+
+if TYPE_CHECKING:
+    from holdfast.link.client import Target
+    from holdfast.link.script import Script
+
+log = logging.getLogger("holdfast.link")
+
+HOLD_DOWN = 2.0
+PROBE_INTERVAL = 1.0
+CANARY_TTL_MS = 10_000
+
+DOWN_LINE = "Redis is unavailable ({}): sessions and streams run from memory until it is back"
+
+REMEDIES = {
+    "auth": "check the user and the password in HOLDFAST_REDIS_URL",
+    "readonly": "HOLDFAST_REDIS_URL leads to a read-only replica: point it at the master",
+    "unsupported": "point HOLDFAST_REDIS_URL at a Redis 5.0 or newer (or Valkey), not a cluster",
+    "database": "HOLDFAST_REDIS_URL names a database that this server does not have",
+    "tls": "check the certificates, and whether HOLDFAST_REDIS_URL needs rediss or redis",
+    "protocol": "check that HOLDFAST_REDIS_URL leads to a Redis",
+}
+
+
+class Gate:
+    """What the request path reads: two plain attributes, written by the supervisor alone.
+
+    Attributes:
+        up: whether commands may be sent.
+        generation: the number of outages so far; what was opened before the last one is stale.
+    """
+
+    __slots__ = ("generation", "up")
+
+    def __init__(self) -> None:
+        self.up = False
+        self.generation = 0
+
+
+class Recovery(Protocol):
+    """What a recovery hook talks to Redis with: past the gate, on the supervisor's own connection.
+
+    Each call has ``REDIS_TIMEOUT`` seconds, and raises `RedisUnavailable` (let it pass: the link
+    goes down again and the hook is called at the next recovery) or `RedisReplyError`.
+    """
+
+    def execute(self, *args: Arg) -> Reply:
+        """Send one command and return its reply."""
+
+    def run(self, script: Script, keys: Sequence[str | bytes], args: Sequence[Arg]) -> Reply:
+        """Run a script and return its reply."""
+
+    def pipeline(self, commands: Sequence[Command]) -> Answers:
+        """Send *commands* as one batch; reply errors stay in place."""
+
+
+Hook = Callable[[Recovery], None]
+Callback = Callable[[LinkStatus], None]
+
+
+class Supervisor:
+    """Keeps the state of one link.
+
+    Args:
+        target: where Redis is.
+        timeout: seconds that a probe may take.
+        prefix: put before the canary's key.
+    """
+
+    def __init__(self, target: Target, timeout: float, prefix: str) -> None:
+        self.gate = Gate()
+        self._target = target
+        self._timeout = timeout
+        self._prefix = prefix
+        self._hooks: dict[str, Hook] = {}
+        self._callbacks: list[Callback] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        """Start from nothing: when made, and in a forked child, whose locks nobody may release."""
+        self.gate.up = False
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+        self._conversation: SyncConversation | None = None
+        self._status = LinkStatus(LinkState.STARTING, time.time())
+        self._news: deque[LinkStatus] = deque()
+        self._decided = threading.Event()
+        self._down_at = 0.0
+        self._canary = f"{self._prefix}holdfast:canary:{secrets.token_hex(8)}"
+
+    def forked(self) -> None:
+        """In a forked child: forget the parent's thread; the next use starts one of its own."""
+        if self._conversation is not None:
+            self._conversation.close()
+        self._begin()
+
+    @property
+    def status(self) -> LinkStatus:
+        return self._status
+
+    @property
+    def decided(self) -> bool:
+        """Whether the first verdict has been given."""
+        return self._decided.is_set()
+
+    def wait_decided(self, timeout: float) -> None:
+        """Wait for the first verdict, at most *timeout* seconds."""
+        self._decided.wait(timeout)
+
+    def start(self) -> None:
+        """Start the thread, once per process."""
+        if self._thread is None:
+            with self._lock:
+                self._start()
+
+    def _start(self) -> None:
+        if self._thread is None and not self._stopping:
+            self._thread = threading.Thread(target=self._run, name="holdfast-link", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the thread and wait for it, no longer than a probe can take."""
+        with self._lock:
+            self._stopping = True
+            self.gate.up = False
+            thread = self._thread
+        self._wake.set()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(2 * self._timeout + 0.5)
+
+    def on_recovery(self, name: str, hook: Hook) -> None:
+        """Have *hook* run in every recovery; a name registered again replaces its hook."""
+        self._hooks[name] = hook
+
+    def on_transition(self, callback: Callback) -> Callable[[], None]:
+        """Have *callback* called with each new status; returns the way to end that."""
+        self._callbacks.append(callback)
+
+        def unsubscribe() -> None:
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
+
+        return unsubscribe
+
+    def report(self, error: RedisUnavailable, generation: int) -> None:
+        """Take note of an outage that a command met. Any thread; cheap; never raises.
+
+        What belongs to an earlier *generation* is old news and ignored.
+        """
+        event = Event.TIMEOUT if error.reason == "timeout" else Event.FAILED
+        with self._lock:
+            if generation != self.gate.generation or not self._apply(event, error):
+                return
+        self._wake.set()
+
+    def _apply(self, event: Event, error: RedisUnavailable | None = None) -> bool:
+        """Move by the table, under the lock. Returns whether the state changed."""
+        old = self._status
+        new = after(old.state, event)
+        if new is old.state:
+            return False
+        self.gate.up = new is LinkState.UP
+        if new is LinkState.DOWN:
+            self.gate.generation += 1
+            self._down_at = time.monotonic()
+        self._status = LinkStatus(new, time.time(), _reason(new, error, old))
+        self._news.append(self._status)
+        if new in (LinkState.UP, LinkState.DOWN):
+            self._decided.set()
+        return True
+
+    # From here on: the thread.
+
+    def _run(self) -> None:
+        teller = Teller(self._callbacks)
+        while not self._stopping:
+            try:
+                self._round(teller)
+            except Exception:
+                log.exception("the supervisor of the link to Redis failed, and goes on")
+                self._wake.wait(PROBE_INTERVAL)
+        self._drop()
+
+    def _round(self, teller: Teller) -> None:
+        self._tell(teller)
+        failure = self._probe()
+        with self._lock:
+            state = self._status.state
+            held = time.monotonic() - self._down_at >= HOLD_DOWN
+            reason = failure.reason if failure is not None else None
+            self._apply(event_of_probe(state, reason, held=held), failure)
+        self._tell(teller)
+        if self._status.state is LinkState.RECOVERING:
+            self._recover()
+            self._tell(teller)
+        self._rest()
+
+    def _rest(self) -> None:
+        if self._status.state is LinkState.SUSPECT:
+            return
+        # Jittered, so that the processes of a fleet do not ask in step.
+        pause = random.uniform(0.5, 1.0) * PROBE_INTERVAL  # noqa: S311
+        if self._status.state is LinkState.DOWN:
+            held_in = self._down_at + HOLD_DOWN - time.monotonic()
+            pause = min(pause, held_in) if held_in > 0 else pause
+        self._wake.wait(pause)
+        self._wake.clear()
+
+    def _tell(self, teller: Teller) -> None:
+        while self._news:
+            teller.tell(self._news.popleft())
+
+    def _probe(self) -> RedisUnavailable | None:
+        """Write a canary and read it back. PING would pass on a replica and on a full server."""
+        deadline = time.monotonic() + self._timeout
+        value = secrets.token_hex(4)
+        try:
+            written, read = self._connected(deadline).call(
+                [("SET", self._canary, value, "PX", CANARY_TTL_MS), ("GET", self._canary)],
+                deadline,
+            )
+            raised(written)
+            kept = raised(read) == value.encode()
+        except RedisUnavailable as error:
+            failure = error
+        except RedisReplyError as error:
+            failure = RedisUnavailable("canary", f"it refused to write ({error.code})")
+        else:
+            if kept:
+                return None
+            failure = RedisUnavailable("canary", "it did not keep what was written")
+        # Also after an error reply: behind the next connection may be another server, a new master.
+        self._drop()
+        return failure
+
+    def _connected(self, deadline: float) -> SyncConversation:
+        if self._conversation is not None and self._conversation.stale():
+            self._drop()
+        if self._conversation is None:
+            self._conversation = SyncConversation.open(self._target, deadline)
+            missing = missing_commands(self._conversation, deadline)
+            if missing:
+                raise RedisUnavailable("unsupported", f"it has no {', '.join(missing)}")
+        return self._conversation
+
+    def _drop(self) -> None:
+        conversation, self._conversation = self._conversation, None
+        if conversation is not None:
+            conversation.close()
+
+    def _recover(self) -> None:
+        failure = self._run_hooks()
+        if failure is not None:
+            self._drop()
+        with self._lock:
+            self._apply(Event.RECOVERED if failure is None else Event.RECOVERY_FAILED, failure)
+
+    def _run_hooks(self) -> RedisUnavailable | None:
+        recovery = _Recovery(self)
+        for name, hook in list(self._hooks.items()):
+            try:
+                hook(recovery)
+            except RedisUnavailable as error:
+                return error
+            except Exception:
+                log.exception("the recovery hook %r failed; recovery goes on", name)
+        return None
+
+    def call(self, commands: Sequence[Command]) -> Answers:
+        """Send *commands* over the supervisor's connection; for recovery hooks, in its thread."""
+        deadline = time.monotonic() + self._timeout
+        answers = self._connected(deadline).call(commands, deadline)
+        for answer in answers:
+            if isinstance(answer, RedisUnavailable):
+                raise answer
+        return answers
+
+
+def _reason(new: LinkState, error: RedisUnavailable | None, old: LinkStatus) -> str | None:
+    if new is LinkState.UP:
+        return None
+    return error.reason if error is not None else old.reason
+
+
+class _Recovery:
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    def execute(self, *args: Arg) -> Reply:
+        return raised(self._supervisor.call([args])[0])
+
+    def run(self, script: Script, keys: Sequence[str | bytes], args: Sequence[Arg]) -> Reply:
+        try:
+            return self.execute(*script.evalsha(keys, args))
+        except RedisReplyError as error:
+            if error.code != "NOSCRIPT":
+                raise
+        return self.execute(*script.eval(keys, args))
+
+    def pipeline(self, commands: Sequence[Command]) -> Answers:
+        return self._supervisor.call(commands)
+
+
+class Teller:
+    """Tells the log and the subscribers of transitions, in the supervisor's thread.
+
+    Args:
+        callbacks: the subscribers, as they are when there is something to tell.
+    """
+
+    def __init__(self, callbacks: list[Callback]) -> None:
+        self._callbacks = callbacks
+        self._down_since: float | None = None
+        self._first = True
+
+    def tell(self, status: LinkStatus) -> None:
+        """Write the line of *status*, if it has one, and call every subscriber."""
+        self._log(status)
+        for callback in list(self._callbacks):
+            try:
+                callback(status)
+            except Exception:
+                log.exception("a subscriber to the link's transitions failed")
+
+    def _log(self, status: LinkStatus) -> None:
+        if status.state is LinkState.DOWN and self._down_since is None:
+            self._down_since = status.since
+            remedy = REMEDIES.get(status.reason or "")
+            log.warning(
+                "%s%s",
+                DOWN_LINE.format(status.reason),
+                f"; {remedy}" if remedy else "",
+            )
+        elif status.state is LinkState.UP:
+            if self._down_since is not None:
+                log.warning("Redis is back after %.1f s", status.since - self._down_since)
+            elif self._first:
+                log.info("Redis is up")
+            self._down_since = None
+        self._first = self._first and status.state not in (LinkState.UP, LinkState.DOWN)

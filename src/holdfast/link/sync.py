@@ -1,0 +1,159 @@
+"""Commands of threads without an event loop: blocking, a connection each while they talk.
+
+No loop anywhere: one in a helper thread would be seen by every greenlet under gevent, and costs
+more than it gives.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+import hiredis
+
+from holdfast.errors import HoldfastError, RedisUnavailable
+from holdfast.link.client import SyncStream, Target, connect_sync
+from holdfast.link.lane import NOT_YET, Report, new_reader, pack
+from holdfast.link.translate import Arg, Reply, lost
+
+if TYPE_CHECKING:
+    from holdfast.link.supervisor import Gate
+
+Command: TypeAlias = Sequence[Arg]
+Answers: TypeAlias = list[Reply | HoldfastError]
+RECEIVE_BYTES = 256 * 1024
+
+
+class SyncConversation:
+    """One blocking connection; one thread at a time.
+
+    Args:
+        stream: the connection, handed over by the driver.
+    """
+
+    def __init__(self, stream: SyncStream, generation: int = 0) -> None:
+        self.generation = generation
+        self._stream = stream
+        self._socket = stream.socket
+        self._reader = new_reader()
+
+    @classmethod
+    def open(cls, target: Target, deadline: float, generation: int = 0) -> SyncConversation:
+        """Connect before *deadline* (``time.monotonic()``).
+
+        Raises:
+            RedisUnavailable: it could not be opened.
+        """
+        return cls(connect_sync(target, _left(deadline)), generation)
+
+    def stale(self) -> bool:
+        """Whether the server has closed the connection, or spoken, while nobody asked."""
+        self._socket.setblocking(False)
+        try:
+            self._socket.recv(1)
+        # Nothing to read; `ssl` has its own error for that, also while it digests a session ticket.
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return False
+        except OSError:
+            return True
+        return True
+
+    def call(self, commands: Sequence[Command], deadline: float) -> Answers:
+        """Send *commands* in one write and return their answers, errors in place.
+
+        Raises:
+            RedisUnavailable: not all were answered by *deadline*. The connection is of no more use.
+        """
+        try:
+            self._socket.settimeout(_left(deadline))
+            self._socket.sendall(b"".join([pack(tuple(command)) for command in commands]))
+            return [self._reply(deadline) for _ in commands]
+        except hiredis.HiredisError:
+            raise RedisUnavailable("protocol", "it does not speak its protocol") from None
+        except OSError as error:
+            raise lost(error) from None
+
+    def _reply(self, deadline: float) -> Reply | HoldfastError:
+        while (reply := self._reader.gets()) is NOT_YET:
+            self._reader.feed(self._receive(deadline))
+        answer: Reply | HoldfastError = reply
+        return answer
+
+    def _receive(self, deadline: float) -> bytes:
+        # Never less than a glance: the reply may be there, and only this thread be late.
+        self._socket.settimeout(max(_left(deadline), 0.001))
+        data = self._socket.recv(RECEIVE_BYTES)
+        if not data:
+            raise ConnectionResetError
+        return data
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._stream.close()
+
+
+def _left(deadline: float) -> float:
+    return max(deadline - time.monotonic(), 0.001)
+
+
+class SyncLane:
+    """The connections of a process's threads, the last used first.
+
+    Args:
+        target: where Redis is.
+        timeout: seconds for one operation, connect included.
+        gate: the link's verdict.
+        report: told of each outage seen here, with the generation it belongs to.
+    """
+
+    def __init__(self, target: Target, timeout: float, gate: Gate, report: Report) -> None:
+        self._target = target
+        self._timeout = timeout
+        self._gate = gate
+        self._report = report
+        self._idle: deque[SyncConversation] = deque()
+        self._lock = threading.Lock()
+
+    def call(self, commands: Sequence[Command], deadline: float) -> Answers:
+        """Send *commands* as one batch; errors stay in place.
+
+        Raises:
+            RedisUnavailable: not all were answered by *deadline* (``time.monotonic()``).
+        """
+        generation = self._gate.generation
+        conversation = None
+        try:
+            conversation = self._take(generation, deadline)
+            answers = conversation.call(commands, deadline)
+        except BaseException as error:
+            # Also for what a gevent timeout or a signal raises: the next would get its reply.
+            if conversation is not None:
+                conversation.close()
+            if isinstance(error, RedisUnavailable):
+                self._report(error, generation)
+            raise
+        self._idle.append(conversation)
+        for answer in answers:
+            if isinstance(answer, RedisUnavailable):
+                self._report(answer, generation)
+        return answers
+
+    def _take(self, generation: int, deadline: float) -> SyncConversation:
+        while self._idle:
+            try:
+                conversation = self._idle.pop()
+            except IndexError:
+                break
+            if conversation.generation == generation and not conversation.stale():
+                return conversation
+            conversation.close()
+        return SyncConversation.open(self._target, deadline, generation)
+
+    def close(self) -> None:
+        """Close the idle connections; one in use is closed or kept by its thread."""
+        while self._idle:
+            self._idle.pop().close()
