@@ -6,6 +6,7 @@ A command reads settings, asks other parts of the package and prints; it decides
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 
 def main() -> None:
@@ -13,12 +14,13 @@ def main() -> None:
     try:
         import click  # noqa: F401 - asked here, so that whoever lacks it is told how to get it
     except ModuleNotFoundError:
-        sys.exit(_missing("click"))
+        missing("click")
     from holdfast.cli.root import run
 
     run()
 
 
-def _missing(name: str) -> int:
+def missing(name: str) -> NoReturn:
+    """Leave, telling how to get the package *name* that a command needs."""
     print(f'holdfast: {name} is missing: pip install "holdfast[cli]"', file=sys.stderr)
-    return 2
+    sys.exit(2)

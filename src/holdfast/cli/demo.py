@@ -6,6 +6,8 @@ import secrets
 
 import click
 
+from holdfast.cli import missing
+
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
@@ -23,10 +25,22 @@ def demo(host: str, port: int) -> None:
 
     Open two of them with the same Redis to see a page move from one server to the other.
     """
+    try:
+        import uvicorn
+    except ModuleNotFoundError:
+        missing("uvicorn")
     for line in prepare(port):
         click.echo(line)
     click.echo(f"The demo is at http://{f'[{host}]' if ':' in host else host}:{port}")
-    _serve(host, port)
+    uvicorn.run(
+        "holdfast.demo:create_app",
+        factory=True,
+        host=host,
+        port=port,
+        log_level="warning",
+        # A page that stays open must not keep Ctrl-C waiting.
+        timeout_graceful_shutdown=5,
+    )
 
 
 def prepare(port: int) -> list[str]:
@@ -52,17 +66,3 @@ def _made_key() -> str:
     key = secrets.token_urlsafe(32)
     fill_environment({"HOLDFAST_SECRET_KEY": key}, "made by holdfast demo")
     return key
-
-
-def _serve(host: str, port: int) -> None:
-    import uvicorn
-
-    uvicorn.run(
-        "holdfast.demo:create_app",
-        factory=True,
-        host=host,
-        port=port,
-        log_level="warning",
-        # A page that stays open must not keep Ctrl-C waiting.
-        timeout_graceful_shutdown=5,
-    )
