@@ -5,10 +5,17 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 import holdfast
+
+if TYPE_CHECKING:
+    from tests.conftest import Serve
+
+    from holdfast.testing import RedisServer
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -25,6 +32,10 @@ def anchors_of(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def python_in(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_a_link_leads_to_a_file_and_to_a_heading_in_it(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", prose_of(page)):
@@ -38,9 +49,60 @@ def test_a_link_leads_to_a_file_and_to_a_heading_in_it(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_python_in_a_page_compiles_and_imports_what_there_is(page: Path) -> None:
-    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+    for block in python_in(page):
         tree = compile(block, str(page), "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module == "holdfast":
                 for alias in node.names:
                     assert hasattr(holdfast, alias.name), f"{page.name} imports {alias.name}"
+
+
+def test_the_architecture_names_files_that_are_there() -> None:
+    for name in re.findall(
+        r"`([a-z_/]+\.(?:py|lua))`", (ROOT / "docs/architecture.md").read_text()
+    ):
+        places = [ROOT / name, ROOT / "src" / "holdfast" / name]
+        assert any(place.exists() for place in places), name
+
+
+@pytest.fixture
+def quickstart(tmp_path: Path) -> Path:
+    """A folder with the files that the quickstart has its reader save."""
+    for block in python_in(ROOT / "docs/quickstart.md"):
+        (tmp_path / block.split("\n", 1)[0].removeprefix("# ")).write_text(block)
+    return tmp_path
+
+
+def test_the_quickstart_of_sessions_does_what_it_says(quickstart: Path, serve: Serve) -> None:
+    with httpx.Client(base_url=serve(quickstart / "shop.py").url) as client:
+        client.post("/add/rope")
+        before = dict(client.cookies)
+        client.post("/login/ada")
+        assert dict(client.cookies) != before
+        answer = client.get("/")
+        assert answer.json() == {"user": "ada", "cart": ["rope"]}
+        assert "set-cookie" not in answer.headers
+        client.post("/logout")
+        assert client.get("/").json() == {"user": None, "cart": []}
+
+
+def test_the_quickstart_of_streams_does_what_it_says(quickstart: Path, serve: Serve) -> None:
+    url = serve(quickstart / "agent.py").url
+    page = httpx.get(url, follow_redirects=True).text
+    source = re.search(r'EventSource\("([^"]+)"\)', page)
+    assert source
+    text = httpx.get(url + source[1], timeout=30).text
+    assert [int(step) for step in re.findall(r'data: {"step":(\d+)}', text)] == [*range(1, 21)]
+    assert text.count("event: workflow_complete") == 1
+    last = re.findall(r"^id: (\S+)$", text, re.MULTILINE)[-1]
+    again = httpx.get(url + source[1], headers={"Last-Event-ID": last})
+    assert again.status_code == 204
+
+
+def test_the_worker_of_the_quickstart_publishes_to_redis(
+    quickstart: Path, serve: Serve, redis: RedisServer, key_prefix: str
+) -> None:
+    env = {"HOLDFAST_REDIS_URL": redis.url, "HOLDFAST_KEY_PREFIX": key_prefix}
+    worker = serve([str(quickstart / "worker.py")], env=env, wait=False)
+    assert worker.wait() == 0, worker.log()
+    assert redis.execute("XLEN", f"{key_prefix}run:nightly-import:events") == 3
