@@ -6,6 +6,7 @@ No policy and no bytes in here: the table decides (`state`), the lanes carry (`l
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 import weakref
@@ -76,8 +77,10 @@ class Link:
         loop, decided = asyncio.get_running_loop(), asyncio.Event()
 
         def notice(status: LinkStatus) -> None:
-            if status.state in (LinkState.UP, LinkState.DOWN) and not loop.is_closed():
-                loop.call_soon_threadsafe(decided.set)
+            if status.state in (LinkState.UP, LinkState.DOWN):
+                # The loop may have been closed in the meantime.
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(decided.set)
 
         unsubscribe = self.on_transition(notice)
         try:
@@ -238,24 +241,33 @@ class Link:
 
     async def aclose(self) -> None:
         """Close every connection and stop supervision. What still waits fails with ``closed``."""
-        self._close_lanes()
-        await asyncio.to_thread(self.close)
+        self._shut()
+        # Looked at, not joined: a join would hold up the loop or cost it another thread.
+        last = time.monotonic() + self._patience
+        while self._supervisor.running and time.monotonic() < last:  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
 
     def close(self) -> None:
         """As `aclose`, for a thread without an event loop."""
-        self._supervisor.stop()
-        self._close_lanes()
-        self._threads.close()
+        self._shut()
+        self._supervisor.join(self._patience)
 
-    def _close_lanes(self) -> None:
+    @property
+    def _patience(self) -> float:
+        """How long the supervisor may need to end: it may be connecting, or in a recovery hook."""
+        return 2 * self.timeout + 0.5
+
+    def _shut(self) -> None:
+        self._supervisor.stop()
+        self._threads.close()
         running = _running_loop()
         for loop, lane in list(self._lanes.items()):
             if loop is running:
                 lane.close()
-            elif loop.is_closed():
-                self._lanes.pop(loop, None)
             else:
-                loop.call_soon_threadsafe(lane.close)
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(lane.close)
+        self._lanes.clear()
 
     def adopt(self, listener: Listener) -> None:
         """Have *listener* let go of its connection in a forked child."""
@@ -266,8 +278,9 @@ class Link:
         return RedisUnavailable(status.reason or status.state.value)
 
     def _new_lane(self, loop: asyncio.AbstractEventLoop) -> Lane:
-        for other in [each for each in self._lanes if each.is_closed()]:
-            self._lanes.pop(other, None)
+        for other in list(self._lanes):
+            if other.is_closed():
+                self._lanes.pop(other, None)
         lane = Lane(
             loop, self.target, self.timeout, self._gate, self._supervisor.report, self._forget
         )

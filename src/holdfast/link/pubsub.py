@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import random
+from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
@@ -20,7 +22,7 @@ from holdfast.link.lane import CONNECT_DEADLINES, NOT_YET, disown, new_reader, p
 from holdfast.link.state import LinkState, LinkStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from holdfast.link.link import Link
 
@@ -47,6 +49,7 @@ class Subscription(asyncio.Protocol):
         self._on_message = on_message
         self._on_subscribed = on_subscribed
         self._reader = new_reader()
+        self._asked: Counter[bytes] = Counter()
         self._transport: asyncio.Transport | None = None
         self._stream: Stream | None = None
 
@@ -77,11 +80,20 @@ class Subscription(asyncio.Protocol):
             case [b"message", channel, payload]:
                 self._on_message(channel, payload)
             case [b"subscribe", channel, _]:
-                self._on_subscribed(channel)
+                self._asked[channel] -= 1
+                # With a later one under way, this confirms what has been discarded in between.
+                if not self._asked[channel]:
+                    del self._asked[channel]
+                    self._on_subscribed(channel)
             case Exception():
                 self.close()
 
-    def send(self, *args: str) -> None:
+    def subscribe(self, channels: list[bytes]) -> None:
+        """Ask for *channels*; each is confirmed by itself."""
+        self._asked.update(channels)
+        self.send("SUBSCRIBE", *channels)
+
+    def send(self, *args: str | bytes) -> None:
         """Send one command; its answer arrives as a message."""
         if self._transport is not None:
             self._transport.write(pack(args))
@@ -135,7 +147,7 @@ class Listener:
         if confirmed is None:
             confirmed = self._channels[name] = asyncio.Event()
             if self._subscription is not None:
-                self._subscription.send("SUBSCRIBE", channel)
+                self._subscription.subscribe([name])
         self._begin()
         if self._link.up or await self._link.ready():
             await self._confirmation(confirmed)
@@ -144,13 +156,11 @@ class Listener:
 
     async def _confirmation(self, confirmed: asyncio.Event) -> None:
         subscription = self._subscription
-        try:
-            async with asyncio.timeout(self._link.timeout):
-                await confirmed.wait()
-        except TimeoutError:
-            # Unanswered on an established connection: it is dead, and all that it carries with it.
-            if subscription is not None and subscription is self._subscription:
-                subscription.close()
+        if await _within(self._link.timeout, confirmed.wait()):
+            return
+        # Unanswered on an established connection: it is dead, and all that it carries with it.
+        if subscription is not None and subscription is self._subscription:
+            subscription.close()
 
     async def discard(self, channel: str) -> None:
         """Unsubscribe from *channel*; a channel that was never added is left alone."""
@@ -181,7 +191,15 @@ class Listener:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        unsubscribe = self._link.on_transition(lambda status: self._notice(loop, status))
+        pid = os.getpid()
+
+        def notice(status: LinkStatus) -> None:
+            # In a forked child the loop is the parent's; and a closed loop takes no more calls.
+            if os.getpid() == pid:
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(self._follow, status)
+
+        unsubscribe = self._link.on_transition(notice)
         self._link.start()
         self._link.adopt(self)
         try:
@@ -192,11 +210,6 @@ class Listener:
                 await asyncio.sleep(RETRY * random.uniform(0.5, 1.5))  # noqa: S311
         finally:
             unsubscribe()
-
-    def _notice(self, loop: asyncio.AbstractEventLoop, status: LinkStatus) -> None:
-        # A loop that has been closed is no longer listened on.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(self._follow, status)
 
     def _follow(self, status: LinkStatus) -> None:
         self._changed.set()
@@ -232,17 +245,23 @@ class Listener:
         self._subscription = subscription
         missed = bool(self._relied_on)
         for names in _slices(self._channels):
-            subscription.send("SUBSCRIBE", *(name.decode() for name in names))
-        if missed:
+            subscription.subscribe(names)
+        if missed and await self._all_confirmed():
+            # Not earlier: what is sent between a look at the log and the subscription would be lost.
             self._gap()
         while not subscription.lost.is_set():
             subscription.heard = False
             subscription.send("PING")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PING_INTERVAL):
-                    await subscription.lost.wait()
+            await _within(PING_INTERVAL, subscription.lost.wait())
+            if not subscription.heard:
+                # Our own loop may be the late one: let it read before the connection is given up.
+                await _within(self._link.timeout, subscription.lost.wait())
             if not subscription.heard:
                 return
+
+    async def _all_confirmed(self) -> bool:
+        confirmed = list(self._channels.values())
+        return await _within(self._link.timeout, _all(confirmed))
 
     def _confirm(self, channel: bytes) -> None:
         confirmed = self._channels.get(channel)
@@ -260,6 +279,21 @@ class Listener:
             self._on_gap()
         except Exception:
             log.exception("a subscriber failed on a gap")
+
+
+async def _all(events: Iterable[asyncio.Event]) -> None:
+    for event in events:
+        await event.wait()
+
+
+async def _within(seconds: float, waiting: Awaitable[object]) -> bool:
+    """Whether *waiting* ends in time; it is given up if it does not."""
+    try:
+        async with asyncio.timeout(seconds):
+            await waiting
+    except TimeoutError:
+        return False
+    return True
 
 
 def _slices(channels: Iterable[bytes]) -> Iterable[list[bytes]]:

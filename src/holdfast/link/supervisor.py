@@ -95,6 +95,7 @@ class Supervisor:
         self._prefix = prefix
         self._hooks: dict[str, Hook] = {}
         self._callbacks: list[Callback] = []
+        self._stopping = False
         self._begin()
 
     def _begin(self) -> None:
@@ -103,7 +104,6 @@ class Supervisor:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
-        self._stopping = False
         self._conversation: SyncConversation | None = None
         self._status = LinkStatus(LinkState.STARTING, time.time())
         self._news: deque[LinkStatus] = deque()
@@ -142,14 +142,24 @@ class Supervisor:
             self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread and wait for it, no longer than a probe can take."""
+        """Shut the gate for good and have the thread end after what it is doing."""
         with self._lock:
             self._stopping = True
             self.gate.up = False
-            thread = self._thread
+            self._status = LinkStatus(LinkState.DOWN, time.time(), "closed")
+        self._decided.set()
         self._wake.set()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(2 * self._timeout + 0.5)
+
+    @property
+    def running(self) -> bool:
+        """Whether the thread has work to finish; never so for the thread itself."""
+        thread = self._thread
+        return thread is not None and thread is not threading.current_thread() and thread.is_alive()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the thread to end, at most *timeout* seconds."""
+        if self.running and self._thread is not None:
+            self._thread.join(timeout)
 
     def on_recovery(self, name: str, hook: Hook) -> None:
         """Have *hook* run in every recovery; a name registered again replaces its hook."""
@@ -180,7 +190,7 @@ class Supervisor:
         """Move by the table, under the lock. Returns whether the state changed."""
         old = self._status
         new = after(old.state, event)
-        if new is old.state:
+        if new is old.state or self._stopping:
             return False
         self.gate.up = new is LinkState.UP
         if new is LinkState.DOWN:

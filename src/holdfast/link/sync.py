@@ -7,7 +7,6 @@ more than it gives.
 from __future__ import annotations
 
 import ssl
-import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 Command: TypeAlias = Sequence[Arg]
 Answers: TypeAlias = list[Reply | HoldfastError]
 RECEIVE_BYTES = 256 * 1024
+GLANCE = 0.01
+MOST_IDLE = 64
 
 
 class SyncConversation:
@@ -40,6 +41,7 @@ class SyncConversation:
         self._stream = stream
         self._socket = stream.socket
         self._reader = new_reader()
+        self._glances = 0
 
     @classmethod
     def open(cls, target: Target, deadline: float, generation: int = 0) -> SyncConversation:
@@ -68,6 +70,7 @@ class SyncConversation:
         Raises:
             RedisUnavailable: not all were answered by *deadline*. The connection is of no more use.
         """
+        self._glances = 0
         try:
             self._socket.settimeout(_left(deadline))
             self._socket.sendall(b"".join([pack(tuple(command)) for command in commands]))
@@ -84,8 +87,13 @@ class SyncConversation:
         return answer
 
     def _receive(self, deadline: float) -> bytes:
-        # Never less than a glance: the reply may be there, and only this thread be late.
-        self._socket.settimeout(max(_left(deadline), 0.001))
+        now = time.monotonic()
+        if now > deadline:
+            # One glance more: the reply may be there, and only this thread be late.
+            self._glances += 1
+            if self._glances > 1:
+                raise TimeoutError
+        self._socket.settimeout(max(deadline - now, GLANCE))
         data = self._socket.recv(RECEIVE_BYTES)
         if not data:
             raise ConnectionResetError
@@ -97,7 +105,7 @@ class SyncConversation:
 
 
 def _left(deadline: float) -> float:
-    return max(deadline - time.monotonic(), 0.001)
+    return max(deadline - time.monotonic(), GLANCE)
 
 
 class SyncLane:
@@ -116,7 +124,6 @@ class SyncLane:
         self._gate = gate
         self._report = report
         self._idle: deque[SyncConversation] = deque()
-        self._lock = threading.Lock()
 
     def call(self, commands: Sequence[Command], deadline: float) -> Answers:
         """Send *commands* as one batch; errors stay in place.
@@ -136,7 +143,7 @@ class SyncLane:
             if isinstance(error, RedisUnavailable):
                 self._report(error, generation)
             raise
-        self._idle.append(conversation)
+        self._keep(conversation)
         for answer in answers:
             if isinstance(answer, RedisUnavailable):
                 self._report(answer, generation)
@@ -152,6 +159,12 @@ class SyncLane:
                 return conversation
             conversation.close()
         return SyncConversation.open(self._target, deadline, generation)
+
+    def _keep(self, conversation: SyncConversation) -> None:
+        if len(self._idle) < MOST_IDLE:
+            self._idle.append(conversation)
+        else:
+            conversation.close()
 
     def close(self) -> None:
         """Close the idle connections; one in use is closed or kept by its thread."""
