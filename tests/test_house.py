@@ -37,7 +37,8 @@ FLOORS = [
     {"flask", "django", "quart"},
     {"testing"},
     {"demo"},
-    {"cli", "__main__"},
+    {"cli"},
+    {"__main__"},
 ]
 # Who alone may import what; any other third party serves the whole package.
 RESERVED = {
