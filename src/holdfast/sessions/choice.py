@@ -1,0 +1,71 @@
+"""Which store serves by default: what ``HOLDFAST_SESSION_STORE`` and the Redis URL say.
+
+One per runtime, so that every middleware, adapter and command of a process shares it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import TYPE_CHECKING
+
+from holdfast.errors import ConfigurationError
+from holdfast.sessions.memory import MemorySessionStore
+from holdfast.sessions.store import SessionStore
+
+if TYPE_CHECKING:
+    from holdfast.runtime import Runtime
+    from holdfast.settings import Settings
+
+logger = logging.getLogger("holdfast.sessions")
+
+
+def default_store(runtime: Runtime) -> SessionStore:
+    """Return the session store of *runtime*, the same at every call.
+
+    Raises:
+        ConfigurationError: ``SESSION_STORE`` names a factory that is not there or gives no store,
+            or memory where several workers are to share it.
+    """
+    return runtime.once("session_store", lambda: _make(runtime))
+
+
+def _make(runtime: Runtime) -> SessionStore:
+    settings = runtime.settings
+    kind = settings.session_store
+    if kind == "memory" or (kind == "auto" and settings.redis_url is None):
+        return _memory()
+    if kind in {"auto", "redis"}:
+        return _redis(runtime)
+    return _made_by(kind, settings)
+
+
+def _memory() -> SessionStore:
+    logger.warning(
+        "Sessions are kept in the memory of this process: a restart ends them, and no other "
+        "process sees them. Set HOLDFAST_REDIS_URL to share and keep them."
+    )
+    return MemorySessionStore()
+
+
+def _redis(runtime: Runtime) -> SessionStore:
+    from holdfast.sessions.fallback import FallbackSessionStore
+
+    return FallbackSessionStore(runtime.settings, link=runtime.link)
+
+
+def _made_by(path: str, settings: Settings) -> SessionStore:
+    module, _, name = path.partition(":")
+    try:
+        factory: object = importlib.import_module(module)
+        for part in name.split("."):
+            factory = getattr(factory, part)
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"HOLDFAST_SESSION_STORE={path}: {error}") from error
+    store = factory(settings) if callable(factory) else factory
+    if not isinstance(store, SessionStore):
+        raise ConfigurationError(
+            f"HOLDFAST_SESSION_STORE={path} must be a callable that takes the settings and returns "
+            f"a SessionStore, and it gave {type(store).__name__}"
+        )
+    return store

@@ -1,0 +1,209 @@
+"""The session cookie: what is in it, which of several to believe, and the header that sets it.
+
+Pure: bytes in, values out. Nothing here reads a store, a clock or the configuration, and no byte a
+client sent goes back out: what leaves was made by :func:`new_credential` and the key list.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import re
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from itsdangerous import BadSignature, Signer
+
+from holdfast.sessions.store import SessionKey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+#: Tokens, capture ids and OAuth bindings are signed with other salts: none passes for another.
+SALT = b"holdfast.session.cookie"
+
+# 144 and 192 random bits; both lengths fill base64url exactly, so that each has one spelling.
+_LOCATOR_BYTES, _SECRET_BYTES = 18, 24
+_PAYLOAD = re.compile(rb"[A-Za-z0-9_-]{24}\.[A-Za-z0-9_-]{32}")
+_SHA256_BASE64_LENGTH = 43
+_COOKIE_LENGTH = 24 + 1 + 32 + 1 + _SHA256_BASE64_LENGTH
+
+_EPOCH = "Thu, 01 Jan 1970 00:00:00 GMT"  # RFC 6265, section 3.1: a date in the past removes
+
+SameSite = Literal["lax", "strict", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What a browser holds: where its session is, and the proof that it may have it.
+
+    Attributes:
+        locator: names the session for its whole life; its SHA-256 is the id in the store.
+        secret: replaced by every rotation; the store keeps its SHA-256 alone.
+    """
+
+    locator: str
+    secret: str
+
+    def __repr__(self) -> str:
+        return "Credential(***)"
+
+    @property
+    def key(self) -> SessionKey:
+        """The two hashes, which is all that a store ever sees."""
+        return SessionKey(_sha256(self.locator), _sha256(self.secret))
+
+    def rotated(self) -> Credential:
+        """The same session with a new secret."""
+        return Credential(self.locator, secrets.token_urlsafe(_SECRET_BYTES))
+
+
+def new_credential() -> Credential:
+    """Return the credential of a session that does not exist yet."""
+    return Credential(secrets.token_urlsafe(_LOCATOR_BYTES), secrets.token_urlsafe(_SECRET_BYTES))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class NoCredential(enum.Enum):
+    """Why a request names no session."""
+
+    NO_COOKIE = "no cookie of our name"
+    INVALID = "none that we signed"
+    AMBIGUOUS = "several that we signed"
+
+
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """A credential that we signed.
+
+    Attributes:
+        credential: what the browser holds.
+        old_key: an older key signed it, so that it is to be signed anew.
+    """
+
+    credential: Credential
+    old_key: bool
+
+
+CookieAnswer = Presented | NoCredential
+
+
+class CookieSigner:
+    """Signs and verifies the value of the session cookie.
+
+    Args:
+        keys: newest first. The first signs, all verify.
+    """
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        if not keys or not all(keys):
+            raise ValueError("a signer needs at least one key, and none may be empty")
+        # One signer a key, because which key it was decides on signing anew.
+        self._signers = [
+            Signer(key, salt=SALT, key_derivation="hmac", digest_method=hashlib.sha256)
+            for key in keys
+        ]
+
+    def sign(self, credential: Credential) -> str:
+        """Return the cookie's value."""
+        return self._signers[0].sign(f"{credential.locator}.{credential.secret}").decode()
+
+    def verify(self, value: bytes) -> Presented | None:
+        """Return what *value* says, ``None`` unless one of our keys signed it."""
+        # The length goes first: nobody has us hash ten kilobytes.
+        if len(value) != _COOKIE_LENGTH:
+            return None
+        for age, signer in enumerate(self._signers):
+            try:
+                payload = signer.unsign(value)
+            except BadSignature:
+                continue
+            if not _PAYLOAD.fullmatch(payload):
+                return None
+            locator, _, secret = payload.decode().partition(".")
+            return Presented(Credential(locator, secret), old_key=age > 0)
+        return None
+
+    def choose(self, values: Iterable[bytes]) -> CookieAnswer:
+        """Return the one credential among the cookies of our name.
+
+        A sibling subdomain can toss a second cookie at ours, and which of two a browser sends first
+        is the attacker's choice: every candidate is verified, and of two different valid ones
+        none is believed.
+        """
+        found: Presented | None = None
+        seen = False
+        for value in values:
+            seen = True
+            presented = self.verify(value)
+            if presented is None:
+                continue
+            if found is not None and found.credential != presented.credential:
+                return NoCredential.AMBIGUOUS
+            # The same credential under two keys is settled by the newer.
+            if found is None or found.old_key:
+                found = presented
+        if found is not None:
+            return found
+        return NoCredential.INVALID if seen else NoCredential.NO_COOKIE
+
+
+def candidates(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
+    """Return the values of every cookie called *name*, in the order sent.
+
+    HTTP/2 may split ``Cookie`` into several header lines (RFC 9113, section 8.2.3).
+    """
+    values = []
+    for header, line in headers:
+        if header == b"cookie" and name in line:
+            for pair in line.split(b";"):
+                key, _, value = pair.partition(b"=")
+                if key.strip() == name:
+                    values.append(value.strip())
+    return values
+
+
+@dataclass(frozen=True, slots=True)
+class CookieAttributes:
+    """What is said about the cookie beside its value. Checked by the settings that it is made of.
+
+    Attributes:
+        name: its name.
+        max_age: its ``Max-Age`` in seconds, ``None`` for a cookie that ends with the browser.
+        path, domain, same_site, https_only, partitioned: as the settings of these names.
+    """
+
+    name: str = "session"
+    max_age: int | None = 1209600
+    path: str = "/"
+    domain: str | None = None
+    same_site: SameSite = "lax"
+    https_only: bool = False
+    partitioned: bool = False
+
+    def set_header(self, value: str, max_age: int | None) -> bytes:
+        """Return the ``Set-Cookie`` value that gives the browser *value* for *max_age* seconds."""
+        lifetime = "" if max_age is None else f"Max-Age={max_age}; "
+        return self._header(value, lifetime)
+
+    def remove_header(self) -> bytes:
+        """Return the ``Set-Cookie`` value that makes the browser forget the cookie.
+
+        It repeats Path, Domain, Secure and Partitioned: a browser looks the cookie up by them, and
+        refuses a ``__Host-`` cookie without Secure even where it removes one.
+        """
+        return self._header("null", f"expires={_EPOCH}; ")
+
+    def _header(self, value: str, lifetime: str) -> bytes:
+        flags = f"httponly; samesite={self.same_site}"
+        if self.https_only:
+            flags += "; secure"
+        if self.domain is not None:
+            flags += f"; domain={self.domain}"
+        if self.partitioned:
+            flags += "; partitioned"
+        return f"{self.name}={value}; path={self.path}; {lifetime}{flags}".encode("latin-1")

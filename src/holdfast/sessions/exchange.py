@@ -1,0 +1,455 @@
+"""One request's session, from the cookie it came with to the cookie it leaves with.
+
+An exchange gathers the facts, has ``lifecycle.decide`` choose and carries the choice out on the
+store. It chooses nothing by itself and knows no protocol: the ASGI door tells it when the response
+starts and when all is over.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Never
+
+import anyio
+
+from holdfast.errors import (
+    CorruptData,
+    SessionError,
+    SessionTooLate,
+    SessionUnavailable,
+)
+from holdfast.sessions.cookie import Credential, Presented, new_credential
+from holdfast.sessions.ledger import Ledger
+from holdfast.sessions.lifecycle import (
+    Command,
+    Decision,
+    Deeds,
+    Header,
+    Notice,
+    Standing,
+    Terms,
+    decide,
+    judge,
+    touch_interval,
+)
+from holdfast.sessions.record import decode_fields
+from holdfast.sessions.session import Session, UnreadableSession
+from holdfast.sessions.store import (
+    GRACE_SECONDS,
+    Change,
+    Missing,
+    Outcome,
+    Record,
+    Rotation,
+    SessionStore,
+)
+
+if TYPE_CHECKING:
+    from holdfast.sessions.cookie import CookieAnswer, CookieAttributes, CookieSigner
+
+logger = logging.getLogger("holdfast.sessions")
+
+# A random id of 144 bits is taken twice in a row only where the random source is broken.
+_CREATE_TRIES = 3
+
+_TOO_LATE = {
+    Notice.TOO_LATE: "a new session was first written after the response had started, so its "
+    "cookie cannot be sent: write to it before the first byte of the answer",
+    Notice.USER_TOO_LATE: "the session's user changed after the response had started, when its id "
+    "can no longer be renewed: log in and out before the first byte of the answer",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What all exchanges of one middleware share.
+
+    Attributes:
+        store: where sessions live.
+        signer: signs and verifies cookies.
+        attributes: of the cookie.
+        terms: the settings that decide.
+        unavailable: the error raised to handlers, as their framework's own 503.
+    """
+
+    store: SessionStore
+    signer: CookieSigner
+    attributes: CookieAttributes
+    terms: Terms
+    unavailable: type[SessionUnavailable] = SessionUnavailable
+
+
+class Exchange:
+    """The state of one request's session.
+
+    Args:
+        setup: what it shares with others.
+        answer: what the cookie said.
+        session: the dict that the handler gets; a new one by default.
+        excluded: the path is one of ``SESSION_EXCLUDE``: nothing can be written.
+    """
+
+    __slots__ = (
+        "_excluded",
+        "_ledger",
+        "_lock",
+        "_user",
+        "answer",
+        "credential",
+        "doomed",
+        "header",
+        "record",
+        "session",
+        "setup",
+        "standing",
+        "started",
+        "wants_new_id",
+    )
+
+    def __init__(
+        self,
+        setup: Setup,
+        answer: CookieAnswer,
+        session: Session | None = None,
+        *,
+        excluded: bool = False,
+    ) -> None:
+        self.setup = setup
+        self.answer = answer
+        self.standing = Standing.NEW
+        self.record: Record | None = None
+        self.credential: Credential | None = None
+        self.doomed: str | None = None
+        self.wants_new_id = False
+        self.started = False
+        self.header = Header.KEEP
+        self._excluded = excluded
+        self._user: str | None = None
+        self._lock: anyio.Lock | None = None
+        self._ledger = Ledger({}, {}, setup.terms.max_bytes)
+        self.session = self._bind(Session() if session is None else session)
+
+    # --- opening --------------------------------------------------------------------------------
+
+    async def load(self, presented: Presented) -> None:
+        """Ask the store for the session that the cookie names: one round trip."""
+        key = presented.credential.key
+        try:
+            found = await self.setup.store.load(key, idle_timeout=self.setup.terms.idle_timeout)
+        except SessionUnavailable:
+            self._open_unavailable(presented)
+        except CorruptData as error:
+            self._tell_corrupt(key.id_hash, error)
+        else:
+            self.open(presented, found)
+
+    def open(self, presented: Presented, found: Record | Missing) -> None:
+        """Give the handler what the store found."""
+        if found is Missing.SUPERSEDED:
+            self.standing = Standing.OVER
+        if isinstance(found, Missing):
+            logger.debug("a cookie names a session that is not there (%s)", found.value)
+            return
+        try:
+            data = decode_fields(found.fields)
+        except CorruptData as error:
+            self._tell_corrupt(presented.credential.key.id_hash, error)
+            return
+        self._open_found(presented, found, data)
+
+    def _open_found(self, presented: Presented, found: Record, data: dict[str, Any]) -> None:
+        terms, stored = self.setup.terms, found.fields
+        if found.degraded == "stale" and terms.fresh_keys:
+            # Hidden from both sides: not seen, and not taken for removed.
+            data = {key: value for key, value in data.items() if key not in terms.fresh_keys}
+            stored = {key: stored[key] for key in data}
+        self.standing, self.record = Standing.FOUND, found
+        self.credential = presented.credential
+        self._ledger = Ledger(stored, data, terms.max_bytes)
+        self._user = terms.user_of(data)
+        dict.update(self.session, data)
+
+    def _open_unavailable(self, presented: Presented) -> None:
+        self.standing, self.credential = Standing.UNAVAILABLE, presented.credential
+        if self.setup.terms.closed:
+            self.session = self._bind(UnreadableSession())
+
+    def _bind(self, session: Session) -> Session:
+        session._exchange = self  # noqa: SLF001 - the two halves of one thing
+        return session
+
+    def _tell_corrupt(self, id_hash: str, error: CorruptData) -> None:
+        # It reads as absent, and stays where it is for whoever looks into it: what the handler
+        # writes gets an id of its own.
+        logger.error("the stored session %.8s… is corrupt and is ignored: %s", id_hash, error)
+
+    # --- what the session asks ------------------------------------------------------------------
+
+    @property
+    def available(self) -> bool:
+        """See ``Session.available``."""
+        return self.standing is not Standing.UNAVAILABLE
+
+    @property
+    def is_new(self) -> bool:
+        """See ``Session.is_new``."""
+        return self.standing in {Standing.NEW, Standing.OVER}
+
+    @property
+    def id_hash(self) -> str:
+        """See ``Session.id_hash``."""
+        if not self.available:
+            # The cookie is ours, but whether its secret is still good only the store can tell.
+            self.refuse_unavailable()
+        if self.credential is None:
+            self.credential = new_credential()
+        return self.credential.key.id_hash
+
+    @property
+    def owner(self) -> str | None:
+        """See ``Session.owner``."""
+        if not self.available:
+            return None
+        user = self.setup.terms.user_of(self.session)
+        if user is not None:
+            return f"user:{user}"
+        if self.is_new and not self.session:
+            return None
+        return f"session:{self.id_hash}"
+
+    @property
+    def ends_at(self) -> float | None:
+        """Seconds since the epoch at which the session ends if nobody comes back."""
+        if self.record is None:
+            return None
+        idle = self.setup.terms.idle_timeout
+        end = self.record.expires_at
+        return min(end, self.record.seen_at + idle) if idle > 0 else end
+
+    def check_write(self) -> None:
+        """Refuse a write that has no prospect, in the handler's own line.
+
+        Raises:
+            SessionUnavailable: the store cannot take it now.
+            SessionError: the path is excluded.
+        """
+        if self._excluded:
+            raise SessionError(
+                "this path is in HOLDFAST_SESSION_EXCLUDE: it has no session to write to"
+            )
+        if not self.available or not self.setup.store.writable:
+            self.refuse_unavailable()
+
+    def check_values(self, values: Any) -> None:
+        """Refuse values that cannot be kept. See :meth:`Ledger.note` for the errors."""
+        self._ledger.note(values, self.session)
+
+    def refuse_unavailable(self) -> Never:
+        """Raise what the framework turns into 503."""
+        raise self.setup.unavailable("the session cannot be reached while its store is away")
+
+    def regenerate(self) -> None:
+        """See ``Session.regenerate_id``."""
+        self.check_write()
+        if self.started:
+            raise SessionTooLate(
+                "the response has started: call regenerate_id() before its first byte"
+            )
+        self.session.mark_accessed()
+        self.wants_new_id = self.standing is Standing.FOUND
+
+    def invalidate(self) -> None:
+        """See ``Session.invalidate``."""
+        self.check_write()
+        self.session.clear()
+        if self.standing is Standing.FOUND and self.credential is not None:
+            self.doomed = self.credential.key.id_hash
+            self._start_anew(Standing.NEW)
+
+    def _start_anew(self, standing: Standing) -> None:
+        self.standing, self.record, self.credential = standing, None, None
+        self.wants_new_id, self._user = False, None
+        self._ledger.forget()
+
+    # --- carrying out ---------------------------------------------------------------------------
+
+    async def save(self) -> None:
+        """See ``Session.save``."""
+        decision, _, _ = self._decide()
+        if decision.notice in _TOO_LATE:
+            raise SessionTooLate(_TOO_LATE[decision.notice])
+        await self.apply()
+
+    async def apply(self, *, failed: bool = False) -> None:
+        """Bring the store to what the handler did so far.
+
+        Args:
+            failed: the handler raised.
+
+        Raises:
+            SessionUnavailable, SessionTooLarge, TypeError: as ``Session.save``.
+        """
+        decision, changed, removed = self._decide(failed=failed)
+        if not decision.commands:
+            self._conclude(decision)
+            return
+        if self._lock is None:
+            self._lock = anyio.Lock()
+        # Two tasks of one request may save at once; the second looks at what the first left.
+        async with self._lock:
+            decision, changed, removed = self._decide(failed=failed)
+            self._conclude(decision)
+            try:
+                for command in decision.commands:
+                    await self._carry_out(command, changed, removed)
+            except SessionUnavailable as error:
+                raise self.setup.unavailable(str(error)) from error
+
+    def _decide(
+        self, *, failed: bool = False
+    ) -> tuple[Decision, dict[str, bytes], tuple[str, ...]]:
+        changed, removed = ({}, ()) if failed else self._ledger.difference(self.session)
+        terms = self.setup.terms
+        user_changed = (
+            self.standing is Standing.FOUND
+            and bool(changed or removed)
+            and terms.user_of(self.session) != self._user
+        )
+        deeds = Deeds(
+            changed=bool(changed or removed),
+            has_data=dict.__len__(self.session) > 0,
+            invalidated=self.doomed is not None,
+            regenerate=self.wants_new_id,
+            user_changed=user_changed,
+            failed=failed,
+            started=self.started,
+        )
+        old_key = isinstance(self.answer, Presented) and self.answer.old_key
+        decision = decide(self.standing, self.record, deeds, time.time(), terms, old_key=old_key)
+        if decision.notice is Notice.USER_TOO_LATE:
+            changed = {k: raw for k, raw in changed.items() if k not in terms.user_keys}
+            removed = tuple(k for k in removed if k not in terms.user_keys)
+            if changed or removed:
+                decision = decision._replace(commands=(Command.SAVE,))
+        return decision, changed, removed
+
+    def _conclude(self, decision: Decision) -> None:
+        if decision.header is not Header.KEEP:
+            self.header = decision.header
+            if decision.header is Header.SET and self.credential is None:
+                self.credential = new_credential()
+        if decision.notice in _TOO_LATE:
+            logger.warning("%s", _TOO_LATE[decision.notice])
+        elif decision.notice is not None:
+            logger.info("a write was dropped: %s", decision.notice.value)
+
+    async def _carry_out(
+        self, command: Command, changed: dict[str, bytes], removed: tuple[str, ...]
+    ) -> None:
+        store, idle = self.setup.store, self.setup.terms.idle_timeout
+        if command is Command.DELETE:
+            await store.delete(self._doomed_id())
+            self.doomed = None
+        elif command is Command.CREATE:
+            self._settle_created(await self._create(changed), changed)
+        elif command is Command.TOUCH:
+            interval = touch_interval(self.setup.terms)
+            key = self._held().key
+            outcome = await store.touch(key, idle_timeout=idle, interval=interval)
+            self._settle(command, outcome, None, {}, ())
+        else:
+            credential, rotation = self._rotation(command)
+            change = Change(changed, removed, rotation)
+            outcome = await store.save(self._held().key, change, idle_timeout=idle)
+            self._settle(command, outcome, credential, changed, removed)
+
+    def _doomed_id(self) -> str:
+        if self.doomed is None:
+            return self._held().key.id_hash  # a regeneration that failed: see lifecycle
+        return self.doomed
+
+    def _held(self) -> Credential:
+        if self.credential is None:
+            raise SessionError("no session is held")
+        return self.credential
+
+    async def _create(self, fields: dict[str, bytes]) -> Credential:
+        terms = self.setup.terms
+        for _ in range(_CREATE_TRIES):
+            credential = self.credential or new_credential()
+            outcome = await self.setup.store.create(
+                credential.key, fields, max_age=terms.lifetime, idle_timeout=terms.idle_timeout
+            )
+            if outcome is Outcome.DONE:
+                return credential
+            self.credential = None
+        raise SessionError("the store refused every new session id")
+
+    def _settle_created(self, credential: Credential, fields: dict[str, bytes]) -> None:
+        now = time.time()
+        self.credential, self.standing = credential, Standing.FOUND
+        self.record = Record(fields, now, now + self.setup.terms.lifetime, now, now)
+        self._ledger.settle(fields, ())
+        self._user = self.setup.terms.user_of(self.session)
+
+    def _rotation(self, command: Command) -> tuple[Credential | None, Rotation | None]:
+        if command is Command.SAVE:
+            return None, None
+        credential = self._held().rotated()
+        secret_hash = credential.key.secret_hash
+        if command is Command.RENEW:
+            return credential, Rotation(secret_hash, grace=GRACE_SECONDS)
+        return credential, Rotation(secret_hash, max_age=self.setup.terms.lifetime)
+
+    def _settle(
+        self,
+        command: Command,
+        outcome: Outcome,
+        credential: Credential | None,
+        changed: dict[str, bytes],
+        removed: tuple[str, ...],
+    ) -> None:
+        aftermath = judge(command, outcome)
+        if aftermath.header is not None:
+            self.header = aftermath.header
+        if aftermath.standing is not Standing.FOUND:
+            self._tell_ended(outcome, changed, removed)
+            self._start_anew(aftermath.standing)
+            return
+        self._ledger.settle(changed, removed)
+        self._user = self.setup.terms.user_of(self.session)
+        now = time.time()
+        if self.record is not None:
+            self.record = replace(self.record, seen_at=now)
+        if aftermath.rotated and self.record is not None:
+            self.wants_new_id, self.credential = False, credential
+            self.record.secret_since = now
+            if command is Command.REGENERATE:
+                self.record.expires_at = now + self.setup.terms.lifetime
+
+    def _tell_ended(
+        self, outcome: Outcome, changed: dict[str, bytes], removed: tuple[str, ...]
+    ) -> None:
+        if outcome is Outcome.GONE and (changed or removed):
+            logger.info("a write was dropped: %s", Notice.DROPPED.value)
+
+    # --- the cookie -----------------------------------------------------------------------------
+
+    def set_cookie(self) -> bytes | None:
+        """Return the value of the ``Set-Cookie`` header that the response needs, if any."""
+        if self.header is Header.SET and self.credential is not None:
+            value = self.setup.signer.sign(self.credential)
+            return self.setup.attributes.set_header(value, self._cookie_max_age())
+        if self.header is Header.REMOVE and isinstance(self.answer, Presented):
+            return self.setup.attributes.remove_header()
+        return None
+
+    def _cookie_max_age(self) -> int | None:
+        max_age = self.setup.attributes.max_age
+        if max_age is None or self.record is None:
+            return max_age
+        # A cookie renewed in mid-life ends with its session.
+        return min(max_age, math.ceil(self.record.expires_at - time.time()))

@@ -1,0 +1,110 @@
+"""How a session's data becomes bytes and comes back: JSON, one document per top-level key.
+
+Pure. Never pickle: what a store hands back is only ever parsed as data (CWE-502). Where the bytes
+are kept, and under which id, belongs to the stores.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Never
+
+from holdfast.errors import CorruptData
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: Values that no one can change in place: seen to be the same object, they are the same value.
+SCALARS = frozenset({str, int, float, bool, type(None)})
+
+
+def _refuse_constant(name: str) -> Never:
+    raise ValueError(f"{name} is not JSON")
+
+
+# The standard library's, because it refuses what faster ones write in silence: NaN as null,
+# datetimes and UUIDs as text that comes back as text, integers beyond 64 bits as floats.
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+
+
+def encode_value(key: str, value: Any, known: bytes | None = None) -> bytes:
+    """Return *value* as compact JSON in UTF-8.
+
+    Args:
+        key: the top-level key, for the message.
+        value: what to encode.
+        known: what the store holds under *key*; an equal result needs no second look.
+
+    Raises:
+        TypeError: JSON cannot carry it. The message names *key* and the reason, never the value.
+    """
+    try:
+        data = _encode(value).encode()
+        if data != known:
+            _check_keys(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"session[{key!r}] cannot be kept as JSON: {_reason(error)}") from None
+    return data
+
+
+def encode_key(key: object) -> bytes:
+    """Return a top-level key as it is stored.
+
+    Raises:
+        TypeError: it is no ``str``, or text that UTF-8 cannot carry.
+    """
+    if not isinstance(key, str):
+        raise TypeError(f"a session's keys must be str, not {type(key).__name__}")
+    try:
+        return key.encode()
+    except UnicodeEncodeError:
+        raise TypeError(f"the session key {key!r} holds a lone surrogate") from None
+
+
+def decode_value(key: str, data: bytes) -> Any:
+    """Return the value that :func:`encode_value` made *data* of.
+
+    Raises:
+        CorruptData: it is no JSON. The message holds nothing of the data.
+    """
+    try:
+        return _decode(data.decode())
+    except (ValueError, RecursionError):
+        raise CorruptData(f"the stored value of session[{key!r}] is not JSON") from None
+
+
+def decode_fields(fields: Mapping[str, bytes]) -> dict[str, Any]:
+    """Return the data of a whole session.
+
+    Raises:
+        CorruptData: one of the values is no JSON.
+    """
+    return {key: decode_value(key, data) for key, data in fields.items()}
+
+
+def _check_keys(value: Any) -> None:
+    # json writes {1: …} as {"1": …}, which reads back as something else. The encoder has run, so
+    # nothing in here is circular or deeper than it can go.
+    if isinstance(value, dict):
+        for kind in set(map(type, value)):
+            if not issubclass(kind, str):
+                raise TypeError(f"a key inside it is {kind.__name__}, not str")
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        return
+    for child in value:
+        if type(child) not in SCALARS:
+            _check_keys(child)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeEncodeError):
+        return "it holds a lone surrogate"
+    text = str(error)
+    # Some of the encoder's words end in the value itself; only the kind of trouble is told.
+    if "JSON compliant" in text:
+        return "NaN and Infinity are no JSON"
+    return text.partition(":")[0]
