@@ -23,7 +23,7 @@ SECRET = st.text("qxzjQXZJ0123456789/?#@:%[]", min_size=6, max_size=20)
         ("redis://h?db=7", {"db": 7}),
         ("redis://h/2?db=7", {"db": 2}),
         ("redis://[::1]:6380/1", {"hosts": (("::1", 6380),), "db": 1}),
-        ("redis://[fe80::1%25eth0]", {"hosts": (("fe80::1%25eth0", 6379),)}),
+        ("redis://[fe80::1%25eth0]", {"hosts": (("fe80::1%eth0", 6379),)}),
         ("rediss://h", {"scheme": "rediss", "hosts": (("h", 6379),)}),
         ("redis://me@h", {"username": "me", "password": None}),
         ("redis://:p%40ss@h", {"username": None, "password": "p@ss"}),

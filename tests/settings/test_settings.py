@@ -366,6 +366,12 @@ print(os.waitpid(child, 0)[1])
     assert done.stderr.count("HOLDFAST_SECRET_KEY is not set") == 1
 
 
+def test_a_random_key_is_the_same_for_whoever_asks() -> None:
+    (key,) = settings().signing_keys()
+    assert settings(session_max_age="5").signing_keys() == (key,)
+    assert key not in repr(settings())
+
+
 # --- several workers ------------------------------------------------------------------------------
 
 

@@ -135,13 +135,14 @@ def _host(text: str, default_port: int) -> tuple[str, int]:
     match = _HOST.match(text)
     if match is None:
         raise ValueError(f"names no host, or one that cannot be {_ENCODE}")
-    host, port = match.group(), text[match.end() :]
+    # RFC 6874: the % before the zone of a link-local address is itself encoded.
+    host, port = unquote(match.group().strip("[]")), text[match.end() :]
     if port == "":
-        return host.strip("[]"), default_port
+        return host, default_port
     # Not int(): it takes "+6379", "6_379" and digits of other scripts.
     if not re.fullmatch(r":[0-9]{1,5}", port) or not 0 < int(port[1:]) < 65536:
         raise ValueError(f"has a port that is no number from 1 to 65535 {_ENCODE}")
-    return host.strip("[]"), int(port[1:])
+    return host, int(port[1:])
 
 
 def _only_db(parts: list[str], option: str | None) -> int:
@@ -161,4 +162,4 @@ def _db(text: str | None) -> int:
 
 
 def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+    return f"[{host.replace('%', '%25')}]" if ":" in host else host
