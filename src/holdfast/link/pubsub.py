@@ -166,7 +166,12 @@ class Listener:
         """Unsubscribe from *channel*; a channel that was never added is left alone."""
         name = channel.encode()
         self._relied_on.discard(name)
-        if self._channels.pop(name, None) is not None and self._subscription is not None:
+        confirmed = self._channels.pop(name, None)
+        if confirmed is None:
+            return
+        # Nobody waits any longer for what will not be confirmed.
+        confirmed.set()
+        if self._subscription is not None:
             self._subscription.send("UNSUBSCRIBE", channel)
 
     async def aclose(self) -> None:
@@ -246,8 +251,10 @@ class Listener:
         missed = bool(self._relied_on)
         for names in _slices(self._channels):
             subscription.subscribe(names)
-        if missed and await self._all_confirmed():
-            # Not earlier: what is sent between a look at the log and the subscription would be lost.
+        if missed:
+            # Not told earlier: what is sent between a look at the log and the subscription is lost.
+            if not await self._all_confirmed():
+                return
             self._gap()
         while not subscription.lost.is_set():
             subscription.heard = False

@@ -1,0 +1,50 @@
+"""What the tests of the link share: links that are always closed, and ways to wait."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from holdfast.link import Link
+from holdfast.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+class MakeLink(Protocol):
+    def __call__(self, url: str, *, timeout: float = 0.25) -> Link: ...
+
+
+@pytest.fixture
+def make_link(key_prefix: str) -> Iterator[MakeLink]:
+    """Links with a key prefix of the test's own, closed at its end."""
+    links: list[Link] = []
+
+    def make(url: str, *, timeout: float = 0.25) -> Link:
+        link = Link(Settings(redis_url=url, redis_timeout=timeout, key_prefix=key_prefix))
+        links.append(link)
+        return link
+
+    yield make
+    for link in links:
+        link.close()
+
+
+async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    """Wait for *condition*, on a loop."""
+    last = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < last, "it did not come about in time"
+        await asyncio.sleep(0.005)
+
+
+def until_sync(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    """Wait for *condition*, in a thread."""
+    last = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < last, "it did not come about in time"
+        time.sleep(0.005)

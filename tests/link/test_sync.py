@@ -1,0 +1,64 @@
+"""Commands of threads: the same gate, the same deadline, the same words for what goes wrong."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from holdfast.errors import RedisReplyError
+from holdfast.link import Script
+
+if TYPE_CHECKING:
+    from tests.link.conftest import MakeLink
+
+    from holdfast.testing import RedisServer
+
+
+def test_commands_and_errors(redis: RedisServer, make_link: MakeLink, key_prefix: str) -> None:
+    link, key = make_link(redis.url), f"{key_prefix}k"
+    assert link.execute_sync("SET", key, "v") == b"OK"
+    with pytest.raises(RedisReplyError):
+        link.execute_sync("LPUSH", key, 1)
+    answers = link.pipeline_sync([("GET", key), ("LPUSH", key, 1), ("GET", key)])
+    assert answers[0] == answers[2] == b"v"
+    assert isinstance(answers[1], RedisReplyError)
+    with pytest.raises(TypeError):
+        link.execute_sync("SET", key, None)  # type: ignore[arg-type]
+    assert link.execute_sync("GET", key) == b"v"
+
+
+def test_scripts(redis: RedisServer, make_link: MakeLink, key_prefix: str) -> None:
+    link, key = make_link(redis.url), f"{key_prefix}n"
+    script = Script("incr", "return redis.call('INCR', KEYS[1])")
+    assert link.run_sync(script, [key]) == 1
+    redis.execute("SCRIPT", "FLUSH")
+    assert link.run_sync(script, [key]) == 2
+    with pytest.raises(RedisReplyError):
+        link.run_sync(Script("bad", "return redis.error_reply('NO way')"), [key])
+
+
+def test_a_value_of_ten_megabytes(redis: RedisServer, make_link: MakeLink, key_prefix: str) -> None:
+    link, value = make_link(redis.url, timeout=2.0), b"\x00\r\n" * 3_500_000
+    link.execute_sync("SET", f"{key_prefix}big", value, "PX", 60_000)
+    assert link.execute_sync("GET", f"{key_prefix}big") == value
+
+
+def test_a_hundred_threads_get_their_own_replies(redis: RedisServer, make_link: MakeLink) -> None:
+    link = make_link(redis.url, timeout=5.0)
+    wrong: list[object] = []
+
+    def ask(me: int) -> None:
+        asked = [f"{me}:{n}".encode() for n in range(20)]
+        got = [link.execute_sync("ECHO", each) for each in asked]
+        wrong.extend([] if got == asked else got)
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    # What a crowd has opened is not kept for ever.
+    assert len(link._threads._idle) <= 64
