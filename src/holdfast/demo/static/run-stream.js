@@ -21,6 +21,7 @@ const TERMINAL = new Set(["workflow_complete", "workflow_error", "run_stopped", 
 const SILENCE_MS = 8000; // heartbeats are invisible to scripts, so a silent connection is asked about
 const ASK_TIMEOUT_MS = 4000;
 const CONNECT_TIMEOUT_MS = 6000;
+const WAIT_S = 4; // how long the server may keep us waiting for a run that nobody has started yet
 
 export class RunStream {
   #options;
@@ -71,7 +72,7 @@ export class RunStream {
 
   #source() {
     // envelope=1: every event arrives as a "message" that holds the whole frame, whatever its type.
-    const source = new EventSource(this.#url("events/stream", { envelope: "1" }));
+    const source = new EventSource(this.#url("events/stream", { envelope: "1", wait: WAIT_S }));
     source.onopen = () => this.#opened();
     source.onmessage = (message) => this.#receive(JSON.parse(message.data), message.lastEventId);
     source.onerror = () => {
@@ -88,7 +89,7 @@ export class RunStream {
   }
 
   #socket() {
-    const url = this.#url("events/ws");
+    const url = this.#url("events/ws", { wait: WAIT_S });
     url.protocol = url.protocol.replace("http", "ws");
     const socket = new WebSocket(url);
     socket.onopen = () => this.#opened();
