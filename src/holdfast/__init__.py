@@ -1,3 +1,110 @@
-"""holdfast: server-side sessions and resumable event streams for any Python web app."""
+"""holdfast: server-side sessions and resumable event streams for any Python web app.
+
+Public names are loaded when they are first used, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from holdfast.errors import ConfigurationError as ConfigurationError
+    from holdfast.errors import CorruptData as CorruptData
+    from holdfast.errors import EventTooLarge as EventTooLarge
+    from holdfast.errors import HoldfastError as HoldfastError
+    from holdfast.errors import InvalidEvent as InvalidEvent
+    from holdfast.errors import JournalFull as JournalFull
+    from holdfast.errors import RedisUnavailable as RedisUnavailable
+    from holdfast.errors import RunEnded as RunEnded
+    from holdfast.errors import RunExpired as RunExpired
+    from holdfast.errors import SessionTooLarge as SessionTooLarge
+    from holdfast.errors import SessionTooLate as SessionTooLate
+    from holdfast.errors import SessionUnavailable as SessionUnavailable
+    from holdfast.runtime import aclose as aclose
+    from holdfast.sessions.asgi import SessionMiddleware as SessionMiddleware
+    from holdfast.sessions.memory import MemorySessionStore as MemorySessionStore
+    from holdfast.sessions.redis import RedisSessionStore as RedisSessionStore
+    from holdfast.sessions.session import Session as Session
+    from holdfast.sessions.session import get_session as get_session
+    from holdfast.sessions.store import SessionStore as SessionStore
+    from holdfast.settings import Settings as Settings
+    from holdfast.streams.access import session_access as session_access
+    from holdfast.streams.access import stream_token as stream_token
+    from holdfast.streams.app import EventStreamApp as EventStreamApp
+    from holdfast.streams.event import StreamEvent as StreamEvent
+    from holdfast.streams.publisher import RunPublisher as RunPublisher
+    from holdfast.streams.store import EventStore as EventStore
 
 __version__ = "0.1.0.dev0"
+
+_HOMES = {
+    "ConfigurationError": "errors",
+    "CorruptData": "errors",
+    "EventStore": "streams.store",
+    "EventStreamApp": "streams.app",
+    "EventTooLarge": "errors",
+    "HoldfastError": "errors",
+    "InvalidEvent": "errors",
+    "JournalFull": "errors",
+    "MemorySessionStore": "sessions.memory",
+    "RedisSessionStore": "sessions.redis",
+    "RedisUnavailable": "errors",
+    "RunEnded": "errors",
+    "RunExpired": "errors",
+    "RunPublisher": "streams.publisher",
+    "Session": "sessions.session",
+    "SessionMiddleware": "sessions.asgi",
+    "SessionStore": "sessions.store",
+    "SessionTooLarge": "errors",
+    "SessionTooLate": "errors",
+    "SessionUnavailable": "errors",
+    "Settings": "settings",
+    "StreamEvent": "streams.event",
+    "aclose": "runtime",
+    "get_session": "sessions.session",
+    "session_access": "streams.access",
+    "stream_token": "streams.access",
+}
+
+__all__ = [
+    "ConfigurationError",
+    "CorruptData",
+    "EventStore",
+    "EventStreamApp",
+    "EventTooLarge",
+    "HoldfastError",
+    "InvalidEvent",
+    "JournalFull",
+    "MemorySessionStore",
+    "RedisSessionStore",
+    "RedisUnavailable",
+    "RunEnded",
+    "RunExpired",
+    "RunPublisher",
+    "Session",
+    "SessionMiddleware",
+    "SessionStore",
+    "SessionTooLarge",
+    "SessionTooLate",
+    "SessionUnavailable",
+    "Settings",
+    "StreamEvent",
+    "aclose",
+    "get_session",
+    "session_access",
+    "stream_token",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'holdfast' has no attribute {name!r}")
+    value = getattr(import_module(f"holdfast.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,6 +1,7 @@
 """Every error that holdfast raises, in one tree.
 
-Only classes live here: no I/O, no import from the rest of the package, so that anyone may import it.
+Only classes live here: no I/O, no import from the rest of the package, so that anyone may import
+it.
 
     HoldfastError
     ├── ConfigurationError (ValueError)    a variable, an argument or a combination that cannot work
@@ -16,7 +17,7 @@ Only classes live here: no I/O, no import from the rest of the package, so that 
         │   └── EventTooLarge              refused before any I/O
         ├── JournalFull                    Redis is away and the journal is at its bound
         ├── RunEnded                       the run has its terminal event
-        ├── RunExpired                     the run ended and its events are gone
+        │   └── RunExpired                 … and its events are no longer kept
         ├── RunNotYours                    another owner's run
         └── RunStopped                     somebody asked this run to stop
 """
@@ -36,7 +37,8 @@ class RedisUnavailable(HoldfastError):
     """Redis did not answer in time, or answered that it cannot serve now.
 
     Args:
-        reason: one word of the field: ``refused``, ``reset``, ``timeout``, ``readonly``, ``loading``,
+        reason: one word of the field: ``refused``, ``reset``, ``timeout``, ``readonly``,
+        ``loading``,
             ``out_of_memory``, ``auth``, ``unsupported`` … It names no host and no user.
         detail: more for the log; never a secret.
     """
@@ -73,10 +75,13 @@ class SessionUnavailable(SessionError):
 
     Args:
         message: what was tried.
-        retry_after: seconds after which another try makes sense. Default 2, the hold-down of the link.
+        retry_after: seconds after which another try makes sense. Default 2, the hold-down of the
+        link.
     """
 
-    def __init__(self, message: str = "the session store is unavailable", retry_after: int = 2) -> None:
+    def __init__(
+        self, message: str = "the session store is unavailable", retry_after: int = 2
+    ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 
@@ -109,8 +114,8 @@ class RunEnded(StreamError):
     """The run has its terminal event; nothing can follow it."""
 
 
-class RunExpired(StreamError):
-    """The run has ended and its events are no longer kept."""
+class RunExpired(RunEnded):
+    """The run is over and its events are no longer kept."""
 
 
 class RunNotYours(StreamError):

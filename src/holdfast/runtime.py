@@ -1,22 +1,24 @@
 """The one default of each thing, per process and settings value.
 
-What lives here knows nothing of sessions or streams: it keeps the settings, the one supervised link and
-whatever else its users ask to exist once. Nothing connects or starts before it is first used.
+What lives here knows nothing of sessions or streams: it keeps the settings, the one supervised link
+and whatever else its users ask to exist once. Nothing connects or starts before it is first used.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Hashable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Hashable
+
     from holdfast.link import Link
     from holdfast.settings import Settings
 
 T = TypeVar("T")
 
 _runtimes: dict[Settings, Runtime] = {}
+_by_environment: dict[Hashable, Runtime] = {}
 _lock = threading.RLock()
 
 
@@ -24,7 +26,8 @@ class Runtime:
     """Settings, link and singletons of one configuration in one process.
 
     Args:
-        settings: the configuration; two equal values share one runtime when taken by :func:`runtime`.
+        settings: the configuration; two equal values share one runtime when taken by
+        :func:`runtime`.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -71,17 +74,26 @@ class Runtime:
 
 
 def runtime(settings: Settings | None = None) -> Runtime:
-    """Return this process's runtime for *settings* (default: read from the environment now).
+    """Return this process's runtime for *settings* (default: those of the environment as it is now).
 
     Raises:
         ConfigurationError: the environment holds values that cannot work; all are named at once.
     """
     if settings is None:
-        from holdfast.settings import Settings
-
-        settings = Settings()
+        return _of_environment()
     with _lock:
         return _runtimes.setdefault(settings, Runtime(settings))
+
+
+def _of_environment() -> Runtime:
+    """Reading and checking every variable takes longer than an event: once for each environment."""
+    from holdfast.settings import Settings, fingerprint
+
+    seen = fingerprint()
+    found = _by_environment.get(seen)
+    if found is None:
+        found = _by_environment[seen] = runtime(Settings())
+    return found
 
 
 async def aclose() -> None:
@@ -89,5 +101,6 @@ async def aclose() -> None:
     with _lock:
         closing = list(_runtimes.values())
         _runtimes.clear()
+        _by_environment.clear()
     for each in closing:
         await each.aclose()

@@ -51,13 +51,14 @@ class StartError:
             await receive()
             await send({"type": "lifespan.startup.failed", "message": str(self.error)})
             return
-        self._tell_once()
+        self.tell()
         if scope["type"] == "websocket":
             await receive()
         for message in refusal(scope, _BODY, RETRY_AFTER_SECONDS):
             await send(message)
 
-    def _tell_once(self) -> None:
+    def tell(self) -> None:
+        """Put the message into the log, once."""
         if not self._told:
             self._told = True
             logger.error("Every request is answered 503: %s", self.error)

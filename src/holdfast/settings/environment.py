@@ -28,6 +28,14 @@ NOT_OURS = ("HOLDFAST_PORT", "HOLDFAST_SERVICE_", "HOLDFAST_TEST_")
 _origins: dict[str, str] = {}
 
 
+def fingerprint() -> tuple[tuple[str, str], ...]:
+    """What the environment says to holdfast, as a value: equal as long as no variable changes."""
+    names = ("REDIS_URL", "REDIS_STREAM_ENABLED", "WEB_CONCURRENCY")
+    return tuple(
+        item for item in os.environ.items() if item[0].startswith(PREFIX) or item[0] in names
+    )
+
+
 class Environment(PydanticBaseSettingsSource):
     """Reads fields from variables: prefixed or bare names, or the file that ``NAME_FILE`` names.
 

@@ -1,0 +1,40 @@
+-- What every session script begins with: the clock, the two fields that are not the user's, and who
+-- may write. The names of those fields are no UTF-8, so no key of a session can be called like them.
+--
+-- META: '1 <secret> <created> <expires> <seen> <since>', hashes in hex, times in milliseconds.
+-- OLD: '<kind>:<secret>:<until>', several joined by ';'. Kind 'g': in grace, reads and writes;
+-- 'k': killed, and remembered so that its bearer is told to wait for the newer cookie.
+local META, OLD = '\255meta', '\255old'
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function read(key)
+  local text = redis.call('HGET', key, META)
+  if not text then return nil end
+  local secret, created, expires, seen, since =
+    string.match(text, '^1 (%x+) (%d+) (%d+) (%d+) (%d+)$')
+  if not secret then return redis.error_reply('CORRUPT session metadata') end
+  return {secret = secret, created = tonumber(created), expires = tonumber(expires),
+          seen = tonumber(seen), since = tonumber(since)}
+end
+
+local function write(key, meta, idle)
+  redis.call('HSET', key, META, string.format('1 %s %.0f %.0f %.0f %.0f',
+    meta.secret, meta.created, meta.expires, meta.seen, meta.since))
+  local ends = meta.expires
+  if idle > 0 then ends = math.min(ends, meta.seen + idle) end
+  redis.call('PEXPIREAT', key, string.format('%.0f', ends))
+end
+
+-- 'current', 'grace', 'killed', or nil for a stranger.
+local function standing(key, meta, secret)
+  if meta.secret == secret then return 'current' end
+  local old = redis.call('HGET', key, OLD) or ''
+  for kind, hash, till in string.gmatch(old, '(%a):(%x+):(%d+)') do
+    if hash == secret and tonumber(till) > now then
+      return kind == 'g' and 'grace' or 'killed'
+    end
+  end
+  return nil
+end
+

@@ -1,0 +1,57 @@
+-- Apply what one request did to a session that still exists and whose secret the request knows.
+--
+-- KEYS: session, tombstone
+-- ARGV: 1 secret   2 idle timeout (ms), 0 for none   3 how long a tombstone stays (ms)
+--       4 new secret, or ''   5 grace of the old one (ms), 0 to kill every older one
+--       6 new lifetime from now (ms), or -1 to keep the end   7 how long a killed one is known (ms)
+--       8 number of keys to set, then key, value of each, then the keys to remove
+-- Returns 1 done, 2 destroyed (keys were removed and none is left), 3 done, but not rotated,
+-- -1 no such session for this secret.
+local meta = read(KEYS[1])
+if not meta then return -1 end
+if meta.err then return meta end
+local secret, idle, fresh = ARGV[1], tonumber(ARGV[2]), ARGV[4]
+local who = standing(KEYS[1], meta, secret)
+if fresh ~= '' and fresh == meta.secret then
+  who, fresh = 'current', ''  -- rotated before; the answer was lost
+end
+if who ~= 'current' and who ~= 'grace' then return -1 end
+
+local first, last = 9, 8 + 2 * tonumber(ARGV[8])
+for at = first, last, 1000 do
+  redis.call('HSET', KEYS[1], unpack(ARGV, at, math.min(at + 999, last)))
+end
+for at = last + 1, #ARGV, 1000 do
+  redis.call('HDEL', KEYS[1], unpack(ARGV, at, math.min(at + 999, #ARGV)))
+end
+if #ARGV > last and redis.call('HLEN', KEYS[1]) == 1 + redis.call('HEXISTS', KEYS[1], OLD) then
+  redis.call('DEL', KEYS[1])
+  redis.call('SET', KEYS[2], 1, 'PX', ARGV[3])
+  return 2
+end
+
+local grace, result = tonumber(ARGV[5]), 1
+meta.seen = now
+if fresh ~= '' and grace > 0 and who == 'grace' then
+  result = 3  -- a request in parallel has rotated by age; its browser gets that one's cookie
+elseif fresh ~= '' then
+  local killed = string.format('%.0f', now + tonumber(ARGV[7]))
+  local olds = {}
+  for kind, hash, till in string.gmatch(redis.call('HGET', KEYS[1], OLD) or '', '(%a):(%x+):(%d+)') do
+    if tonumber(till) > now then
+      -- Who regenerates wants every older secret dead, those in their grace as well.
+      if grace == 0 then kind, till = 'k', killed end
+      olds[#olds + 1] = kind .. ':' .. hash .. ':' .. till
+    end
+  end
+  if grace > 0 then
+    olds[#olds + 1] = 'g:' .. meta.secret .. ':' .. string.format('%.0f', now + grace)
+  else
+    olds[#olds + 1] = 'k:' .. meta.secret .. ':' .. killed
+  end
+  redis.call('HSET', KEYS[1], OLD, table.concat(olds, ';', math.max(1, #olds - 3)))
+  meta.secret, meta.since = fresh, now
+  if tonumber(ARGV[6]) >= 0 then meta.expires = now + tonumber(ARGV[6]) end
+end
+write(KEYS[1], meta, idle)
+return result

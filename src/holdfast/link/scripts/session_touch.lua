@@ -1,0 +1,14 @@
+-- Count a request as activity, unless another was counted a moment ago. Never creates a key.
+--
+-- KEYS: session      ARGV: 1 secret   2 idle timeout (ms)   3 interval (ms)
+-- Returns 1, or -1 where there is no such session for this secret.
+local meta = read(KEYS[1])
+if not meta then return -1 end
+if meta.err then return meta end
+local who = standing(KEYS[1], meta, ARGV[1])
+if who ~= 'current' and who ~= 'grace' then return -1 end
+if now - meta.seen >= tonumber(ARGV[3]) then
+  meta.seen = now
+  write(KEYS[1], meta, tonumber(ARGV[2]))
+end
+return 1

@@ -1,0 +1,234 @@
+"""Who may read a run: capability tokens, and the policies of ``HOLDFAST_STREAM_ACCESS``.
+
+A policy answers before anything is known of the run, and alike for a run that exists and one that
+does not. No token is ever logged or shown.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from itsdangerous import BadData, URLSafeSerializer
+from starlette.requests import HTTPConnection
+
+from holdfast.errors import ConfigurationError
+from holdfast.streams.event import check_run_id
+
+if TYPE_CHECKING:
+    from holdfast.settings import Settings
+    from holdfast.streams.store import EventStore
+
+Action = Literal["read", "stop", "publish"]
+ACTIONS: frozenset[str] = frozenset({"read", "stop", "publish"})
+MAX_TOKEN = 4096
+_SALT = "holdfast.stream.token"
+
+Authorize = Callable[[HTTPConnection, str, str], Awaitable[bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a policy says.
+
+    Attributes:
+        status: 200 allowed, 401 nobody has said who is asking, 403 this one may not.
+        until: when the permission ends, in seconds since 1970; ``None`` for no end.
+    """
+
+    status: Literal[200, 401, 403]
+    until: float | None = None
+
+
+ALLOWED, UNKNOWN, FORBIDDEN = Verdict(200), Verdict(401), Verdict(403)
+Policy = Callable[[HTTPConnection, str, Action], Awaitable[Verdict]]
+
+
+def stream_token(
+    run_id: str,
+    ttl: float = 3600,
+    *,
+    actions: Collection[str] = ("read",),
+    prefix: bool = False,
+    settings: Settings | None = None,
+) -> str:
+    """Sign a capability for one run: whoever holds it may do *actions* until it expires.
+
+    Pass it as ``Authorization: Bearer …`` or, where headers cannot be set (``EventSource``), as
+    ``?token=``.
+
+    Args:
+        run_id: the run, or with *prefix* the beginning of run ids.
+        ttl: seconds for which it is good; it also ends the streams that it opened. Default 3600.
+        actions: of ``read``, ``stop`` and ``publish``. Default ``("read",)``.
+        prefix: grant every run whose id begins with *run_id*.
+        settings: whose secret key signs. Default: the environment's.
+
+    Raises:
+        ValueError: an unknown action, no action at all, or a *ttl* that is not positive.
+        InvalidEvent: the run id cannot exist.
+        ConfigurationError: ``HOLDFAST_SECRET_KEY`` is missing where Redis is configured.
+    """
+    check_run_id(run_id)
+    if not actions or isinstance(actions, str) or not ACTIONS.issuperset(actions):
+        raise ValueError("actions is a collection of 'read', 'stop' and 'publish'")
+    if not ttl > 0:
+        raise ValueError("ttl is a positive number of seconds")
+    claims = {"r": run_id, "a": sorted(actions), "x": round(time.time() + ttl, 3)}
+    if prefix:
+        claims["p"] = 1
+    token = _serializer(_settings(settings).signing_keys()).dumps(claims)
+    return token if isinstance(token, str) else token.decode()
+
+
+def verify_token(
+    token: str, run_id: str, action: Action, keys: Sequence[str], now: float
+) -> Verdict:
+    """Judge a token for one action on one run: 401 where it proves nothing, 403 where it grants something else."""
+    if len(token) > MAX_TOKEN or not token.isascii():
+        return UNKNOWN
+    try:
+        claims = _serializer(keys).loads(token)
+        granted, until = str(claims["r"]), float(claims["x"])
+    except (BadData, KeyError, TypeError, ValueError):
+        return UNKNOWN
+    if now >= until:
+        return UNKNOWN
+    covers = run_id.startswith(granted) if claims.get("p") else run_id == granted
+    return Verdict(200, until) if covers and action in claims.get("a", ()) else FORBIDDEN
+
+
+def make_policy(settings: Settings, store: EventStore) -> Policy:
+    """Return the policy that ``HOLDFAST_STREAM_ACCESS`` names.
+
+    Raises:
+        ConfigurationError: the callable cannot be imported, or tokens cannot be signed.
+    """
+    match settings.stream_access:
+        case "open":
+            return _open_policy(settings)
+        case "session":
+            return _session_policy(settings, store)
+        case "token":
+            return _token_policy(settings)
+        case path:
+            return _callable_policy(path)
+
+
+async def session_access(
+    connection: HTTPConnection, run_id: str, action: str, *, store: EventStore | None = None
+) -> bool:
+    """Whether the live session around *connection* owns the run; for callables that build on it.
+
+    A run's owner is ``user:<id>`` or ``session:<id_hash>``, and a session matches by either. A run
+    without an owner, or of another, answers exactly as an absent one.
+
+    Raises:
+        ConfigurationError: there is no holdfast session middleware around the sub-app.
+        RedisUnavailable: the owner cannot be looked up now.
+    """
+    session: Any = connection.scope.get("session")
+    if session is None or not hasattr(session, "id_hash"):
+        raise ConfigurationError(
+            "HOLDFAST_STREAM_ACCESS=session needs holdfast's SessionMiddleware around the app"
+        )
+    if store is None:
+        from holdfast.streams.store import EventStore
+
+        store = EventStore.from_settings()
+    owner = (await store.describe(run_id)).owner
+    return owner is not None and owner in {session.owner, f"session:{session.id_hash}"}
+
+
+def origin_allowed(origin: str | None, host: str, allowed: Collection[str]) -> bool:
+    """Whether a page of *origin* may open a WebSocket here.
+
+    CORS does not apply to WebSockets and cookies are sent, so the server must look (RFC 6455
+    section 10.2). No ``Origin`` is no browser; ``null`` is a sandboxed or local page and never the
+    same origin.
+    """
+    if origin is None:
+        return True
+    if "*" in allowed or origin in allowed:
+        return True
+    parts = urlsplit(origin)
+    return parts.scheme in {"http", "https"} and parts.netloc.lower() == host.lower()
+
+
+def token_of(connection: HTTPConnection) -> str | None:
+    """Return the token that the request carries: the header beats the query."""
+    scheme, _, credentials = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and credentials:
+        return credentials.strip()
+    return connection.query_params.get("token")
+
+
+def _token_policy(settings: Settings) -> Policy:
+    keys = settings.signing_keys()
+
+    async def authorize(connection: HTTPConnection, run_id: str, action: Action) -> Verdict:
+        token = token_of(connection)
+        return UNKNOWN if token is None else verify_token(token, run_id, action, keys, time.time())
+
+    return authorize
+
+
+def _open_policy(settings: Settings) -> Policy:
+    by_token = (
+        _token_policy(settings) if settings.redis_url is None or settings.secret_key else None
+    )
+
+    async def authorize(connection: HTTPConnection, run_id: str, action: Action) -> Verdict:
+        if action == "read":
+            return ALLOWED
+        return await by_token(connection, run_id, action) if by_token else UNKNOWN
+
+    return authorize
+
+
+def _session_policy(settings: Settings, store: EventStore) -> Policy:
+    by_token = _token_policy(settings)
+
+    async def authorize(connection: HTTPConnection, run_id: str, action: Action) -> Verdict:
+        if token_of(connection) is not None or action != "read":
+            return await by_token(connection, run_id, action)
+        allowed = await session_access(connection, run_id, action, store=store)
+        return ALLOWED if allowed else FORBIDDEN
+
+    return authorize
+
+
+def _callable_policy(path: str) -> Policy:
+    module, _, name = path.partition(":")
+    try:
+        function: Authorize = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(
+            f"HOLDFAST_STREAM_ACCESS={path!r} cannot be imported: {error}"
+        ) from error
+
+    async def authorize(connection: HTTPConnection, run_id: str, action: Action) -> Verdict:
+        return ALLOWED if await function(connection, run_id, action) else FORBIDDEN
+
+    return authorize
+
+
+def _serializer(keys: Sequence[str]) -> URLSafeSerializer:
+    # itsdangerous signs with the last of its keys, HOLDFAST_SECRET_KEY names the newest first.
+    from hashlib import sha256
+
+    return URLSafeSerializer(
+        list(reversed(keys)),
+        salt=_SALT,
+        signer_kwargs={"digest_method": sha256, "key_derivation": "hmac"},
+    )
+
+
+def _settings(settings: Settings | None) -> Settings:
+    from holdfast.runtime import runtime
+
+    return runtime(settings).settings

@@ -1,0 +1,175 @@
+"""What an event is: its id, run id, type and data, and what makes each of them valid.
+
+Pure values and checks only. Nothing here knows Redis, HTTP or a clock, so that publishers, stores
+and protocols share one idea of what is allowed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from holdfast.errors import EventTooLarge, InvalidEvent
+
+TERMINAL_TYPES = frozenset({"workflow_complete", "workflow_error", "run_stopped", "run_lost"})
+"""The types that end a run, however they were written."""
+
+RESERVED_TYPES = frozenset({"run_stopped", "run_lost"})
+"""Terminal types that only holdfast itself may write."""
+
+MAX_RUN_ID = 256
+MAX_TYPE = 256
+_MAX_PART = 2**64 - 1
+
+# Redis forgives ' 8-0', '+9-0' and '09-0'; we do not, because such an id would compare unequal to
+# itself.
+_ID = re.compile(r"(0|[1-9][0-9]{0,19})-(0|[1-9][0-9]{0,19})", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+class EventId(NamedTuple):
+    """A Redis stream id, ordered as Redis orders it: by number, never as text."""
+
+    ms: int
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.ms}-{self.seq}"
+
+    @property
+    def created_at(self) -> datetime:
+        """The moment in the id, UTC. Ids beyond year 9999 are shown as its last moment."""
+        return datetime.fromtimestamp(min(self.ms, 253402300799999) / 1000, UTC)
+
+    def next(self) -> EventId:
+        """The smallest id after this one (Redis before 6.2 has no exclusive ranges)."""
+        return EventId(self.ms + 1, 0) if self.seq == _MAX_PART else EventId(self.ms, self.seq + 1)
+
+
+ZERO = EventId(0, 0)
+"""The position before the first event of any run."""
+
+
+def parse_id(text: str) -> EventId | None:
+    """Return the id that *text* spells in its one canonical form, else ``None``."""
+    match = _ID.fullmatch(text)
+    if match is None:
+        return None
+    ms, seq = int(match[1]), int(match[2])
+    return EventId(ms, seq) if ms <= _MAX_PART and seq <= _MAX_PART else None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEvent:
+    """One event of a run.
+
+    Attributes:
+        id: the Redis stream id (``ms-seq``); while Redis is away a provisional one,
+            ``<Redis id>~<producer>.<seq>``, which is a valid cursor on every process.
+        run_id: the run it belongs to.
+        type: what kind of event, such as ``token`` or ``workflow_complete``.
+        data: any JSON value.
+        created_at: when it was written, UTC, with milliseconds.
+    """
+
+    id: str
+    run_id: str
+    type: str
+    data: Any
+    created_at: datetime
+
+
+def check_run_id(run_id: str) -> str:
+    """Return *run_id* if it is exact, printable text that fits a key, a URL and a cluster slot.
+
+    Raises:
+        InvalidEvent: it is empty, longer than 256 characters, ``.`` or ``..``, or holds a control
+            character, a brace (Redis Cluster's hash tag) or half a surrogate pair.
+    """
+    if not isinstance(run_id, str) or not 1 <= len(run_id) <= MAX_RUN_ID:
+        raise InvalidEvent(f"a run id is text of 1 to {MAX_RUN_ID} characters")
+    if run_id in {".", ".."} or _CONTROL.search(run_id) or "{" in run_id or "}" in run_id:
+        raise InvalidEvent(
+            "a run id is not '.' or '..' and holds no control character and no brace"
+        )
+    _refuse_surrogates("run id", run_id)
+    return run_id
+
+
+def check_type(type: str, *, ours: bool = False) -> str:  # noqa: A002 - the field's own name, and the wire's
+    """Return *type* if it may be the type of an event (*ours*: of one that holdfast itself writes).
+
+    Raises:
+        InvalidEvent: empty, too long, with a line break or NUL (they would break the SSE frame,
+            WHATWG HTML 9.2.6), or a name that belongs to holdfast.
+    """
+    if not isinstance(type, str) or not 1 <= len(type) <= MAX_TYPE:
+        raise InvalidEvent(f"an event type is text of 1 to {MAX_TYPE} characters")
+    if _CONTROL.search(type):
+        raise InvalidEvent("an event type holds no control character")
+    _refuse_surrogates("event type", type)
+    if not ours and (type.startswith("holdfast.") or type in RESERVED_TYPES):
+        raise InvalidEvent(f"the event type {type!r} belongs to holdfast; choose another name")
+    return type
+
+
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def encode_data(data: Any, max_bytes: int) -> bytes:
+    """Return *data* as compact JSON in UTF-8, which holds no line break (RFC 8259 section 7).
+
+    Raises:
+        InvalidEvent: JSON cannot carry it (NaN, a datetime, half a surrogate pair, a cycle …).
+        EventTooLarge: more than *max_bytes* bytes.
+    """
+    try:
+        encoded = _encoder.encode(data).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidEvent(
+            f"the event's data is not JSON: {error or type(error).__name__}"
+        ) from None
+    if len(encoded) > max_bytes:
+        raise EventTooLarge(
+            f"the event's data is {len(encoded)} bytes of JSON; HOLDFAST_STREAM_MAX_EVENT_BYTES allows {max_bytes}"
+        )
+    return encoded
+
+
+def to_json(value: Any) -> str:
+    """Encode a value of our own (an id, a name, a small object) as compact JSON text."""
+    return _encoder.encode(value)
+
+
+def decode_data(data: bytes) -> Any:
+    """Return the value of stored JSON."""
+    return json.loads(data)
+
+
+def normalise_data(data: bytes) -> bytes:
+    """Make what another program stored fit a frame: valid JSON is made compact, other text a JSON string.
+
+    A producer in any language may ``XADD`` by itself; pretty-printed JSON has line breaks, which
+    SSE would split, and text that is no JSON would break the frame around it.
+    """
+    try:
+        return _encoder.encode(json.loads(data)).encode()
+    except (ValueError, RecursionError):
+        return _encoder.encode(data.decode("utf-8", "replace")).encode()
+
+
+def rfc3339(moment: datetime) -> str:
+    """Return *moment* as RFC 3339 in UTC with milliseconds, such as ``2026-01-31T09:30:00.125Z``."""
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+
+
+def _refuse_surrogates(what: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidEvent(
+            f"the {what} holds half a surrogate pair, which UTF-8 cannot carry"
+        ) from None

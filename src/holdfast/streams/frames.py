@@ -1,0 +1,94 @@
+"""How an event looks on the wire, version 1: fields may be added, never changed.
+
+Pure, and the only place that spells a frame. Each event is encoded once; only its id may differ
+between readers (the suffix of an outage), so a frame is kept in two pieces around the id.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from holdfast.streams.event import EventId, rfc3339, to_json
+
+if TYPE_CHECKING:
+    from holdfast.streams.store import Entry
+
+ControlKind = Literal["gap", "reset", "end", "error"]
+
+
+@dataclass(slots=True, eq=False)
+class Frame:
+    """One encoded event, shared by all its readers.
+
+    Attributes:
+        entry: the event itself.
+        sse: everything after the ``id:`` line.
+        size: bytes it takes in a ring.
+    """
+
+    run_id: str
+    entry: Entry
+    sse: bytes
+    size: int
+    _ws: tuple[str, str] | None = field(default=None, repr=False)
+
+    def event_source(self, cursor: str, *, envelope: bool = False) -> bytes:
+        """The frame for ``EventSource``, with *cursor* as its id (WHATWG HTML 9.2.6)."""
+        if envelope:
+            return f"id: {cursor}\ndata: {self.websocket(cursor)}\n\n".encode()
+        return b"id: " + cursor.encode() + b"\n" + self.sse
+
+    def websocket(self, cursor: str) -> str:
+        """The same event as a JSON frame."""
+        if self._ws is None:
+            self._ws = _websocket_halves(self.run_id, self.entry)
+        head, tail = self._ws
+        return head + cursor + tail
+
+    def json(self) -> bytes:
+        """The event as an element of a REST answer; its data is not parsed and encoded again."""
+        entry = self.entry
+        created = rfc3339(EventId(entry.created_ms, 0).created_at)
+        head = f'{{"id":"{entry.public_id}","type":{to_json(entry.type)},"data":'.encode()
+        return head + entry.data + f',"created_at":"{created}"}}'.encode()
+
+
+def encode(run_id: str, entry: Entry) -> Frame:
+    """Encode *entry* once, for everybody. Its data is compact JSON, which holds no line break."""
+    body = b"event: " + entry.type.encode() + b"\ndata: " + entry.data + b"\n\n"
+    return Frame(run_id, entry, body, len(body) + 64)
+
+
+def control_event_source(kind: ControlKind, run_id: str, **fields: str | None) -> bytes:
+    """A ``holdfast.<kind>`` event. It has no ``id:`` line: an id would move the browser's cursor."""
+    data = to_json({"kind": kind, "run_id": run_id, **fields})
+    return f"event: holdfast.{kind}\ndata: {data}\n\n".encode()
+
+
+def control_envelope(kind: ControlKind, run_id: str, **fields: str | None) -> bytes:
+    """The same for pages that use ``onmessage``."""
+    return f"data: {control_websocket(kind, run_id, **fields)}\n\n".encode()
+
+
+def control_websocket(kind: ControlKind, run_id: str, **fields: str | None) -> str:
+    """``end``, ``gap``, ``reset`` or ``error`` as a WebSocket frame."""
+    return to_json({"kind": kind, "run_id": run_id, **fields})
+
+
+def comment(text: str = "") -> bytes:
+    """A keep-alive that no script sees."""
+    return f": {text}\n\n".encode() if text else b":\n\n"
+
+
+def retry(milliseconds: int) -> bytes:
+    """Tell ``EventSource`` after how long to come back."""
+    return f"retry: {milliseconds}\n\n".encode()
+
+
+def _websocket_halves(run_id: str, entry: Entry) -> tuple[str, str]:
+    created = rfc3339(EventId(entry.created_ms, 0).created_at)
+    return (
+        f'{{"kind":"event","run_id":{to_json(run_id)},"id":"',
+        f'","type":{to_json(entry.type)},"data":{entry.data.decode()},"created_at":"{created}"}}',
+    )

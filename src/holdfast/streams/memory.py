@@ -1,0 +1,206 @@
+"""The event store in this process's memory: for one process, for tests, for the first minute of an app.
+
+It keeps the same promises as the Redis store, as far as one process can. All state is behind one
+lock, so that any thread and any event loop may use it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from holdfast.errors import RunEnded, RunExpired
+from holdfast.streams.bell import LocalBells, LocalDoorbell
+from holdfast.streams.event import ZERO, EventId
+from holdfast.streams.store import Doorbell, Draft, Entry, EventStore, News, Ring, RunInfo, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+META_EXTRA = 86400.0
+"""Seconds, at the least, for which a run is remembered after its events are gone."""
+
+
+@dataclass(slots=True)
+class _Run:
+    life: str
+    owner: str | None
+    entries: list[Entry] = field(default_factory=list)
+    n: int = 0
+    size: int = 0
+    last: EventId = ZERO
+    end: EventId | None = None
+    deleted: bool = False
+    expires_at: float = 0.0
+    forgotten_at: float = 0.0
+
+    def status(self, now: float) -> Status:
+        if self.deleted:
+            return "absent"
+        if now >= self.expires_at:
+            return "expired"
+        return "ended" if self.end else "open"
+
+
+class MemoryEventStore(EventStore):
+    """Events in memory, bounded per run by count, bytes and age.
+
+    Args:
+        maxlen: events kept per run; the oldest go first. Default 10,000.
+        max_run_bytes: bytes of data kept per run. Default 128 MiB.
+        max_event_bytes: the largest event, in bytes of JSON. Default 1 MiB.
+        retention: seconds a run's events are kept after its last event. Default 86,400.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        *,
+        maxlen: int = 10000,
+        max_run_bytes: int = 134217728,
+        max_event_bytes: int = 1048576,
+        retention: float = 86400.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.maxlen = maxlen
+        self.max_run_bytes = max_run_bytes
+        self.max_event_bytes = max_event_bytes
+        self.retention = retention
+        self._clock = clock
+        self._runs: dict[str, _Run] = {}
+        self._bells = LocalBells()
+        self._lock = threading.RLock()
+        self._next_sweep = 0.0
+
+    def __repr__(self) -> str:
+        return f"<MemoryEventStore {len(self._runs)} runs>"
+
+    async def append(
+        self,
+        run_id: str,
+        drafts: Sequence[Draft],
+        *,
+        owner: str | None = None,
+        life: str | None = None,
+    ) -> list[Entry]:
+        with self._lock:
+            now = self._clock()
+            self._sweep(now)
+            run = self._open(run_id, owner, life, now)
+            _refuse_after_end(run_id, run, drafts)
+            entries = [self._push(run, draft, now) for draft in drafts]
+            self._trim(run)
+            self._keep(run, now, self.retention)
+            # Rung under the lock: a hub must hear of event 7 after event 6.
+            self._bells.ring(run_id, News(run.life, entries))
+        return entries
+
+    async def read(
+        self, run_id: str, start: EventId, end: EventId | None, limit: int
+    ) -> list[Entry]:
+        with self._lock:
+            run = self._runs.get(run_id)
+            if run is None or run.status(self._clock()) in {"absent", "expired"}:
+                return []
+            first = bisect_left(run.entries, start, key=_id_of)
+            page = run.entries[first : first + max(limit, 0)]
+        return [entry for entry in page if end is None or entry.id <= end]
+
+    async def describe(self, run_id: str) -> RunInfo:
+        with self._lock:
+            run = self._runs.get(run_id)
+            if run is None:
+                return RunInfo()
+            status = run.status(self._clock())
+            if status == "absent":
+                return RunInfo(life=run.life, last=run.last)
+            return RunInfo(
+                status, run.life, run.last, run.n, len(run.entries), run.end, None, run.owner
+            )
+
+    async def set_expire(self, run_id: str, seconds: float) -> bool:
+        with self._lock:
+            run, now = self._runs.get(run_id), self._clock()
+            if run is None or run.status(now) in {"absent", "expired"}:
+                return False
+            self._keep(run, now, seconds)
+            return True
+
+    async def delete(self, run_id: str) -> bool:
+        with self._lock:
+            run, now = self._runs.get(run_id), self._clock()
+            if run is None or run.status(now) == "absent":
+                return False
+            run.deleted = True
+            run.entries.clear()
+            self._bells.ring(run_id, News())
+            return True
+
+    def doorbell(self, ring: Ring, missed: Callable[[], None]) -> Doorbell:
+        return LocalDoorbell(self._bells, ring)
+
+    def _open(self, run_id: str, owner: str | None, life: str | None, now: float) -> _Run:
+        run = self._runs.get(run_id)
+        if run is not None and life is not None and (run.deleted or run.life != life):
+            raise RunEnded(
+                f"the run {run_id!r} was deleted; this publisher belongs to its earlier life"
+            )
+        if run is not None and not run.deleted:
+            if run.status(now) == "expired":
+                raise RunExpired(f"the run {run_id!r} has expired; delete it to use its id again")
+            return run
+        fresh = _Run(secrets.token_hex(8), owner, last=run.last if run else ZERO)
+        self._runs[run_id] = fresh
+        return fresh
+
+    def _push(self, run: _Run, draft: Draft, now: float) -> Entry:
+        ms = int(now * 1000)
+        event_id = EventId(ms, 0) if ms > run.last.ms else run.last.next()
+        run.n += 1
+        prev = run.last if run.n > 1 else ZERO
+        entry = Entry(
+            event_id, draft.type, draft.data, run.n, prev, created_ms=event_id.ms, life=run.life
+        )
+        run.entries.append(entry)
+        run.last, run.size = event_id, run.size + len(draft.data)
+        if entry.terminal:
+            run.end = event_id
+        return entry
+
+    def _trim(self, run: _Run) -> None:
+        drop = max(len(run.entries) - self.maxlen, 0)
+        size = run.size - sum(len(entry.data) for entry in run.entries[:drop])
+        while size > self.max_run_bytes and drop < len(run.entries) - 1:
+            size -= len(run.entries[drop].data)
+            drop += 1
+        run.size = size
+        del run.entries[:drop]
+
+    def _keep(self, run: _Run, now: float, seconds: float) -> None:
+        run.expires_at = now + seconds
+        run.forgotten_at = run.expires_at + max(self.retention, META_EXTRA)
+
+    def _sweep(self, now: float) -> None:
+        """Give back the memory of expired runs, at most once a minute: appends pay for it, readers never."""
+        if now < self._next_sweep:
+            return
+        self._next_sweep = now + 60
+        for run_id, run in list(self._runs.items()):
+            if now >= run.forgotten_at:
+                del self._runs[run_id]
+            elif now >= run.expires_at:
+                run.entries.clear()
+
+
+def _id_of(entry: Entry) -> EventId:
+    return entry.id
+
+
+def _refuse_after_end(run_id: str, run: _Run, drafts: Sequence[Draft]) -> None:
+    ends = [Entry(ZERO, draft.type, b"").terminal for draft in drafts]
+    if run.end is not None or any(ends[:-1]):
+        raise RunEnded(f"the run {run_id!r} has ended; nothing can follow its terminal event")

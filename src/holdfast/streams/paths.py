@@ -1,0 +1,79 @@
+"""Which operation a request names. Pure: a scope's path in, an operation and a run id out.
+
+Run ids are taken from the raw path and decoded once: a decoded path cannot tell ``a%2Fb`` from
+``a/b``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import unquote_to_bytes
+
+from holdfast.errors import InvalidEvent
+from holdfast.streams.event import check_run_id
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
+
+Operation = Literal["history", "stream", "websocket", "livez", "readyz"]
+
+_RUN_OPERATIONS: dict[tuple[str, ...], Operation] = {
+    ("events",): "history",
+    ("events", "stream"): "stream",
+    ("events", "ws"): "websocket",
+}
+_OPERATIONS: dict[tuple[str, ...], Operation] = {("livez",): "livez", ("readyz",): "readyz"}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An operation, and the run it is about."""
+
+    operation: Operation
+    run_id: str = ""
+
+
+def find(scope: Scope) -> Target | None:
+    """Return what *scope* asks for, or ``None`` where nothing is there.
+
+    Raises:
+        InvalidEvent: the address names a run that cannot exist.
+    """
+    segments = _segments(scope)
+    if segments and segments[0] == "runs" and len(segments) >= 3:
+        operation = _RUN_OPERATIONS.get(tuple(segments[2:]))
+        if operation is not None:
+            return Target(operation, decode_run_id(segments[1]))
+        if not scope.get("raw_path") and segments[-1] in {"events", "stream", "ws"}:
+            raise InvalidEvent(
+                "this server gives no raw path, so a run id with '/' cannot be told from a longer path"
+            )
+        return None
+    operation = _OPERATIONS.get(tuple(segments))
+    return Target(operation) if operation is not None else None
+
+
+def decode_run_id(segment: str) -> str:
+    """Decode one raw path segment, once, and check it.
+
+    Raises:
+        InvalidEvent: it is not UTF-8, or no run id.
+    """
+    try:
+        return check_run_id(unquote_to_bytes(segment).decode())
+    except UnicodeDecodeError:
+        raise InvalidEvent("a run id is UTF-8 text") from None
+
+
+def _segments(scope: Scope) -> list[str]:
+    """The raw segments below the mount. Root path and raw path count the same number of segments."""
+    raw = scope.get("raw_path")
+    path: str = (
+        raw.decode("latin-1").partition("?")[0] if raw else scope["path"].replace("%", "%25")
+    )
+    mount: str = scope.get("root_path", "").rstrip("/")
+    # Some servers leave the root path out of the path (ASGI 2.x), some keep it in.
+    inside = scope["path"].startswith(mount + "/") if mount else False
+    skip = mount.count("/") if inside else 0
+    return path.split("/")[1 + skip :]

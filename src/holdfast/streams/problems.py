@@ -1,0 +1,62 @@
+"""Answers that are not the thing asked for, as ``application/problem+json`` (RFC 9457) with a stable ``code``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from starlette.responses import Response
+
+from holdfast.streams.event import to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PRIVATE_HEADERS = {"cache-control": "no-store, no-transform", "referrer-policy": "no-referrer"}
+"""What an answer about a run is never without: it may carry a token in its URL."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One way in which a request fails. Neither text names a token, a host or whether another run exists."""
+
+    status: int
+    code: str
+    title: str
+    retry_after: int | None = None
+
+    def response(self, detail: str | None = None) -> Response:
+        """Return the HTTP answer."""
+        body: dict[str, object] = {
+            "type": "about:blank",
+            "title": self.title,
+            "status": self.status,
+            "code": self.code,
+        }
+        if detail:
+            body["detail"] = detail
+        return Response(to_json(body), self.status, self._headers(), "application/problem+json")
+
+    def _headers(self) -> Mapping[str, str]:
+        headers = dict(PRIVATE_HEADERS)
+        if self.retry_after is not None:
+            headers["retry-after"] = str(self.retry_after)
+        if self.status == 401:
+            headers["www-authenticate"] = "Bearer"
+        return headers
+
+
+INVALID_RUN_ID = Problem(400, "INVALID_RUN_ID", "The run id cannot exist")
+INVALID_ID = Problem(400, "INVALID_ID", "Not an event id")
+INVALID_LIMIT = Problem(400, "INVALID_LIMIT", "The limit is a whole number from 1 on")
+INVALID_WAIT = Problem(400, "INVALID_WAIT", "The wait is a number of seconds from 0 to 60")
+UNAUTHORIZED = Problem(401, "UNAUTHORIZED", "A token is needed, and none that is good was given")
+FORBIDDEN = Problem(403, "FORBIDDEN", "Not allowed")
+NOT_FOUND = Problem(404, "NOT_FOUND", "There is nothing at this address")
+RUN_NOT_FOUND = Problem(404, "RUN_NOT_FOUND", "There is no such run")
+METHOD_NOT_ALLOWED = Problem(405, "METHOD_NOT_ALLOWED", "This address does not take that method")
+RUN_EXPIRED = Problem(410, "RUN_EXPIRED", "The run is over and its events are no longer kept")
+CORRUPT = Problem(500, "CORRUPT_DATA", "What is stored of the run cannot be read")
+UNAVAILABLE = Problem(503, "UNAVAILABLE", "The store cannot be reached now", retry_after=2)
+
+BY_VERDICT = {401: UNAUTHORIZED, 403: FORBIDDEN}

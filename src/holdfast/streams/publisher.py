@@ -1,0 +1,113 @@
+"""Publishing the events of a run.
+
+A publisher remembers which life of the run it belongs to and whether it ended it. Order, batching,
+retries and the journal are the store's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, Self
+
+from holdfast.errors import RunEnded
+from holdfast.streams.event import TERMINAL_TYPES, StreamEvent, check_run_id
+from holdfast.streams.store import EventStore, to_event
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from holdfast.settings import Settings
+
+
+class RunPublisher:
+    """Publishes the events of one run.
+
+    Args:
+        run_id: the run; 1 to 256 characters, exact and case-sensitive.
+        owner: ``user:<id>`` or ``session:<id_hash>``, kept if this publisher's first event creates
+        the run.
+        store: where to publish. Default: the process's own store.
+        settings: the configuration of that default. Default: the environment.
+
+    As an asynchronous context manager it ends its run: a normal exit leaves ``workflow_complete``
+    (unless the run was ended already), an exception ``workflow_error``. Without ``async with`` it
+    ends nothing, so that several workers may feed one run.
+
+    Raises:
+        InvalidEvent: the run id cannot exist.
+        ConfigurationError: a variable cannot work.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        *,
+        owner: str | None = None,
+        store: EventStore | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        self.run_id = check_run_id(run_id)
+        self.owner = owner
+        self._store = store or EventStore.from_settings(settings)
+        self._life: str | None = None
+        self._ended = False
+
+    def __repr__(self) -> str:
+        return f"<RunPublisher {self.run_id!r}{' ended' if self._ended else ''}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._ended:
+            return
+        with contextlib.suppress(RunEnded):
+            if exc is None:
+                await self.workflow_complete()
+            else:
+                await self.workflow_error(exc)
+
+    async def emit(self, type: str, data: Any = None) -> StreamEvent:  # noqa: A002 - the wire's own name
+        """Publish one event and return it with its id.
+
+        It returns when Redis has it, or, while Redis is away, after at most
+        ``HOLDFAST_REDIS_TIMEOUT`` with a provisional id: the event waits in this process and is
+        written when Redis is back.
+
+        Args:
+            type: any text without control characters; not ``holdfast.*``, ``run_stopped`` or
+            ``run_lost``.
+            data: any JSON value of at most ``HOLDFAST_STREAM_MAX_EVENT_BYTES`` as compact JSON.
+
+        Raises:
+            InvalidEvent, EventTooLarge: refused before any I/O.
+            RunEnded: the run has its terminal event.
+            JournalFull: Redis is away, and so much waits already that this event was not accepted.
+        """
+        draft = self._store.draft(type, data)
+        if self._ended:
+            raise RunEnded(
+                f"the run {self.run_id!r} has ended; nothing can follow its terminal event"
+            )
+        (entry,) = await self._store.append(self.run_id, [draft], owner=self.owner, life=self._life)
+        self._life = self._life or entry.life
+        self._ended = type in TERMINAL_TYPES
+        return to_event(self.run_id, entry, data)
+
+    async def node_output(self, node: str, output: Any) -> StreamEvent:
+        """Publish what one node of a workflow produced: ``{"node", "output"}``."""
+        return await self.emit("node_output", {"node": node, "output": output})
+
+    async def workflow_complete(self, output: Any = None) -> StreamEvent:
+        """End the run well: ``{"output"}``."""
+        return await self.emit("workflow_complete", {"output": output})
+
+    async def workflow_error(self, error: BaseException | str) -> StreamEvent:
+        """End the run with an error: ``{"error": {"type", "message"}}``, without a traceback."""
+        kind = "Error" if isinstance(error, str) else type(error).__name__
+        return await self.emit("workflow_error", {"error": {"type": kind, "message": str(error)}})

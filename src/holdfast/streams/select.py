@@ -1,0 +1,62 @@
+"""Which store and hub serve: chosen from the settings once, and kept where everybody finds them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import weakref
+from typing import TYPE_CHECKING
+
+from holdfast.streams.hub import Hub
+from holdfast.streams.memory import MemoryEventStore
+
+if TYPE_CHECKING:
+    from holdfast.runtime import Runtime
+    from holdfast.streams.store import EventStore
+
+log = logging.getLogger("holdfast.streams")
+
+_hubs: weakref.WeakKeyDictionary[EventStore, dict[asyncio.AbstractEventLoop, Hub]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def default_store(runtime: Runtime) -> EventStore:
+    """Return the one event store of *runtime*: Redis where a URL is set, else memory."""
+    return runtime.once("event_store", lambda: _make_store(runtime))
+
+
+def _make_store(runtime: Runtime) -> EventStore:
+    settings, link = runtime.settings, runtime.link
+    if link is not None:
+        from holdfast.streams.redis import RedisEventStore
+
+        return RedisEventStore(link, settings)
+    log.info(
+        "event streams are kept in memory: they end with this process (set HOLDFAST_REDIS_URL to keep them)"
+    )
+    return MemoryEventStore(
+        maxlen=settings.stream_maxlen,
+        max_run_bytes=settings.stream_max_run_bytes,
+        max_event_bytes=settings.stream_max_event_bytes,
+        retention=settings.stream_retention,
+    )
+
+
+def hub_of(store: EventStore) -> Hub:
+    """Return the hub that reads *store* for the running event loop."""
+    hubs = _hubs.setdefault(store, {})
+    loop = asyncio.get_running_loop()
+    hub = hubs.get(loop)
+    if hub is None:
+        for gone in [each for each in hubs if each.is_closed()]:
+            hubs.pop(gone).release()
+        hub = hubs[loop] = Hub(store)
+    return hub
+
+
+async def close_hubs(store: EventStore) -> None:
+    """End every stream that the running event loop serves from *store*."""
+    hub = _hubs.get(store, {}).pop(asyncio.get_running_loop(), None)
+    if hub is not None:
+        await hub.aclose()

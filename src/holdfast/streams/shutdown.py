@@ -1,0 +1,67 @@
+"""Ending streams when the process is told to stop.
+
+No server tells an open stream that it stops, and a mounted app never sees a lifespan; so the signal
+handlers are
+chained: ours marks every hub of the process and then the old one does its work. Only the main
+thread may do that; elsewhere, and where the variable says no, ``await holdfast.aclose()`` ends the
+streams.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from holdfast.streams.hub import Hub
+
+log = logging.getLogger("holdfast.streams")
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
+_chained: dict[int, Callable[[int, FrameType | None], Any]] = {}
+_stopping_pid: int | None = None
+
+
+def watch(hub: Hub) -> None:
+    """Have *hub* end its streams at SIGTERM or SIGINT."""
+    _hubs.add(hub)
+    if threading.current_thread() is threading.main_thread():
+        for number in _SIGNALS:
+            _chain(number)
+
+
+def stopping() -> bool:
+    """Whether this process has been told to stop."""
+    return _stopping_pid == os.getpid()
+
+
+def _chain(number: int) -> None:
+    """Put our handler before whichever is installed now: a server installs its own after import."""
+    current = signal.getsignal(number)
+    if current is _chained.get(number) or current in {signal.SIG_IGN, None}:
+        return
+    if asyncio.get_running_loop() and current is signal.default_int_handler:
+        return  # nobody serves: a Ctrl-C in an interactive program is its own
+
+    def handler(signum: int, frame: FrameType | None) -> None:
+        global _stopping_pid  # noqa: PLW0603 - a signal has no other place to leave word
+        _stopping_pid = os.getpid()
+        for hub in list(_hubs):
+            hub.stop_soon()
+        if callable(current):
+            current(signum, frame)
+        elif current is signal.SIG_DFL:
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+
+    signal.signal(number, handler)
+    _chained[number] = handler

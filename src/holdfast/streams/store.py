@@ -1,0 +1,305 @@
+"""The contract of an event store: what it keeps of a run, and the verbs that everybody uses.
+
+The public verbs are written once, here, over a handful of primitives that each backend implements.
+What is absent is an answer; exceptions are for refusals and for a Redis that is away.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from holdfast.errors import InvalidEvent
+from holdfast.streams.event import (
+    TERMINAL_TYPES,
+    ZERO,
+    EventId,
+    StreamEvent,
+    check_run_id,
+    check_type,
+    decode_data,
+    encode_data,
+    parse_id,
+)
+
+if TYPE_CHECKING:
+    from holdfast.settings import Settings
+
+Status = Literal["absent", "open", "ended", "expired"]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A checked and encoded event that is not written yet."""
+
+    type: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One event as a store holds it.
+
+    Attributes:
+        id: its place in the stream. For a provisional entry, the last stored id known before it.
+        n: its dense number within the life of the run; 0 where another program wrote it.
+        prev: the id of the entry before it, whether or not that is still kept; ``None`` where
+        unknown. producer, seq: who wrote it, and as its how-many-th of this run.
+        created_ms: when it was written, in milliseconds since 1970.
+        provisional: accepted by this process while Redis is away, and not stored yet.
+        life: the life of the run it was written to, where the writer was told.
+    """
+
+    id: EventId
+    type: str
+    data: bytes
+    n: int = 0
+    prev: EventId | None = None
+    producer: str | None = None
+    seq: int = 0
+    created_ms: int = 0
+    provisional: bool = False
+    life: str | None = None
+
+    @property
+    def terminal(self) -> bool:
+        """Whether this event ends its run."""
+        return self.type in TERMINAL_TYPES
+
+    @property
+    def public_id(self) -> str:
+        """The id a caller of ``add`` gets; for a provisional entry a cursor that every process accepts."""
+        return f"{self.id}~{self.producer}.{self.seq}" if self.provisional else str(self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """What a store knows of a run without reading its events.
+
+    Attributes:
+        status: ``absent``, ``open``, ``ended`` or ``expired`` (its events are no longer kept).
+        life: names this life of the run id; another life's ids mean nothing here.
+        last: the id of the newest event ever written.
+        n: how many events this life has had; ``length``: how many are kept.
+        end: the id of the terminal event; ``end_origin``: its producer and number.
+        owner: ``user:<id>`` or ``session:<id_hash>``, where the run has an owner.
+    """
+
+    status: Status = "absent"
+    life: str | None = None
+    last: EventId = ZERO
+    n: int = 0
+    length: int = 0
+    end: EventId | None = None
+    end_origin: tuple[str, int] | None = None
+    owner: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """The events of a run that this process accepted while Redis is away.
+
+    Attributes:
+        base: the last id that was stored before them, as far as this process knows.
+        entries: what waits, oldest first.
+        ended: whether the last of them ended the run.
+        owner: the owner given by the publisher.
+    """
+
+    base: EventId
+    entries: tuple[Entry, ...]
+    ended: bool
+    owner: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a doorbell says. Everything in it is a hint: a reader that doubts it asks the store.
+
+    Attributes:
+        life: the life of the run, where the bell knows it.
+        entries: what was written, where it is at hand; else the reader fetches it.
+        n: the number of the newest event, 0 where unknown.
+    """
+
+    life: str | None = None
+    entries: Sequence[Entry] = ()
+    n: int = 0
+
+
+Ring = Callable[[str, News], None]
+"""``ring(run_id, news)``: something happened to a run."""
+
+
+class Doorbell(ABC):
+    """Tells one hub which of the runs it watches have news. A lost ring costs time, never an event."""
+
+    @abstractmethod
+    async def add(self, run_id: str) -> None:
+        """Watch *run_id*; returns when what is written from now on will ring."""
+
+    @abstractmethod
+    async def discard(self, run_id: str) -> None:
+        """Watch *run_id* no more."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Let go of whatever the bell hangs on."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Hear of nothing any more, without a running event loop: the one it hung on is gone."""
+
+
+class EventStore(ABC):
+    """Keeps the events of runs, in order, each under an id that only grows.
+
+    Every method raises :class:`~holdfast.errors.InvalidEvent` for a run id or position that cannot
+    exist, and
+    :class:`~holdfast.errors.RedisUnavailable` where the backend cannot answer: unavailable is not
+    absent.
+    """
+
+    max_event_bytes: int = 1048576
+
+    @staticmethod
+    def from_settings(settings: Settings | None = None) -> EventStore:
+        """Return this process's event store for *settings* (default: the environment).
+
+        Raises:
+            ConfigurationError: a variable cannot work.
+        """
+        from holdfast.runtime import runtime
+        from holdfast.streams.select import default_store
+
+        return default_store(runtime(settings))
+
+    async def add(self, run_id: str, type: str, data: Any) -> StreamEvent:  # noqa: A002 - the wire's own name
+        """Append one event and return it with its id.
+
+        Raises:
+            InvalidEvent, EventTooLarge: refused before any I/O.
+            RunEnded, RunExpired: nothing can follow.
+            JournalFull: Redis is away, and so much waits already that this event was not accepted.
+        """
+        draft = self.draft(type, data)
+        entries = await self.append(check_run_id(run_id), [draft])
+        return to_event(run_id, entries[0], data)
+
+    async def get_events(
+        self,
+        run_id: str,
+        start_id: str | None = None,
+        end_id: str | None = None,
+        limit: int = 100,
+    ) -> list[StreamEvent]:
+        """Return up to *limit* events between two ids, both inclusive; an absent run has none."""
+        start, end = _position(start_id) or ZERO, _position(end_id)
+        entries = await self.read(check_run_id(run_id), start, end, limit)
+        return [to_event(run_id, entry) for entry in entries]
+
+    async def get_events_after(
+        self, run_id: str, last_id: str, limit: int = 100
+    ) -> list[StreamEvent]:
+        """Return up to *limit* events that follow *last_id* (an id, or ``0`` for the start)."""
+        last = _position(last_id) or ZERO
+        entries = await self.read(check_run_id(run_id), last.next(), None, limit)
+        return [to_event(run_id, entry) for entry in entries]
+
+    async def exists(self, run_id: str) -> bool:
+        """Whether the run's events are there to be read."""
+        return await self.status(run_id) in {"open", "ended"}
+
+    async def status(self, run_id: str) -> Status:
+        """Return ``absent``, ``open``, ``ended`` or ``expired``."""
+        return (await self.describe(check_run_id(run_id))).status
+
+    def draft(self, type: str, data: Any, *, ours: bool = False) -> Draft:  # noqa: A002 - the wire's own name
+        """Check and encode one event.
+
+        Raises:
+            InvalidEvent, EventTooLarge: it can never be written.
+        """
+        return Draft(check_type(type, ours=ours), encode_data(data, self.max_event_bytes))
+
+    def pending(self, run_id: str) -> Pending | None:
+        """Return what this process holds of a run that is not stored yet; ``None`` where that is nothing."""
+        return None
+
+    @property
+    def available(self) -> bool:
+        """Whether the backend can be asked now."""
+        return True
+
+    @abstractmethod
+    async def append(
+        self,
+        run_id: str,
+        drafts: Sequence[Draft],
+        *,
+        owner: str | None = None,
+        life: str | None = None,
+    ) -> list[Entry]:
+        """Append *drafts* in order, all or none, and ring. The first write of a run creates it.
+
+        Args:
+            owner: kept if this write creates the run.
+            life: refuse unless the run is still in this life.
+
+        Raises:
+            RunEnded, RunExpired, JournalFull.
+        """
+
+    @abstractmethod
+    async def read(
+        self, run_id: str, start: EventId, end: EventId | None, limit: int
+    ) -> list[Entry]:
+        """Return up to *limit* entries with ids from *start* to *end*, both inclusive, oldest first."""
+
+    @abstractmethod
+    async def describe(self, run_id: str) -> RunInfo:
+        """Return what is known of a run, registering what another program may have written to it."""
+
+    @abstractmethod
+    async def set_expire(self, run_id: str, seconds: float) -> bool:
+        """Keep the run's events for *seconds* from now. False where there are none."""
+
+    @abstractmethod
+    async def delete(self, run_id: str) -> bool:
+        """Remove the run's events and open the way for a next life of its id. False where there was none."""
+
+    @abstractmethod
+    def doorbell(self, ring: Ring, missed: Callable[[], None]) -> Doorbell:
+        """Hang up a bell on the running event loop.
+
+        Args:
+            ring: called in any thread.
+            missed: called in any thread when rings may have been lost: look at every watched run.
+        """
+
+
+def to_event(run_id: str, entry: Entry, data: Any = ...) -> StreamEvent:
+    """Return *entry* as callers see it; *data* saves decoding where its value is at hand."""
+    value = decode_data(entry.data) if data is ... else data
+    created = EventId(entry.created_ms or entry.id.ms, 0).created_at
+    return StreamEvent(entry.public_id, run_id, entry.type, value, created)
+
+
+def stored(entry: Entry, event_id: EventId, n: int, prev: EventId, life: str | None) -> Entry:
+    """Return *entry* as it is once the store has given it its place."""
+    return replace(
+        entry, id=event_id, n=n, prev=prev, life=life, created_ms=event_id.ms, provisional=False
+    )
+
+
+def _position(text: str | None) -> EventId | None:
+    if text is None or text in {"", "0", "-1"}:
+        return None
+    event_id = parse_id(text.partition("~")[0])
+    if event_id is None:
+        raise InvalidEvent(
+            f"{text[:64]!r} is no event id; an id is '<milliseconds>-<number>', or '0' for the start"
+        )
+    return event_id

@@ -1,0 +1,237 @@
+"""One reader of one run: its cursor, and what it is due next.
+
+A subscription has no queue. It walks the shared ring by an integer, reads the store where the ring
+does not reach back so far, and rejoins. History and live events are one source: nothing to lose or
+double at the join.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from holdfast.errors import RedisUnavailable
+from holdfast.streams.cursor import TAIL, Cursor, Position
+from holdfast.streams.event import ZERO
+from holdfast.streams.frames import Frame, encode
+from holdfast.streams.hub import PAGE, Hub
+from holdfast.streams.ring import Break, BreakKind, Item, Ring, continuity
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Iterable
+    from types import TracebackType
+
+    from holdfast.streams.store import Entry
+
+CHUNK_BYTES = 65536
+"""The most that is handed over at once (a larger single event goes alone)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """One thing to send: an event under the reader's own cursor, or a break."""
+
+    cursor: str
+    item: Item
+
+
+class Subscription:
+    """A position in a run that moves as it is read.
+
+    Args:
+        hub: the hub of the running event loop.
+        run_id: the run.
+        position: where to start: a cursor, or ``TAIL`` for only what comes from now.
+        chunk_bytes: the most that :meth:`take` hands over at once.
+
+    Use it as an asynchronous context manager; then alternate :meth:`take` and :meth:`wait` until
+    :attr:`done`.
+    """
+
+    def __init__(
+        self, hub: Hub, run_id: str, position: Position, *, chunk_bytes: int = CHUNK_BYTES
+    ) -> None:
+        self.run_id = run_id
+        self.cursor = position if isinstance(position, Cursor) else Cursor()
+        self.done = False
+        self.left = False
+        self._from_tail = position is TAIL
+        self._hub = hub
+        self._chunk_bytes = chunk_bytes
+        self._ring: Ring | None = None
+        self._position: int | None = None
+        self._sleeper: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Subscription {self.run_id!r} at {self.cursor}>"
+
+    async def __aenter__(self) -> Self:
+        self._ring = await self._hub.join(self.run_id)
+        self._hub.subscribers.add(self)
+        if self._from_tail:
+            self.cursor.base = self._ring.last
+            self._position = self._ring.end
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._hub.subscribers.discard(self)
+        if self._ring is not None:
+            self._hub.leave(self._ring)
+            self._ring = None
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nobody to read for: the client left, or the process is about to stop."""
+        return self.left or self._hub.stopping
+
+    def leave(self) -> None:
+        """Note that the client is gone."""
+        self.left = True
+        self.wake()
+
+    def wake(self) -> None:
+        """End a :meth:`wait` now."""
+        if self._sleeper is not None and not self._sleeper.done():
+            self._sleeper.set_result(None)
+
+    async def wait(self) -> None:
+        """Wait until there may be something to take. May be woken for nothing."""
+        ring = self._joined()
+        if not (self.done or self.over or self._has_news(ring)):
+            await self._sleep(ring)
+
+    async def wait_for_start(self) -> None:
+        """Wait until somebody has started the run. May be woken for nothing."""
+        ring = self._joined()
+        if not (ring.begun or self.over):
+            await self._sleep(ring)
+
+    async def _sleep(self, ring: Ring) -> None:
+        self._sleeper = ring.sleep()
+        try:
+            await self._sleeper
+        finally:
+            self._sleeper = None
+
+    async def take(self) -> list[Due]:
+        """Return what is due now, oldest first; empty where nothing is, or where it cannot be read yet.
+
+        After the terminal event :attr:`done` is true.
+        """
+        ring = self._joined()
+        if self._position is None:
+            self._position = self._rejoin(ring)
+        if self._position is None:
+            return await self._take_from_store(ring)
+        items = ring.slice(self._position, self._chunk_bytes)
+        if items is None:
+            self._position = None
+            return await self.take()
+        self._position += len(items)
+        due = list(self._deliver(items))
+        self.done = self.done or (ring.ended and self._position == ring.end)
+        return due
+
+    def _rejoin(self, ring: Ring) -> int | None:
+        """Return the place in the ring that follows the cursor, if the events there really follow it."""
+        position = ring.locate(self.cursor.base)
+        if position is None:
+            return None
+        head = ring.slice(position, 1)
+        if not head or isinstance(head[0], Break) or head[0].entry.provisional:
+            return position
+        return None if continuity(self.cursor.base, head[0].entry.prev) else position
+
+    async def _take_from_store(self, ring: Ring) -> list[Due]:
+        """Read a page of history. While Redis is away there is none: the reader is held, not told an end."""
+        try:
+            entries = await self._hub.store.read(self.run_id, self.cursor.base.next(), None, PAGE)
+            if not entries:
+                return await self._nothing_follows(ring)
+            broken = await self._judge(entries[0])
+        except RedisUnavailable:
+            return []
+        earliest = str(entries[0].id)
+        if broken == "reset":
+            return [self._reset(earliest)]
+        due = [Due("", Break("gap", str(self.cursor), earliest))] if broken else []
+        frames = (encode(self.run_id, entry) for entry in entries)
+        return due + list(self._deliver(frames))
+
+    async def _nothing_follows(self, ring: Ring) -> list[Due]:
+        """The store has nothing after the cursor, and the ring does not know it: is it of this life at all?"""
+        info = await self._hub.store.describe(self.run_id)
+        base = self.cursor.base
+        over = info.status in {"ended", "expired"}
+        if info.status != "absent" and info.last < base:
+            first = await self._hub.store.read(self.run_id, ZERO, None, 1)
+            return [self._reset(str(first[0].id) if first else None)]
+        self._hub.look(self.run_id)
+        if info.last > base and not info.length:
+            # What followed the cursor is no longer kept.
+            requested, self.cursor.base, self.done = str(self.cursor), info.last, over
+            return [Due("", Break("gap", requested, None))]
+        if info.last == base or info.status == "absent":
+            self.done = over
+            self._position = ring.end if ring.last <= base else None
+        return []
+
+    def _reset(self, earliest: str | None) -> Due:
+        requested, self.cursor = str(self.cursor), Cursor()
+        return Due("", Break("reset", requested, earliest))
+
+    async def _judge(self, first: Entry) -> BreakKind | None:
+        """Say what lies between the cursor and the first event that the store still has after it.
+
+        An entry of another program does not name its predecessor: what is in doubt is told as a
+        gap.
+        """
+        base = self.cursor.base
+        if first.prev is not None:
+            return continuity(base, first.prev)
+        if base != ZERO:
+            return None if await self._hub.store.read(self.run_id, base, base, 1) else "gap"
+        info = await self._hub.store.describe(self.run_id)
+        return None if info.n == info.length else "gap"
+
+    def _deliver(self, items: Iterable[Item]) -> Iterable[Due]:
+        for item in items:
+            if isinstance(item, Break):
+                if item.kind == "reset":
+                    self.cursor = Cursor()
+                yield Due("", item)
+                continue
+            yield from self._deliver_frame(item)
+            if item.entry.terminal:
+                self.done = True
+                return
+
+    def _deliver_frame(self, frame: Frame) -> Iterable[Due]:
+        entry = frame.entry
+        if not entry.provisional and entry.id <= self.cursor.base:
+            return  # the ring was behind this reader, who has it from another process
+        if self.cursor.has_seen(entry.producer, entry.seq):
+            if not entry.provisional:
+                self.cursor.advance(entry.id, entry.producer, entry.seq)
+            return
+        if entry.provisional and entry.producer is not None:
+            if not self.cursor.advance_provisional(entry.producer, entry.seq):
+                yield Due("", Break("reset", str(self.cursor), str(self.cursor.base)))
+                self.cursor.seen = {entry.producer: entry.seq}
+        else:
+            self.cursor.advance(entry.id, entry.producer, entry.seq)
+        yield Due(str(self.cursor), frame)
+
+    def _has_news(self, ring: Ring) -> bool:
+        return self._position is not None and self._position < ring.end
+
+    def _joined(self) -> Ring:
+        if self._ring is None:
+            raise RuntimeError("use the subscription as an asynchronous context manager")
+        return self._ring
