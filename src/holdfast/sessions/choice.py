@@ -34,6 +34,7 @@ def _make(runtime: Runtime) -> SessionStore:
     settings = runtime.settings
     kind = settings.session_store
     if kind == "memory" or (kind == "auto" and settings.redis_url is None):
+        settings.check_workers()
         return _memory()
     if kind in {"auto", "redis"}:
         return _redis(runtime)

@@ -7,14 +7,13 @@ is no await in it, so it serves asyncio and trio alike. Nothing is shared betwee
 from __future__ import annotations
 
 import hmac
-import os
 import threading
 import time
-import weakref
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from holdfast.sessions.forks import after_fork
 from holdfast.sessions.store import (
     SUPERSEDED_SECONDS,
     TOMBSTONE_SECONDS,
@@ -65,8 +64,11 @@ class MemorySessionStore(SessionStore):
         self._clock = clock
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._tombstones: OrderedDict[str, float] = OrderedDict()
+        self._begin()
+        after_fork(self, MemorySessionStore._begin)
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
-        _renew_lock_after_fork(self)
 
     def __repr__(self) -> str:
         return f"<MemorySessionStore {len(self._entries)} of {self._max_sessions} sessions>"
@@ -215,15 +217,3 @@ def _end(record: Record, idle_timeout: float) -> float:
     if idle_timeout <= 0:
         return record.expires_at
     return min(record.expires_at, record.seen_at + idle_timeout)
-
-
-def _renew_lock_after_fork(store: MemorySessionStore) -> None:
-    # A lock held by another thread at the moment of the fork would stay held for ever in the child.
-    reference = weakref.ref(store)
-
-    def renew() -> None:
-        alive = reference()
-        if alive is not None:
-            alive._lock = threading.Lock()  # noqa: SLF001 - its own module
-
-    os.register_at_fork(after_in_child=renew)

@@ -1,0 +1,206 @@
+"""A session in Redis, as values: which script to call with what, and what a reply means.
+
+Pure. The asynchronous store, the synchronous one and the replay after an outage send the same
+calls over different wires. The layout, one hash per session, is told in
+``link/scripts/session_common.lua``.
+"""
+
+from __future__ import annotations
+
+import hmac
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, NamedTuple
+
+from holdfast.errors import CorruptData, RedisReplyError
+from holdfast.sessions.store import (
+    SUPERSEDED_SECONDS,
+    TOMBSTONE_SECONDS,
+    Change,
+    Missing,
+    Outcome,
+    Record,
+    SessionKey,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from holdfast.link import Arg, Reply, Script
+
+# No UTF-8, so that no key of a user's can be the same.
+META, OLD = b"\xffmeta", b"\xffold"
+
+_OUTCOMES = {
+    -1: Outcome.GONE,
+    0: Outcome.EXISTS,
+    1: Outcome.DONE,
+    2: Outcome.DESTROYED,
+    3: Outcome.NOT_ROTATED,
+}
+
+
+class Call(NamedTuple):
+    """One script with what it is about."""
+
+    script: Script
+    keys: tuple[str, ...]
+    args: tuple[Arg, ...]
+
+
+class Calls:
+    """Builds the calls of one key prefix.
+
+    Args:
+        prefix: put before every key.
+    """
+
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = f"{prefix}session:"
+
+    def name(self, id_hash: str) -> str:
+        """Return the key of a session."""
+        return self._prefix + id_hash
+
+    def _names(self, id_hash: str) -> tuple[str, str]:
+        name = self._prefix + id_hash
+        # The braces put both into one slot of a cluster.
+        return name, f"{{{name}}}:gone"
+
+    def create(
+        self,
+        key: SessionKey,
+        fields: Mapping[str, bytes],
+        *,
+        max_age: float,
+        idle_timeout: float,
+        age: float = 0.0,
+    ) -> Call:
+        """Build ``SessionStore.create``; *age* is how many seconds ago the session was born."""
+        data = (each for pair in fields.items() for each in pair)
+        args = (key.secret_hash, _ms(max_age), _ms(idle_timeout), _ms(age), *data)
+        return Call(_script("session_create"), self._names(key.id_hash), args)
+
+    def save(self, key: SessionKey, change: Change, *, idle_timeout: float) -> Call:
+        """Build ``SessionStore.save``."""
+        rotation = change.rotation
+        new_secret, grace, max_age = "", 0, -1
+        if rotation is not None:
+            new_secret, grace = rotation.secret_hash, _ms(rotation.grace)
+            max_age = -1 if rotation.max_age is None else _ms(rotation.max_age)
+        data = (each for pair in change.set.items() for each in pair)
+        args = (
+            key.secret_hash,
+            _ms(idle_timeout),
+            _ms(TOMBSTONE_SECONDS),
+            new_secret,
+            grace,
+            max_age,
+            _ms(SUPERSEDED_SECONDS),
+            len(change.set),
+            *data,
+            *change.removed,
+        )
+        return Call(_script("session_save"), self._names(key.id_hash), args)
+
+    def touch(self, key: SessionKey, *, idle_timeout: float, interval: float) -> Call:
+        """Build ``SessionStore.touch``."""
+        args = (key.secret_hash, _ms(idle_timeout), _ms(interval))
+        return Call(_script("session_touch"), (self.name(key.id_hash),), args)
+
+    def delete(self, id_hash: str) -> Call:
+        """Build ``SessionStore.delete``."""
+        return Call(_script("session_delete"), self._names(id_hash), (_ms(TOMBSTONE_SECONDS),))
+
+
+def outcome(reply: Reply) -> Outcome:
+    """Return what a writing script's reply means."""
+    if isinstance(reply, int) and reply in _OUTCOMES:
+        return _OUTCOMES[reply]
+    raise CorruptData("a session script gave an unknown answer")
+
+
+def deleted(reply: Reply) -> Outcome:
+    """Return what the reply of ``session_delete`` means."""
+    return Outcome.DONE if reply == 1 else Outcome.GONE
+
+
+def corrupt(error: RedisReplyError) -> CorruptData:
+    """Return what a refused command means: what lies under the key is no session of ours."""
+    return CorruptData(f"what is stored is no session ({error.code})")
+
+
+def record(
+    reply: Reply, secret_hash: str, now: float, idle_timeout: float, skew: float = 0.0
+) -> Record | Missing:
+    """Return the session that ``HGETALL`` answered.
+
+    Args:
+        reply: names and values in turn.
+        secret_hash: of the secret that was presented.
+        now: seconds since the epoch by the clock of Redis.
+        idle_timeout: seconds, 0 for none.
+        skew: seconds by which the clock of Redis is ahead of ours.
+
+    Raises:
+        CorruptData: it is something else than a session.
+    """
+    if not isinstance(reply, list):
+        raise CorruptData("what is stored is no session")
+    if not reply:
+        return Missing.ABSENT
+    pairs = iter(reply)
+    raw = dict(zip(pairs, pairs, strict=True))
+    secret, created, expires, seen, since = _meta(raw.pop(META, None))
+    old = raw.pop(OLD, None)
+    # Redis has expired it by itself, unless its expiry was lost or the timeout was cut since.
+    if now >= expires or (idle_timeout > 0 and now >= seen + idle_timeout):
+        return Missing.ABSENT
+    given = secret_hash.encode()
+    current = hmac.compare_digest(secret, given)
+    if not current:
+        standing = _old_standing(old, given, now)
+        if standing is not None:
+            return standing
+    return Record(_fields(raw), created - skew, expires - skew, seen - skew, since - skew, current)
+
+
+def _meta(text: bytes | None) -> tuple[bytes, float, float, float, float]:
+    try:
+        version, secret, created, expires, seen, since = (text or b"").split(b" ")
+        if version == b"1":
+            times = (int(created), int(expires), int(seen), int(since))
+            return secret, *(each / 1000 for each in times)  # type: ignore[return-value]
+    except ValueError:
+        pass
+    raise CorruptData("the stored session has no metadata that this version can read")
+
+
+def _old_standing(old: bytes | None, given: bytes, now: float) -> Missing | None:
+    """``None`` for a secret in its grace."""
+    for entry in (old or b"").split(b";"):
+        kind, _, rest = entry.partition(b":")
+        secret, _, until = rest.partition(b":")
+        if secret == given and until.isdigit() and int(until) / 1000 > now:
+            return None if kind == b"g" else Missing.SUPERSEDED
+    return Missing.ABSENT
+
+
+def _fields(raw: dict[bytes, bytes]) -> dict[str, bytes]:
+    try:
+        return {key.decode(): value for key, value in raw.items()}
+    except UnicodeDecodeError:
+        raise CorruptData("the stored session has a key that is no text") from None
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+@cache
+def _script(name: str) -> Script:
+    from holdfast.link import Script
+
+    folder = resources.files("holdfast.link") / "scripts"
+    parts = (folder / "session_common.lua", folder / f"{name}.lua")
+    return Script(name, "".join(part.read_text(encoding="utf-8") for part in parts))

@@ -1,0 +1,381 @@
+"""Sessions while Redis is away: what ``HOLDFAST_SESSION_ON_OUTAGE`` promises.
+
+Rule 1: unavailable is never absent. Who cannot be served is told so, and keeps the cookie.
+Rule 2: what is acknowledged is in Redis or in the journal; a full journal is an error.
+Rule 3: what was logged out here stays logged out: Redis hears of it before it serves a read.
+
+Requests come from any loop and thread, the replay from the thread that supervises the link.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import anyio
+
+from holdfast.errors import RedisReplyError, RedisUnavailable, SessionUnavailable
+from holdfast.runtime import runtime
+from holdfast.sessions import calls
+from holdfast.sessions.copies import Copies
+from holdfast.sessions.forks import after_fork
+from holdfast.sessions.journal import Entry, Journal, alive
+from holdfast.sessions.redis import RedisSessionStore
+from holdfast.sessions.store import Change, Missing, Outcome, Record, SessionKey, SessionStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from holdfast.link import Link, LinkStatus, Recovery, Reply
+    from holdfast.settings import Settings
+
+logger = logging.getLogger("holdfast.sessions")
+
+#: Seconds before the outage within which a session must have been seen here to be served. Longer
+#: serves more visitors; shorter, fewer sessions that were logged out in another process.
+COPY_SECONDS = 900.0
+_MAX_SESSIONS = 10_000
+_MAX_BYTES = 32 * 1024 * 1024
+_REPLAY_PASSES = 10
+_TURN_SECONDS = 0.25
+
+
+class FallbackSessionStore(SessionStore):
+    """A :class:`RedisSessionStore` that survives an outage in the way the settings say.
+
+    ``local``: sessions used lately are served from copies, new ones are born here, and writes and
+    logouts wait in a journal for Redis to come back. ``readonly``: the copies can be read.
+    ``closed``: nothing is served.
+
+    Args:
+        settings: in place of those of the environment.
+        link: in place of the runtime's.
+        max_sessions: how many copies are kept, and how many sessions may wait in the journal.
+        max_bytes: what the data of each of both may come to.
+
+    Raises:
+        ConfigurationError: no Redis URL is set.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        link: Link | None = None,
+        max_sessions: int = _MAX_SESSIONS,
+        max_bytes: int = _MAX_BYTES,
+    ) -> None:
+        default = runtime(settings)
+        self._remote = RedisSessionStore(settings, link=link)
+        self._link = self._remote.link
+        self._calls = calls.Calls(default.settings.key_prefix)
+        self._mode = default.settings.session_on_outage
+        self._bounds = (max_sessions, max_bytes)
+        self._begin()
+        after_fork(self, FallbackSessionStore._begin)
+        self._link.on_recovery("sessions", self.replay)
+        self._link.on_transition(self._follow_link)
+
+    def _begin(self) -> None:
+        # Also in a forked child: the parent replays what the parent promised.
+        self._lock = threading.Lock()
+        self._copies = Copies(*self._bounds)
+        self._journal = Journal(*self._bounds)
+        self._writing: set[str] = set()
+        self._away_since: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<FallbackSessionStore {self._mode}, {len(self._journal)} waiting, {self._link!r}>"
+
+    @property
+    def waiting(self) -> int:
+        """How many sessions have something that Redis has not heard yet."""
+        return len(self._journal)
+
+    @property
+    def writable(self) -> bool:
+        """Whether a write has any prospect now."""
+        return self._mode == "local" or self._asks_redis()
+
+    def _asks_redis(self) -> bool:
+        # Before the first verdict the link itself waits for it.
+        return self._link.up or self._link.status.state.value == "starting"
+
+    # --- reading --------------------------------------------------------------------------------
+
+    async def load(self, key: SessionKey, *, idle_timeout: float = 0.0) -> Record | Missing:
+        """See :meth:`SessionStore.load`."""
+        if self._asks_redis():
+            try:
+                if len(self._journal):
+                    await self._write_waiting(key.id_hash)
+                found = await self._remote.load(key, idle_timeout=idle_timeout)
+            except SessionUnavailable:
+                pass
+            else:
+                self._remember(key, found)
+                return found
+        return self._load_here(key, idle_timeout)
+
+    def _remember(self, key: SessionKey, found: Record | Missing) -> None:
+        if self._mode == "closed":
+            return
+        with self._lock:
+            if isinstance(found, Missing):
+                # A secret that is not this copy's says nothing about it.
+                if self._copies.get(key, 0.0) is not None:
+                    self._copies.drop(key.id_hash)
+            elif found.current:
+                self._copies.put(key, found, time.time())
+
+    def _load_here(self, key: SessionKey, idle_timeout: float) -> Record | Missing:
+        now = time.time()
+        with self._lock:
+            entry = self._journal.get(key.id_hash)
+            seen = None if entry is None else entry.seen_with(key.secret_hash, now)
+            if isinstance(seen, Missing):
+                return seen
+            if seen is not None and entry is not None:
+                return replace(seen, degraded="local" if entry.born else "stale")
+            copy = self._copy(key) if entry is None else None
+        if copy is None:
+            raise SessionUnavailable("the session is not known here while Redis is away")
+        if not alive(copy, now, idle_timeout):
+            return Missing.ABSENT
+        return replace(copy, degraded="stale")
+
+    def _copy(self, key: SessionKey) -> Record | None:
+        return self._copies.get(key, (self._away_since or time.time()) - COPY_SECONDS)
+
+    # --- writing --------------------------------------------------------------------------------
+
+    async def create(
+        self,
+        key: SessionKey,
+        fields: Mapping[str, bytes],
+        *,
+        max_age: float,
+        idle_timeout: float = 0.0,
+    ) -> Outcome:
+        """See :meth:`SessionStore.create`."""
+        record = _new_record(fields, max_age)
+        if self._asks_redis():
+            try:
+                outcome = await self._remote.create(
+                    key, fields, max_age=max_age, idle_timeout=idle_timeout
+                )
+            except SessionUnavailable:
+                self._only_if_local()
+            else:
+                if outcome is Outcome.DONE:
+                    self._remember(key, record)
+                return outcome
+        self._only_if_local()
+        with self._lock:
+            outcome = self._journal.create(key, record, idle_timeout)
+        await self._settle_race(key.id_hash)
+        return outcome
+
+    async def save(self, key: SessionKey, change: Change, *, idle_timeout: float = 0.0) -> Outcome:
+        """See :meth:`SessionStore.save`."""
+        if self._asks_redis():
+            try:
+                if len(self._journal):
+                    await self._write_waiting(key.id_hash)
+                outcome = await self._remote.save(key, change, idle_timeout=idle_timeout)
+            except SessionUnavailable:
+                self._only_if_local()
+            else:
+                self._follow(key, change, outcome)
+                return outcome
+        self._only_if_local()
+        now = time.time()
+        with self._lock:
+            known = self._copy(key)
+            outcome = self._journal.save(key, known, change, idle_timeout, now)
+            self._copies.drop(key.id_hash)
+        await self._settle_race(key.id_hash)
+        return outcome
+
+    def _follow(self, key: SessionKey, change: Change, outcome: Outcome) -> None:
+        """Have the copy show what Redis was told, lest an outage shows what was before."""
+        now = time.time()
+        with self._lock:
+            copy = self._copies.get(key, 0.0)
+            self._copies.drop(key.id_hash)
+            if copy is None or outcome is not Outcome.DONE:
+                return
+            fields = {k: v for k, v in copy.fields.items() if k not in change.removed}
+            copy = replace(copy, fields=fields | dict(change.set), seen_at=now)
+            if change.rotation is not None:
+                key = SessionKey(key.id_hash, change.rotation.secret_hash)
+                copy.secret_since = now
+                if change.rotation.max_age is not None:
+                    copy.expires_at = now + change.rotation.max_age
+            self._copies.put(key, copy, now)
+
+    async def touch(
+        self, key: SessionKey, *, idle_timeout: float, interval: float = 0.0
+    ) -> Outcome:
+        """See :meth:`SessionStore.touch`."""
+        if self._asks_redis():
+            try:
+                return await self._remote.touch(key, idle_timeout=idle_timeout, interval=interval)
+            except SessionUnavailable:
+                pass
+        # Reading goes on in every mode, and must not fail for the sake of a timestamp.
+        now = time.time()
+        with self._lock:
+            entry, copy = self._journal.get(key.id_hash), self._copies.get(key, 0.0)
+            if entry is not None:
+                self._journal.touch(entry, now)
+            if copy is not None:
+                copy.seen_at = now
+        return Outcome.DONE
+
+    async def delete(self, id_hash: str) -> Outcome:
+        """See :meth:`SessionStore.delete`."""
+        with self._lock:
+            self._copies.drop(id_hash)
+        if self._asks_redis():
+            try:
+                outcome = await self._remote.delete(id_hash)
+            except SessionUnavailable:
+                self._only_if_local()
+            else:
+                with self._lock:
+                    self._journal.forget(id_hash)
+                return outcome
+        self._only_if_local()
+        with self._lock:
+            self._journal.delete(id_hash)
+        await self._settle_race(id_hash)
+        return Outcome.DONE
+
+    def _only_if_local(self) -> None:
+        if self._mode != "local":
+            raise SessionUnavailable("Redis is away, and nothing can be written")
+
+    # --- coming back ----------------------------------------------------------------------------
+
+    def replay(self, recovery: Recovery) -> None:
+        """Write all that waits, logouts first; called before Redis serves its first read.
+
+        Raises:
+            RedisUnavailable: it is gone again; what was not written still waits.
+        """
+        written = lost = 0
+        # What requests add meanwhile is written as well, but not for ever.
+        for _ in range(_REPLAY_PASSES):
+            for entry in self._waiting_now():
+                call = entry.call(self._calls, time.time())
+                if self._write(entry, partial(recovery.run, *call)):
+                    written += 1
+                else:
+                    lost += 1
+            if not self.waiting:
+                break
+        with self._lock:
+            # Others may have changed or ended them while nobody could see it.
+            self._copies.clear()
+        if written or lost:
+            logger.warning(
+                "after the outage %d sessions were written, and %d had ended meanwhile",
+                written,
+                lost,
+            )
+
+    def _follow_link(self, status: LinkStatus) -> None:
+        """Keep the time since which Redis is away; called by the link's own thread."""
+        if status.state.value != "up":
+            self._away_since = self._away_since or status.since
+            return
+        self._away_since = None
+        # A request may have seen the link down and noted something just after the last replay.
+        for entry in self._waiting_now():
+            call = entry.call(self._calls, time.time())
+            try:
+                self._write(entry, partial(self._link.run_sync, *call))
+            except RedisUnavailable:
+                return
+
+    def _waiting_now(self) -> list[Entry]:
+        with self._lock:
+            return self._journal.in_order()
+
+    def _write(self, entry: Entry, send: Callable[[], Reply]) -> bool:
+        """Have Redis told of *entry*; false where the session had ended."""
+        reply: Reply = None
+        try:
+            reply = send()
+        except RedisReplyError as error:
+            _tell_refused(error)
+        return self._written(entry, reply)
+
+    def _written(self, entry: Entry, reply: Reply) -> bool:
+        with self._lock:
+            self._journal.done(entry)
+        return entry.record is None or (isinstance(reply, int) and reply > 0)
+
+    async def _settle_race(self, id_hash: str) -> None:
+        if self._link.up:
+            try:
+                await self._write_waiting(id_hash)
+            except SessionUnavailable:
+                return  # gone again: it waits for the replay
+
+    async def _write_waiting(self, id_hash: str) -> None:
+        """Write what waits of one session, before anything else of it is read or written."""
+        deadline = time.monotonic() + _TURN_SECONDS
+        while True:
+            with self._lock:
+                entry = self._journal.get(id_hash)
+                if entry is None:
+                    return
+                mine = id_hash not in self._writing
+                self._writing.add(id_hash)
+            if mine:
+                await self._take_turn(entry)
+            elif time.monotonic() > deadline:
+                raise SessionUnavailable("what waited of this session is still being written")
+            else:
+                await anyio.sleep(0.002)
+
+    async def _take_turn(self, entry: Entry) -> None:
+        try:
+            call = entry.call(self._calls, time.time())
+            reply = await self._link.run(*call)
+        except RedisUnavailable as error:
+            raise SessionUnavailable(str(error)) from error
+        except RedisReplyError as error:
+            _tell_refused(error)
+            self._written(entry, None)
+        else:
+            self._written(entry, reply)
+        finally:
+            with self._lock:
+                self._writing.discard(entry.id_hash)
+
+    async def flush(self) -> None:
+        """Write what waits, if Redis is there; else say what ends with this process."""
+        if self._link.up:
+            for entry in self._waiting_now():
+                await self._settle_race(entry.id_hash)
+        if self.waiting:
+            logger.error(
+                "%d sessions have changes that Redis never heard: they end with this process",
+                self.waiting,
+            )
+
+
+def _new_record(fields: Mapping[str, bytes], max_age: float) -> Record:
+    now = time.time()
+    return Record(dict(fields), now, now + max_age, now, now)
+
+
+def _tell_refused(error: RedisReplyError) -> None:
+    logger.error("Redis refused a session change of the outage: %s", error.code)

@@ -1,0 +1,224 @@
+"""What waits to be written to Redis: one entry per session, coalesced, bounded, in replay order.
+
+Pure data with no clock, no lock and no I/O: ``fallback.py`` brings those. An entry says at any
+moment both what this process shows of the session and what Redis has to be told.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from holdfast.errors import SessionUnavailable
+from holdfast.sessions.store import (
+    SUPERSEDED_SECONDS,
+    Change,
+    Missing,
+    Outcome,
+    Record,
+    Rotation,
+    SessionKey,
+)
+
+if TYPE_CHECKING:
+    from holdfast.sessions.calls import Call, Calls
+
+
+@dataclass(slots=True)
+class Entry:
+    """One session that Redis does not know as this process does.
+
+    Attributes:
+        id_hash: its id.
+        secret_hash: of the secret that is good now.
+        known_secret: of the secret that Redis knows; the same unless it was rotated meanwhile.
+        record: the session as it is shown; ``None`` once it is destroyed.
+        born: Redis has never heard of it.
+        changed, removed: keys since Redis last knew it.
+        idle_timeout: seconds, as last asked for.
+    """
+
+    id_hash: str
+    secret_hash: str
+    known_secret: str
+    record: Record | None
+    born: bool = False
+    changed: dict[str, bytes] = field(default_factory=dict)
+    removed: set[str] = field(default_factory=set)
+    idle_timeout: float = 0.0
+
+    @property
+    def size(self) -> int:
+        """Bytes of data, roughly."""
+        return 0 if self.record is None else sum(map(len, self.record.fields.values()))
+
+    def seen_with(self, secret_hash: str, now: float) -> Record | Missing | None:
+        """Return what the bearer of *secret_hash* sees; ``None`` if only Redis could say."""
+        if self.record is None:
+            return Missing.ABSENT
+        if secret_hash == self.secret_hash:
+            return self.record if alive(self.record, now, self.idle_timeout) else Missing.ABSENT
+        if secret_hash == self.known_secret:
+            recently = now < self.record.secret_since + SUPERSEDED_SECONDS
+            return Missing.SUPERSEDED if recently else Missing.ABSENT
+        return None
+
+    def call(self, calls: Calls, now: float) -> Call:
+        """Return the one script that tells Redis all of it."""
+        if self.record is None:
+            return calls.delete(self.id_hash)
+        key = SessionKey(self.id_hash, self.secret_hash if self.born else self.known_secret)
+        if self.born:
+            return calls.create(
+                key,
+                self.record.fields,
+                max_age=self.record.expires_at - self.record.created_at,
+                idle_timeout=self.idle_timeout,
+                age=max(0.0, now - self.record.created_at),
+            )
+        rotation = None
+        if self.secret_hash != self.known_secret:
+            left = max(0.0, self.record.expires_at - now)
+            rotation = Rotation(self.secret_hash, max_age=left)
+        change = Change(self.changed, tuple(sorted(self.removed)), rotation)
+        return calls.save(key, change, idle_timeout=self.idle_timeout)
+
+
+class Journal:
+    """The entries of one process.
+
+    Args:
+        max_sessions: how many sessions may wait.
+        max_bytes: what their data may come to.
+    """
+
+    def __init__(self, max_sessions: int, max_bytes: int) -> None:
+        self._entries: dict[str, Entry] = {}
+        self._max_sessions = max_sessions
+        self._max_bytes = max_bytes
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        """How many sessions wait."""
+        return len(self._entries)
+
+    def get(self, id_hash: str) -> Entry | None:
+        """Return the entry of a session, if something of it waits."""
+        return self._entries.get(id_hash)
+
+    def in_order(self) -> list[Entry]:
+        """Return all, in the order of their replay: logouts, changes, sessions born meanwhile."""
+        return sorted(
+            self._entries.values(), key=lambda entry: (entry.record is not None, entry.born)
+        )
+
+    def create(self, key: SessionKey, record: Record, idle_timeout: float) -> Outcome:
+        """Note a session born now.
+
+        Raises:
+            SessionUnavailable: the journal is full, so that its survival cannot be promised.
+        """
+        taken = self._entries.get(key.id_hash)
+        if taken is not None:
+            same = taken.record is not None and taken.secret_hash == key.secret_hash
+            return Outcome.DONE if same else Outcome.GONE
+        entry = Entry(*key, key.secret_hash, record, born=True, idle_timeout=idle_timeout)
+        self._put(entry)
+        return Outcome.DONE
+
+    def save(
+        self, key: SessionKey, known: Record | None, change: Change, idle_timeout: float, now: float
+    ) -> Outcome:
+        """Note a change, and show it from now on.
+
+        Args:
+            key: as presented.
+            known: the session as this process last knew it, where nothing of it waits yet.
+            change: what was done.
+            idle_timeout: seconds.
+            now: seconds since the epoch.
+
+        Raises:
+            SessionUnavailable: the journal is full, or the session is not known here.
+        """
+        entry = self._entries.get(key.id_hash)
+        if entry is None:
+            if known is None:
+                raise SessionUnavailable("the session is not known here while Redis is away")
+            entry = Entry(*key, key.secret_hash, known, idle_timeout=idle_timeout)
+        seen = entry.seen_with(key.secret_hash, now)
+        if not isinstance(seen, Record):
+            return Outcome.GONE
+        changed = _applied(entry, seen, change, now)
+        if change.removed and changed.record is not None and not changed.record.fields:
+            self.delete(key.id_hash)
+            return Outcome.DESTROYED
+        self._put(changed)
+        return Outcome.DONE
+
+    def delete(self, id_hash: str) -> None:
+        """Note a logout: from now on the session is absent here, and Redis is told first of all.
+
+        Raises:
+            SessionUnavailable: the journal is full.
+        """
+        self._put(Entry(id_hash, "", "", None))
+
+    def touch(self, entry: Entry, now: float) -> None:
+        """Show activity; Redis is not told, because it kept counting."""
+        if entry.record is not None:
+            entry.record = replace(entry.record, seen_at=now)
+
+    def forget(self, id_hash: str) -> None:
+        """Drop what waits of a session that is destroyed in Redis."""
+        entry = self._entries.pop(id_hash, None)
+        if entry is not None:
+            self._bytes -= entry.size
+
+    def done(self, entry: Entry) -> None:
+        """Note that Redis knows *entry*; what was added to it since still waits."""
+        current = self._entries.get(entry.id_hash)
+        if current is entry:
+            del self._entries[entry.id_hash]
+            self._bytes -= current.size
+        elif current is not None and entry.record is not None:
+            current.born, current.known_secret = False, entry.secret_hash
+
+    def _put(self, entry: Entry) -> None:
+        before = self._entries.get(entry.id_hash)
+        size = self._bytes + entry.size - (0 if before is None else before.size)
+        grown = size > self._bytes and size > self._max_bytes
+        if grown or (before is None and len(self._entries) >= self._max_sessions):
+            raise SessionUnavailable(
+                "Redis is away, and as many session changes wait for it as may"
+            )
+        self._entries[entry.id_hash], self._bytes = entry, size
+
+
+def alive(record: Record, now: float, idle_timeout: float) -> bool:
+    """Whether neither lifetime of *record* is over."""
+    if idle_timeout > 0 and now >= record.seen_at + idle_timeout:
+        return False
+    return now < record.expires_at
+
+
+def _applied(entry: Entry, seen: Record, change: Change, now: float) -> Entry:
+    """Return *entry* with *change*; a new one, so that a refusal leaves the old as it was."""
+    fields = {k: v for k, v in seen.fields.items() if k not in change.removed}
+    fields.update(change.set)
+    record = replace(seen, fields=fields, seen_at=now)
+    secret_hash = entry.secret_hash
+    if change.rotation is not None:
+        secret_hash = change.rotation.secret_hash
+        record.secret_since = now
+        if change.rotation.max_age is not None:
+            record.expires_at = now + change.rotation.max_age
+    changed = {k: v for k, v in entry.changed.items() if k not in change.removed}
+    changed.update(change.set)
+    return replace(
+        entry,
+        secret_hash=secret_hash,
+        record=record,
+        changed=changed,
+        removed=(entry.removed | set(change.removed)) - set(change.set),
+    )

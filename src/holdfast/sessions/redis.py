@@ -1,0 +1,123 @@
+"""Sessions in Redis: one hash each, read by ``HGETALL``, written by one guarded script.
+
+Thin: what is sent is built in ``calls.py``, when it may be sent is the link's business, and what
+serves while Redis is away is ``fallback.py``. This store alone says "unavailable" then.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from holdfast.errors import (
+    ConfigurationError,
+    RedisReplyError,
+    RedisUnavailable,
+    SessionUnavailable,
+)
+from holdfast.runtime import runtime
+from holdfast.sessions import calls
+from holdfast.sessions.store import Change, Missing, Outcome, Record, SessionKey, SessionStore
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from holdfast.link import Link, Reply
+    from holdfast.settings import Settings
+
+#: How often a load asks Redis for its time as well, in the same round trip.
+CLOCK_SECONDS = 30.0
+
+
+class RedisSessionStore(SessionStore):
+    """Keeps sessions in Redis, shared by all processes.
+
+    Every verb raises ``SessionUnavailable`` while Redis is away; ``HOLDFAST_SESSION_STORE=auto``
+    and ``redis`` put the fallback of ``HOLDFAST_SESSION_ON_OUTAGE`` around it.
+
+    Args:
+        settings: in place of those of the environment.
+        link: in place of the runtime's.
+
+    Raises:
+        ConfigurationError: no Redis URL is set.
+    """
+
+    def __init__(self, settings: Settings | None = None, *, link: Link | None = None) -> None:
+        default = runtime(settings)
+        found = default.link if link is None else link
+        if found is None:
+            raise ConfigurationError(
+                "RedisSessionStore needs a Redis: set HOLDFAST_REDIS_URL, or give it settings with "
+                "a redis_url"
+            )
+        self.link = found
+        self._calls = calls.Calls(default.settings.key_prefix)
+        # Lifetimes are judged by the clock of Redis, which all processes share.
+        self._skew = 0.0
+        self._skew_due = 0.0
+
+    def __repr__(self) -> str:
+        return f"<RedisSessionStore on {self.link!r}>"
+
+    async def load(self, key: SessionKey, *, idle_timeout: float = 0.0) -> Record | Missing:
+        """See :meth:`SessionStore.load`: one round trip."""
+        command = ("HGETALL", self._calls.name(key.id_hash))
+        try:
+            if time.monotonic() < self._skew_due:
+                reply = await self.link.execute(*command)
+            else:
+                reply = await self._load_with_time(command)
+        except RedisUnavailable as error:
+            raise SessionUnavailable(str(error)) from error
+        except RedisReplyError as error:
+            raise calls.corrupt(error) from error
+        now = time.time() + self._skew
+        return calls.record(reply, key.secret_hash, now, idle_timeout, self._skew)
+
+    async def _load_with_time(self, command: tuple[str, str]) -> Reply:
+        reply, redis_time = await self.link.pipeline([command, ("TIME",)])
+        if isinstance(redis_time, list):
+            seconds, microseconds = redis_time
+            self._skew = int(seconds) + int(microseconds) / 1e6 - time.time()
+            self._skew_due = time.monotonic() + CLOCK_SECONDS
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def create(
+        self,
+        key: SessionKey,
+        fields: Mapping[str, bytes],
+        *,
+        max_age: float,
+        idle_timeout: float = 0.0,
+    ) -> Outcome:
+        """See :meth:`SessionStore.create`."""
+        call = self._calls.create(key, fields, max_age=max_age, idle_timeout=idle_timeout)
+        return calls.outcome(await self._run(call))
+
+    async def save(self, key: SessionKey, change: Change, *, idle_timeout: float = 0.0) -> Outcome:
+        """See :meth:`SessionStore.save`."""
+        return calls.outcome(
+            await self._run(self._calls.save(key, change, idle_timeout=idle_timeout))
+        )
+
+    async def touch(
+        self, key: SessionKey, *, idle_timeout: float, interval: float = 0.0
+    ) -> Outcome:
+        """See :meth:`SessionStore.touch`."""
+        call = self._calls.touch(key, idle_timeout=idle_timeout, interval=interval)
+        return calls.outcome(await self._run(call))
+
+    async def delete(self, id_hash: str) -> Outcome:
+        """See :meth:`SessionStore.delete`."""
+        return calls.deleted(await self._run(self._calls.delete(id_hash)))
+
+    async def _run(self, call: calls.Call) -> Reply:
+        try:
+            return await self.link.run(call.script, call.keys, call.args)
+        except RedisUnavailable as error:
+            raise SessionUnavailable(str(error)) from error
+        except RedisReplyError as error:
+            raise calls.corrupt(error) from error
