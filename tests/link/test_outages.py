@@ -262,9 +262,8 @@ async def test_the_deadline_is_for_the_whole_pipeline(
                 return_exceptions=True,
             )
         assert isinstance(answers, list)
-        assert [getattr(each, "reason", each) for each in answers] == [b"PONG"] * 2 + [
-            "timeout"
-        ] * 8
+        told = [getattr(each, "reason", each) for each in answers]
+        assert told == [b"PONG"] * 2 + ["timeout"] * 8
         assert isinstance(threaded, RedisUnavailable)
         assert threaded.reason == "timeout"
         await link.aclose()
