@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from holdfast.testing import FaultProxy
+from holdfast.testing import FaultProxy, redis_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -279,7 +279,7 @@ def test_two_servers_on_one_redis_show_the_same_run(
 ) -> None:
     one, two = (serve_on_redis(serve, redis, key_prefix) for _ in range(2))
     page = DemoPage(browser, one.url)
-    page.log_in("?speed=2")
+    page.log_in("?speed=3")
     run_id = page.start()
     page.wait_past(40)
     page.driver.get(f"{two.url}/#{run_id}")  # one host, two ports: a cookie knows no port
@@ -295,7 +295,7 @@ def test_a_killed_server_that_comes_back_finds_the_reader_logged_in_and_at_its_p
 ) -> None:
     worker, front = (serve_on_redis(serve, redis, key_prefix) for _ in range(2))
     page = DemoPage(browser, worker.url)
-    page.log_in("?speed=2")
+    page.log_in("?speed=3")
     run_id = page.start()
     page.driver.get(f"{front.url}/#{run_id}")
     page.wait_past(40)
@@ -305,6 +305,38 @@ def test_a_killed_server_that_comes_back_finds_the_reader_logged_in_and_at_its_p
     page.expect_each_once_in_order()
     assert page.text("user") == "Ada"
     assert "connection lost" in page.joins
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_redis_killed_in_mid_run_and_started_again_loses_nothing(
+    browser: Chrome, serve: Serve, transport: str
+) -> None:
+    with redis_server("--appendonly", "yes", "--appendfsync", "always") as redis:
+        page = DemoPage(browser, serve_on_redis(serve, redis, "").url)
+        page.log_in("?speed=3")
+        page.switch_to(transport)
+        page.start()
+        page.wait_past(40)
+        redis.kill()
+        page.wait("document.getElementById('redis').dataset.link === 'down'", "the outage")
+        page.wait_past(len(page.printed()) + 10)  # what this process publishes goes on
+        redis.start()
+        page.expect_each_once_in_order()
+        page.driver.refresh()
+        page.expect_each_once_in_order()
+        assert page.text("user") == "Ada"
+        page.wait("document.getElementById('redis').dataset.link === 'up'", "Redis")
+
+
+def test_a_restart_of_a_server_without_redis_is_told(page: DemoPage, demo: ServerProcess) -> None:
+    page.log_in("?speed=1")
+    page.start()
+    page.wait_past(5)
+    demo.kill()
+    page.wait_for_state("waiting")
+    demo.start()
+    page.wait("!document.getElementById('welcome').hidden", "the login form")
+    assert "ends with its process" in page.text("notice")
 
 
 def test_the_page_fits_every_window(page: DemoPage) -> None:

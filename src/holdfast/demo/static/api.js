@@ -1,4 +1,5 @@
-// The page's own requests. An error carries the status and the server's words; a network error has status 0.
+// The page's own requests. An error carries the status and the server's words; where no answer came it
+// has no status.
 
 export async function ask(path, { body, ...options } = {}) {
   const request = { cache: "no-store", ...options };
@@ -9,13 +10,9 @@ export async function ask(path, { body, ...options } = {}) {
   }
   const response = await fetch(path, request);
   if (response.status === 204) return null;
-  if (!response.ok) throw Object.assign(new Error(await words(response)), { status: response.status });
-  return response.json();
-}
-
-async function words(response) {
   const text = await response.text();
-  if (!response.headers.get("content-type")?.includes("json")) return text || response.statusText;
-  const problem = JSON.parse(text);
-  return problem.detail ?? problem.title ?? response.statusText;
+  const json = response.headers.get("content-type")?.includes("json") ? JSON.parse(text) : null;
+  if (response.ok) return json;
+  const words = json?.detail ?? json?.title ?? (text || response.statusText);
+  throw Object.assign(new Error(words), { status: response.status, json });
 }

@@ -160,6 +160,7 @@ function showSession(now) {
   // Unavailable is not absent: while the session cannot be seen, nobody has logged out.
   if (!now.available) return tell("Your session cannot be reached just now. You are still logged in.");
   const changed = session?.user !== now.user;
+  const ended = session?.user && !now.user;
   session = now;
   $("session-store").textContent = now.degraded ? `${now.store}: this process's copy, for now` : now.store;
   $("session-id").textContent = now.id_hash ? `${now.id_hash.slice(0, 12)}…` : "none yet";
@@ -167,12 +168,13 @@ function showSession(now) {
   $("session-expires").textContent = time(now.expires_at);
   $("session-data").textContent = JSON.stringify(now.data, null, 2);
   if (changed) showPerson();
+  if (ended) tell("Your session has ended on the server. One that is kept in memory ends with its process.");
   showRuns();
   return undefined;
 }
 
 function showLink({ status, value, reason }) {
-  const report = status === "fulfilled" ? value : reason.report;
+  const report = status === "fulfilled" ? value : reason.json;
   $("redis").textContent = LINK[report?.redis] ?? report?.redis ?? "unknown: the server is away";
   $("redis").dataset.link = report?.redis ?? "unknown";
 }
@@ -301,6 +303,7 @@ $("logout").addEventListener("click", () =>
     await ask("api/logout", { body: {} });
     window.history.replaceState(null, "", location.pathname + location.search);
     sessionStorage.clear();
+    session = null;
     await refresh();
   }),
 );

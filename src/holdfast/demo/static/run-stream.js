@@ -96,25 +96,23 @@ export class RunStream {
     socket.onmessage = (message) => this.#receive(JSON.parse(message.data));
     socket.onclose = (event) => {
       if (this.#connection !== socket) return;
-      if (event.code === 4404) this.#fail(404);
-      else if (event.code === 4410) this.#fail(410);
-      else if (event.code === 1000) this.#finish();
+      if (event.code === 1000) this.#finish();
       else this.#askWhy();
     };
     return socket;
   }
 
   #opened() {
-    this.#failures = 0;
     this.#enter("live");
     this.#after(SILENCE_MS, () => this.#askWhetherBehind());
   }
 
   #receive(frame, cursor = frame.id) {
     if (frame.kind === "end") return this.#finish();
-    if (frame.kind === "error") return this.#askWhy();
+    if (frame.kind === "error") return; // the connection closes next, and then we ask why
     if (frame.kind === "reset") this.lastId = ""; // another life of the run: nothing shown belongs to it
     if (frame.kind === "event") this.lastId = cursor || frame.id;
+    this.#failures = 0;
     this.#after(SILENCE_MS, () => this.#askWhetherBehind());
     this.#options.onFrame(frame);
     if (TERMINAL.has(frame.type)) this.#finish();
@@ -126,9 +124,11 @@ export class RunStream {
     this.#drop();
     const answer = await this.#ask();
     if (attempt !== this.#attempt) return;
-    // A run that nobody has started yet, or a token that ran out, gets a few more tries.
-    if ([404, 410].includes(answer.status) && (answer.status === 410 || ++this.#failures > 3)) this.#fail(answer.status);
-    else if (answer.over) this.#finish();
+    if (answer.over) this.#finish();
+    else if (answer.status === 410) this.#fail(410);
+    // Nobody may have started the run yet, so it gets a few tries. All else is worth coming back for:
+    // a token that ran out is renewed, and a server that is away returns.
+    else if (answer.status === 404 && this.#failures >= 3) this.#fail(404);
     else this.#comeBack();
   }
 
