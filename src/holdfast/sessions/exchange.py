@@ -48,6 +48,8 @@ from holdfast.sessions.store import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from holdfast.sessions.cookie import CookieAnswer, CookieAttributes, CookieSigner
 
 logger = logging.getLogger("holdfast.sessions")
@@ -96,6 +98,7 @@ class Exchange:
         "_excluded",
         "_ledger",
         "_lock",
+        "_told",
         "_user",
         "answer",
         "credential",
@@ -128,6 +131,7 @@ class Exchange:
         self.header = Header.KEEP
         self._excluded = excluded
         self._user: str | None = None
+        self._told: set[Notice] = set()
         self._lock: anyio.Lock | None = None
         self._ledger = Ledger({}, {}, setup.terms.max_bytes)
         self.session = self._bind(Session() if session is None else session)
@@ -341,10 +345,14 @@ class Exchange:
             self.header = decision.header
             if decision.header is Header.SET and self.credential is None:
                 self.credential = new_credential()
-        if decision.notice in _TOO_LATE:
-            logger.warning("%s", _TOO_LATE[decision.notice])
-        elif decision.notice is not None:
-            logger.info("a write was dropped: %s", decision.notice.value)
+        self._tell(decision.notice)
+
+    def _tell(self, notice: Notice | None) -> None:
+        if notice is None or notice in self._told:
+            return
+        self._told.add(notice)
+        level = logging.INFO if notice is Notice.DROPPED else logging.WARNING
+        logger.log(level, "%s", _TOO_LATE.get(notice, f"a write was dropped: {notice.value}"))
 
     async def _carry_out(
         self, command: Command, changed: dict[str, bytes], removed: tuple[str, ...]
@@ -357,14 +365,21 @@ class Exchange:
             self._settle_created(await self._create(changed), changed)
         elif command is Command.TOUCH:
             interval = touch_interval(self.setup.terms)
-            key = self._held().key
-            outcome = await store.touch(key, idle_timeout=idle, interval=interval)
-            self._settle(command, outcome, None, {}, ())
+            touched = store.touch(self._held().key, idle_timeout=idle, interval=interval)
+            self._settle(command, await self._written(touched), None, {}, ())
         else:
             credential, rotation = self._rotation(command)
             change = Change(changed, removed, rotation)
-            outcome = await store.save(self._held().key, change, idle_timeout=idle)
-            self._settle(command, outcome, credential, changed, removed)
+            saved = store.save(self._held().key, change, idle_timeout=idle)
+            self._settle(command, await self._written(saved), credential, changed, removed)
+
+    async def _written(self, writing: Awaitable[Outcome]) -> Outcome:
+        try:
+            return await writing
+        except CorruptData as error:
+            # Somebody wrote over it since it was loaded: our session is gone.
+            self._tell_corrupt(self._held().key.id_hash, error)
+            return Outcome.GONE
 
     def _doomed_id(self) -> str:
         if self.doomed is None:
@@ -416,7 +431,8 @@ class Exchange:
         if aftermath.header is not None:
             self.header = aftermath.header
         if aftermath.standing is not Standing.FOUND:
-            self._tell_ended(outcome, changed, removed)
+            if outcome is Outcome.GONE and (changed or removed):
+                self._tell(Notice.DROPPED)
             self._start_anew(aftermath.standing)
             return
         self._ledger.settle(changed, removed)
@@ -429,12 +445,6 @@ class Exchange:
             self.record.secret_since = now
             if command is Command.REGENERATE:
                 self.record.expires_at = now + self.setup.terms.lifetime
-
-    def _tell_ended(
-        self, outcome: Outcome, changed: dict[str, bytes], removed: tuple[str, ...]
-    ) -> None:
-        if outcome is Outcome.GONE and (changed or removed):
-            logger.info("a write was dropped: %s", Notice.DROPPED.value)
 
     # --- the cookie -----------------------------------------------------------------------------
 

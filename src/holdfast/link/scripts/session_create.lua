@@ -7,6 +7,7 @@
 -- Returns 1, or 0 where the id is taken, or -1 where it was destroyed.
 if redis.call('EXISTS', KEYS[2]) == 1 then return -1 end
 if redis.call('EXISTS', KEYS[1]) == 1 then
+  if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then return 0 end
   local taken = read(KEYS[1])
   if not taken or taken.err then return 0 end
   -- The same secret again is the retry of a call whose answer was lost.
