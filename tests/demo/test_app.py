@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -163,6 +165,11 @@ def test_another_sites_page_can_post_nothing(
     body = {"name": "Mallory", **FAST}
     assert ada.post(path, json=body, headers=headers).status_code == 403
     assert ada.get("/api/session").json()["user"] == "Ada"
+
+
+def test_the_example_is_the_demo() -> None:
+    example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "demo.py"))
+    assert "<title>holdfast demo</title>" in TestClient(example["app"]).get("/").text
 
 
 def test_the_page_itself_may_post(client: TestClient) -> None:

@@ -350,6 +350,35 @@ def test_the_page_fits_every_window(page: DemoPage) -> None:
                 assert page.script("return document.documentElement.scrollHeight") <= height
 
 
+CONTRAST = """
+    const context = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+    const probe = document.body.appendChild(document.createElement("i"));
+    const luminance = (name) => {
+      probe.style.color = `var(--${name})`;
+      context.fillStyle = getComputedStyle(probe).color;
+      context.fillRect(0, 0, 1, 1);
+      const linear = (c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+      const [red, green, blue] = [...context.getImageData(0, 0, 1, 1).data].map(linear);
+      return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+    };
+    const [one, two] = [...arguments].map(luminance);
+    probe.remove();
+    return (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05);
+"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_has_the_contrast_that_wcag_asks_for(page: DemoPage, theme: str) -> None:
+    page.driver.get(page.url)
+    page.script("document.documentElement.dataset.theme = arguments[0]", theme)
+    pairs = [("ink", "paper"), ("ink", "sea-wash"), ("sea-ink", "sea"), ("rust", "rust-wash")]
+    words, grounds = ["ink", "soft", "sea", "amber", "rust"], ["paper", "sheet"]
+    pairs += [(word, ground) for word in words for ground in grounds]
+    pairs += [("soft", "sea-wash"), ("soft", "raised")]
+    ratios = {pair: page.script(CONTRAST, *pair) for pair in pairs}
+    assert not {pair: ratio for pair, ratio in ratios.items() if ratio < 4.5}  # WCAG 2.2, 1.4.3
+
+
 def test_it_looks_well_in_light_and_dark(page: DemoPage, tmp_path: Path) -> None:
     """Screenshots; ``HOLDFAST_TEST_SCREENSHOTS=1`` renews those of the docs."""
     folder = DOCS_IMAGES if os.environ.get("HOLDFAST_TEST_SCREENSHOTS") else tmp_path
