@@ -6,6 +6,7 @@ No policy and no bytes in here: the table decides (`state`), the lanes carry (`l
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import os
 import time
@@ -50,7 +51,7 @@ class Link:
         self._threads = SyncLane(self.target, self.timeout, self._gate, self._supervisor.report)
         self._listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
         self._inherited: list[object] = []
-        _watch_forks(self)
+        _watch_process(self)
 
     def __repr__(self) -> str:
         return f"<Link {self.status.state.value}>"
@@ -314,12 +315,19 @@ _links: weakref.WeakSet[Link] = weakref.WeakSet()
 _watching: list[bool] = []
 
 
-def _watch_forks(link: Link) -> None:
+def _watch_process(link: Link) -> None:
     _links.add(link)
     # At the first link, not at import; it cannot be taken back, so once per process.
     if not _watching and hasattr(os, "register_at_fork"):
         _watching.append(True)
         os.register_at_fork(after_in_child=_after_fork)
+        atexit.register(_at_exit)
+
+
+def _at_exit() -> None:
+    # The thread ends with the process; what it and the other threads hold is closed in good order.
+    for link in list(_links):
+        link._shut()  # noqa: SLF001
 
 
 def _after_fork() -> None:

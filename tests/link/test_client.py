@@ -1,0 +1,253 @@
+"""Ways in: TLS, a Unix socket, a password, a database, sentinels; and what the driver owes us."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.link.conftest import until
+
+from holdfast.errors import ConfigurationError, RedisUnavailable
+from holdfast.link import Link, LinkState, Listener
+from holdfast.link.client import connect, target
+from holdfast.settings import Settings
+from holdfast.testing import redis_server
+from holdfast.testing.redis_process import RedisServer, reserve_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.link.conftest import MakeLink
+
+pytestmark = pytest.mark.anyio
+
+
+async def both_ways(link: Link) -> None:
+    assert await link.execute("ECHO", "loop") == b"loop"
+    assert await asyncio.to_thread(link.execute_sync, "ECHO", "thread") == b"thread"
+    assert link.up
+
+
+async def test_the_driver_hands_its_connection_over(redis: RedisServer) -> None:
+    """The two private names of redis-py that `client` relies on: this fails if they go away."""
+    stream = await connect(target(Settings(redis_url=redis.url)), 0.25)
+    heard = asyncio.get_running_loop().create_future()
+
+    class Ours(asyncio.Protocol):
+        def data_received(self, data: bytes) -> None:
+            heard.set_result(data)
+
+    assert await stream.hand_over(Ours()) == b""
+    stream.transport.write(b"PING\r\n")
+    assert await heard == b"+PONG\r\n"
+    stream.transport.abort()
+    # Given up by redis-py: its connection, now collected, has neither closed nor complained.
+    assert not [each for each in vars(stream).values() if type(each).__module__.startswith("redis")]
+
+
+async def test_what_the_server_said_first_is_not_lost() -> None:
+    """A full server, for one, speaks and hangs up before it was asked anything."""
+
+    async def rude(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"-ERR max number of clients reached\r\n")
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(rude, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        stream = await connect(target(Settings(redis_url=f"redis://127.0.0.1:{port}")), 0.25)
+        await asyncio.sleep(0.05)
+        early = await stream.hand_over(asyncio.Protocol())
+        assert early == b"-ERR max number of clients reached\r\n"
+        stream.transport.abort()
+        await asyncio.sleep(0.05)
+
+
+async def test_a_server_that_hung_up_while_it_was_handed_over_is_a_reset() -> None:
+    async def gone(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(gone, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        stream = await connect(target(Settings(redis_url=f"redis://127.0.0.1:{port}")), 0.25)
+        await asyncio.sleep(0.05)
+        with pytest.raises(ConnectionResetError):
+            await stream.hand_over(asyncio.Protocol())
+        stream.transport.abort()
+
+
+async def test_a_password_a_user_and_a_database(make_link: MakeLink) -> None:
+    with redis_server("--requirepass", "p@ss/word") as server:
+        link = make_link(f"redis://:p%40ss%2Fword@127.0.0.1:{server.port}/3")
+        await both_ways(link)
+        await link.execute("SET", "k", "in three")
+        assert server.execute("EXISTS", "k") == 0
+        server.execute("ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all")
+        await both_ways(make_link(f"redis://app:secret@127.0.0.1:{server.port}"))
+
+
+async def test_a_unix_socket(make_link: MakeLink, tmp_path: Path) -> None:
+    path = tmp_path / "redis.sock"
+    with redis_server("--unixsocket", str(path)):
+        await both_ways(make_link(f"unix://{path}?db=2"))
+    gone = make_link(f"unix://{path}")
+    assert not await gone.ready()
+    assert gone.status.reason in ("unreachable", "refused")
+
+
+@contextmanager
+def tls_server(folder: Path) -> Iterator[tuple[RedisServer, int]]:
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+         "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    holder = reserve_port()
+    port = holder.getsockname()[1]
+    with holder, redis_server(
+        "--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(key),
+        "--tls-ca-cert-file", str(certificate), "--tls-auth-clients", "no",
+    ) as server:  # fmt: skip
+        yield server, port
+
+
+@pytest.mark.parametrize(
+    "anyio_backend",
+    [("asyncio", {}), ("asyncio", {"use_uvloop": True})],
+    ids=["asyncio", "uvloop"],
+)
+async def test_tls(make_link: MakeLink, tmp_path: Path, anyio_backend: object) -> None:
+    with tls_server(tmp_path) as (server, port):
+        trusted = f"rediss://localhost:{port}?ssl_ca_certs={tmp_path}/cert.pem"
+        link = make_link(trusted, timeout=2.0)
+        await both_ways(link)
+        value = os.urandom(1_000_000)
+        assert await link.execute("SET", "big", value) == b"OK"
+        assert await link.execute("GET", "big") == value
+        assert await asyncio.to_thread(link.execute_sync, "GET", "big") == value
+        listener = Listener(link, lambda *_: None, lambda: None)
+        await listener.add("c")
+        assert await link.execute("PUBLISH", "c", "x") == 1
+        # An idle TLS connection that has been closed is found out, not taken for an outage.
+        server.execute("CLIENT", "KILL", "TYPE", "normal")
+        await asyncio.sleep(0.05)
+        await both_ways(link)
+        await listener.aclose()
+        unchecked = f"rediss://127.0.0.1:{port}?ssl_cert_reqs=none&ssl_check_hostname=false"
+        await both_ways(make_link(unchecked, timeout=2.0))
+        doubtful = make_link(f"rediss://localhost:{port}", timeout=2.0)
+        assert not await doubtful.ready()
+        assert doubtful.status.reason == "tls"
+        plain = make_link(f"redis://localhost:{port}", timeout=2.0)
+        assert not await plain.ready()
+
+
+@contextmanager
+def sentinels(master: RedisServer, folder: Path, count: int = 1) -> Iterator[list[int]]:
+    with_ports = [reserve_port() for _ in range(count)]
+    ports = [each.getsockname()[1] for each in with_ports]
+    processes = []
+    try:
+        for port in ports:
+            config = folder / f"sentinel-{port}.conf"
+            config.write_text(
+                f"port {port}\nbind 127.0.0.1\ndir {folder}\n"
+                f"sentinel monitor main 127.0.0.1 {master.port} 1\n"
+                "sentinel down-after-milliseconds main 300\nsentinel failover-timeout main 2000\n"
+            )
+            processes.append(
+                subprocess.Popen(
+                    ["redis-server", str(config), "--sentinel"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                )
+            )
+        yield ports
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+        for each in with_ports:
+            each.close()
+
+
+async def test_sentinels_lead_to_the_master_and_to_the_next_one(
+    make_link: MakeLink, tmp_path: Path
+) -> None:
+    with redis_server() as master, redis_server() as replica:
+        replica.execute("REPLICAOF", "127.0.0.1", master.port)
+        dead = reserve_port()
+        with dead, sentinels(master, tmp_path) as (port,):
+            places = f"127.0.0.1:{dead.getsockname()[1]},127.0.0.1:{port}"
+            link = make_link(f"redis+sentinel://{places}/main/0", timeout=0.5)
+            link.start()
+            await until(lambda: link.up, 10)
+            await both_ways(link)
+            await link.execute("SET", "k", "v")
+            await until(lambda: replica.execute("GET", "k") == b"v", 15)
+            # The sentinel knows the replica, or there would be nobody to promote.
+            await until(lambda: _replicas(port), 15)
+            master.kill()
+            await until(lambda: link.status.state is LinkState.DOWN)
+            await until(lambda: link.up, 20)
+            await both_ways(link)
+            assert await link.execute("GET", "k") == b"v"
+            assert link.status.reason is None
+
+
+def _replicas(port: int) -> bool:
+    import socket
+
+    from holdfast.testing.redis_process import send_command
+
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        answer = send_command(connection, "SENTINEL", "REPLICAS", "main")
+    return isinstance(answer, list) and any(
+        isinstance(each, list) and b"slave" in each for each in answer
+    )
+
+
+async def test_sentinels_that_know_no_master_are_an_outage(
+    make_link: MakeLink, free_port: int
+) -> None:
+    link = make_link(f"redis+sentinel://127.0.0.1:{free_port}/main/0")
+    assert not await link.ready()
+    assert link.status.reason == "failover"
+    with pytest.raises(RedisUnavailable) as error:
+        await connect(link.target, 0.25)
+    assert error.value.reason == "failover"
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [(None, "HOLDFAST_REDIS_URL is not set"), ("redis+cluster://a:1,b:2", "not yet supported")],
+)
+def test_a_url_that_no_link_can_be_made_of_is_told(url: str | None, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text):
+        Link(Settings(redis_url=url))
+
+
+def test_making_a_link_connects_nothing_and_starts_nothing(free_port: int) -> None:
+    code = (
+        "import threading, sys\n"
+        "from holdfast.link import Link\n"
+        "from holdfast.settings import Settings\n"
+        f"link = Link(Settings(redis_url='redis://127.0.0.1:{free_port}'))\n"
+        "assert threading.active_count() == 1\n"
+        "assert link.status.state.value == 'starting' and not link.up\n"
+        "link.close()\n"
+    )
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=20)
+    assert time.monotonic() - start < 10
