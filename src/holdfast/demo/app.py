@@ -10,6 +10,7 @@ import asyncio
 import os
 import secrets
 import time
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -33,6 +34,8 @@ from holdfast.demo.agent import work
 from holdfast.demo.tasks import TASKS
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from starlette.requests import Request
 
 STATIC = Path(__file__).parent / "static"
@@ -45,7 +48,6 @@ PAGE_HEADERS = {
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
-_working: set[asyncio.Task[None]] = set()  # asyncio keeps no strong reference to a task
 
 
 def create_app() -> Starlette:
@@ -64,9 +66,20 @@ def create_app() -> Starlette:
             Mount("/streams", EventStreamApp()),
         ],
         middleware=[Middleware(SessionMiddleware)],
+        lifespan=end_runs,
     )
+    app.state.agents = set()  # asyncio keeps no strong reference to a task
     app.state.store = "the memory of this process" if in_memory else "Redis"
     return app
+
+
+@asynccontextmanager
+async def end_runs(app: Starlette) -> AsyncIterator[None]:
+    """When the server stops, let every agent leave its run: an open run would be waited for."""
+    yield
+    for agent in app.state.agents:
+        agent.cancel()
+    await asyncio.gather(*app.state.agents, return_exceptions=True)
 
 
 async def page(request: Request) -> Response:
@@ -122,9 +135,9 @@ async def start_run(request: Request) -> Response:
     runs = [key for key in session if key.startswith("run:")]
     for key in sorted(runs, key=lambda run: session[run]["started_at"])[:-RUNS_KEPT]:
         del session[key]
-    task = asyncio.create_task(publish(run_id, f"user:{user}", name, int(rounds), speed))
-    _working.add(task)
-    task.add_done_callback(_working.discard)
+    agent = asyncio.create_task(publish(run_id, f"user:{user}", name, int(rounds), speed))
+    request.app.state.agents.add(agent)
+    agent.add_done_callback(request.app.state.agents.discard)
     return JSONResponse({"run_id": run_id}, status_code=201)
 
 
