@@ -103,9 +103,9 @@ def test_only_the_newest_runs_stay_in_the_session(ada: TestClient) -> None:
 
 def test_a_run_of_another_session_gets_no_token(ada: TestClient) -> None:
     run_id = start(ada)
-    with TestClient(ada.app, base_url="http://demo.test") as bob:
-        bob.post("/api/login", json={"name": "Bob"})
-        assert bob.get(f"/api/runs/{run_id}/token").status_code == 404
+    bob = TestClient(ada.app, base_url="http://demo.test")
+    bob.post("/api/login", json={"name": "Bob"})
+    assert bob.get(f"/api/runs/{run_id}/token").status_code == 404
 
 
 def test_without_a_login_there_is_no_run_and_no_token(client: TestClient) -> None:
