@@ -75,12 +75,15 @@ def decode_value(key: str, data: bytes) -> Any:
 
 
 def decode_fields(fields: Mapping[str, bytes]) -> dict[str, Any]:
-    """Return the data of a whole session.
+    """Return the data of a whole session, by key in alphabetical order.
+
+    Not every store keeps an order (a Redis hash does not), and one that differs between stores
+    would show in production first.
 
     Raises:
         CorruptData: one of the values is no JSON.
     """
-    return {key: decode_value(key, data) for key, data in fields.items()}
+    return {key: decode_value(key, fields[key]) for key in sorted(fields)}
 
 
 def _check_keys(value: Any) -> None:
