@@ -136,7 +136,7 @@ class FallbackSessionStore(SessionStore):
         now = time.time()
         with self._lock:
             entry = self._journal.get(key.id_hash)
-            seen = None if entry is None else entry.seen_with(key.secret_hash, now)
+            seen = None if entry is None else entry.seen_with(key.secret_hash, now, idle_timeout)
             if isinstance(seen, Missing):
                 return seen
             if seen is not None and entry is not None:
@@ -230,10 +230,10 @@ class FallbackSessionStore(SessionStore):
         # Reading goes on in every mode, and must not fail for the sake of a timestamp.
         now = time.time()
         with self._lock:
-            entry, copy = self._journal.get(key.id_hash), self._copies.get(key, 0.0)
-            if entry is not None:
-                self._journal.touch(entry, now)
-            if copy is not None:
+            if self._journal.get(key.id_hash) is not None:
+                return self._journal.touch(key, idle_timeout, interval, now)
+            copy = self._copies.get(key, 0.0)
+            if copy is not None and now - copy.seen_at >= interval:
                 copy.seen_at = now
         return Outcome.DONE
 

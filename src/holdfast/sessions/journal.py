@@ -52,14 +52,18 @@ class Entry:
         """Bytes of data, roughly."""
         return 0 if self.record is None else sum(map(len, self.record.fields.values()))
 
-    def seen_with(self, secret_hash: str, now: float) -> Record | Missing | None:
+    def seen_with(
+        self, secret_hash: str, now: float, idle_timeout: float
+    ) -> Record | Missing | None:
         """Return what the bearer of *secret_hash* sees; ``None`` if only Redis could say."""
-        if self.record is None:
+        record = self.record
+        if record is None:
             return Missing.ABSENT
         if secret_hash == self.secret_hash:
-            return self.record if alive(self.record, now, self.idle_timeout) else Missing.ABSENT
+            lives = alive(record, now, idle_timeout) and alive(record, now, self.idle_timeout)
+            return record if lives else Missing.ABSENT
         if secret_hash == self.known_secret:
-            recently = now < self.record.secret_since + SUPERSEDED_SECONDS
+            recently = now < record.secret_since + SUPERSEDED_SECONDS
             return Missing.SUPERSEDED if recently else Missing.ABSENT
         return None
 
@@ -146,8 +150,10 @@ class Journal:
             if known is None:
                 raise SessionUnavailable("the session is not known here while Redis is away")
             entry = Entry(*key, key.secret_hash, known, idle_timeout=idle_timeout)
-        seen = entry.seen_with(key.secret_hash, now)
-        if not isinstance(seen, Record):
+        seen = entry.seen_with(key.secret_hash, now, idle_timeout)
+        if seen is None:
+            raise SessionUnavailable("only Redis knows this secret, and it is away")
+        if isinstance(seen, Missing):
             return Outcome.GONE
         changed = _applied(entry, seen, change, now)
         if change.removed and changed.record is not None and not changed.record.fields:
@@ -164,10 +170,17 @@ class Journal:
         """
         self._put(Entry(id_hash, "", "", None))
 
-    def touch(self, entry: Entry, now: float) -> None:
+    def touch(self, key: SessionKey, idle_timeout: float, interval: float, now: float) -> Outcome:
         """Show activity; Redis is not told, because it kept counting."""
-        if entry.record is not None:
-            entry.record = replace(entry.record, seen_at=now)
+        entry = self._entries.get(key.id_hash)
+        if entry is None or entry.record is None:
+            return Outcome.GONE
+        seen = entry.seen_with(key.secret_hash, now, idle_timeout)
+        if not isinstance(seen, Record):
+            return Outcome.GONE
+        if now - seen.seen_at >= interval:
+            entry.record = replace(seen, seen_at=now)
+        return Outcome.DONE
 
     def forget(self, id_hash: str) -> None:
         """Drop what waits of a session that is destroyed in Redis."""
