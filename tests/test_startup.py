@@ -1,0 +1,141 @@
+"""A wrong start is told to the person who starts the server, whatever the server asks for."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from holdfast.errors import ConfigurationError
+from holdfast.runtime import runtime
+from holdfast.settings import Settings
+from holdfast.startup import StartError, await_redis, kept_or_raised, pass_lifespan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from starlette.types import Message, Receive, Scope, Send
+    from tests.conftest import Serve
+
+    from holdfast.testing import RedisServer
+
+APP = """
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from holdfast import SessionMiddleware
+app = Starlette(middleware=[Middleware(SessionMiddleware)])
+"""
+KEY = "a key of more than sixteen characters"
+
+
+def wrong() -> int:
+    raise ConfigurationError("HOLDFAST_X: wrong")
+
+
+def test_without_a_loop_the_error_is_raised() -> None:
+    assert kept_or_raised(lambda: 5) == 5
+    with pytest.raises(ConfigurationError):
+        kept_or_raised(wrong)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_while_a_loop_runs_the_error_is_kept(backend: str) -> None:
+    async def build() -> object:
+        return kept_or_raised(wrong)
+
+    assert isinstance(anyio.run(build, backend=backend), StartError)
+
+
+async def answered(app: StartError, scope: Scope) -> list[Message]:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    return sent
+
+
+@pytest.mark.anyio
+async def test_every_scope_is_answered() -> None:
+    app = StartError(ConfigurationError("HOLDFAST_X: wrong"))
+    failed = await answered(app, {"type": "lifespan"})
+    assert failed == [{"type": "lifespan.startup.failed", "message": "HOLDFAST_X: wrong"}]
+    start, body = await answered(app, {"type": "http"})
+    assert (start["status"], b"HOLDFAST" in body["body"]) == (503, False)
+    start, _ = await answered(
+        app, {"type": "websocket", "extensions": {"websocket.http.response": {}}}
+    )
+    assert start["type"] == "websocket.http.response.start"
+    (close,) = await answered(app, {"type": "websocket"})
+    assert close["type"] == "websocket.close"
+
+
+@pytest.mark.anyio
+async def test_redis_required_refuses_to_start_without_it(free_port: int) -> None:
+    settings = Settings(redis_url=f"redis://127.0.0.1:{free_port}", redis_required=True)
+    with pytest.raises(ConfigurationError, match=r"REDIS_REQUIRED.*refused"):
+        await await_redis(runtime(settings))
+    sent: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("it must not be called")
+
+    async def receive() -> Message:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await pass_lifespan(app, runtime(settings), {"type": "lifespan"}, receive, send)
+    assert sent[0]["type"] == "lifespan.startup.failed"
+
+
+@pytest.mark.anyio
+async def test_redis_that_is_not_required_is_waited_for_and_no_more(
+    free_port: int, redis: RedisServer
+) -> None:
+    await await_redis(runtime(Settings()))
+    await await_redis(runtime(Settings(redis_url=f"redis://127.0.0.1:{free_port}")))
+    there = runtime(Settings(redis_url=redis.url, redis_required=True))
+    await await_redis(there)
+    assert there.link is not None
+    assert there.link.up
+
+
+@pytest.mark.parametrize("lifespan", ["auto", "on"])
+def test_uvicorn_refuses_to_start_and_prints_why(
+    serve: Serve, tmp_path: Path, lifespan: str
+) -> None:
+    (tmp_path / "wrong_app.py").write_text(APP)
+    server = serve(
+        tmp_path / "wrong_app.py",
+        env={"HOLDFAST_SESSION_SAME_SITE": "none"},
+        args=["--lifespan", lifespan],
+        wait=False,
+    )
+    assert server.wait(20) != 0
+    log = server.log()
+    assert "HOLDFAST_SESSION_SAME_SITE=none needs HOLDFAST_SESSION_HTTPS_ONLY=true" in log
+    assert "Traceback" not in log
+
+
+def test_with_the_lifespan_off_every_request_is_503_and_the_log_says_why(
+    serve: Serve, tmp_path: Path
+) -> None:
+    (tmp_path / "wrong_app.py").write_text(APP)
+    server = serve(
+        tmp_path / "wrong_app.py",
+        env={"HOLDFAST_SESSION_SAME_SITE": "none"},
+        args=["--lifespan", "off"],
+    )
+    for _ in range(2):
+        command = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", server.url]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        assert said.stdout == "503"
+    assert server.log().count("Every request is answered 503") == 1
