@@ -14,6 +14,10 @@ class LocalBells:
     """The listeners of this process, by run."""
 
     def __init__(self) -> None:
+        self.forked()
+
+    def forked(self) -> None:
+        """In a forked child: whoever listens belongs to the parent's event loops."""
         self._listeners: dict[str, list[Ring]] = {}
         self._lock = threading.Lock()
 

@@ -24,7 +24,7 @@ class Cursor:
     Attributes:
         base: everything stored up to this id has been seen.
         seen: per producer, the last number seen that is not yet known to be stored at or below
-        *base*.
+            *base*.
     """
 
     base: EventId = ZERO
@@ -35,10 +35,10 @@ class Cursor:
 
     def has_seen(self, producer: str | None, seq: int) -> bool:
         """Whether this reader got event *seq* of *producer* while it was not yet stored."""
-        return producer is not None and seq <= self.seen.get(producer, 0)
+        return producer is not None and 0 < seq <= self.seen.get(producer, 0)
 
     def advance(self, event_id: EventId, producer: str | None, seq: int) -> None:
-        """Move past a stored event; a producer whose last seen event is stored now needs no suffix."""
+        """Move past a stored event. A producer whose last seen event is stored needs no suffix."""
         self.base = event_id
         if producer is not None and self.seen and seq >= self.seen.get(producer, seq + 1):
             del self.seen[producer]

@@ -21,8 +21,9 @@ RESERVED_TYPES = frozenset({"run_stopped", "run_lost"})
 """Terminal types that only holdfast itself may write."""
 
 MAX_RUN_ID = 256
+MAX_OWNER = 512
 MAX_TYPE = 256
-_MAX_PART = 2**64 - 1
+MAX_PART = 2**64 - 1
 
 # Redis forgives ' 8-0', '+9-0' and '09-0'; we do not, because such an id would compare unequal to
 # itself.
@@ -46,7 +47,7 @@ class EventId(NamedTuple):
 
     def next(self) -> EventId:
         """The smallest id after this one (Redis before 6.2 has no exclusive ranges)."""
-        return EventId(self.ms + 1, 0) if self.seq == _MAX_PART else EventId(self.ms, self.seq + 1)
+        return EventId(self.ms + 1, 0) if self.seq == MAX_PART else EventId(self.ms, self.seq + 1)
 
 
 ZERO = EventId(0, 0)
@@ -59,7 +60,7 @@ def parse_id(text: str) -> EventId | None:
     if match is None:
         return None
     ms, seq = int(match[1]), int(match[2])
-    return EventId(ms, seq) if ms <= _MAX_PART and seq <= _MAX_PART else None
+    return EventId(ms, seq) if ms <= MAX_PART and seq <= MAX_PART else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class StreamEvent:
     created_at: datetime
 
 
-def check_run_id(run_id: str) -> str:
+def check_run_id(run_id: object) -> str:
     """Return *run_id* if it is exact, printable text that fits a key, a URL and a cluster slot.
 
     Raises:
@@ -99,7 +100,7 @@ def check_run_id(run_id: str) -> str:
     return run_id
 
 
-def check_type(type: str, *, ours: bool = False) -> str:  # noqa: A002 - the field's own name, and the wire's
+def check_type(type: object, *, ours: bool = False) -> str:  # noqa: A002 - the wire's own name
     """Return *type* if it may be the type of an event (*ours*: of one that holdfast itself writes).
 
     Raises:
@@ -116,6 +117,23 @@ def check_type(type: str, *, ours: bool = False) -> str:  # noqa: A002 - the fie
     return type
 
 
+def check_owner(owner: object) -> str | None:
+    """Return *owner* if it may own a run; ``None`` is a run without an owner.
+
+    Raises:
+        InvalidEvent: it is neither ``user:<id>`` nor ``session:<id_hash>``, or is longer than 512
+            characters.
+    """
+    if owner is None:
+        return None
+    if not isinstance(owner, str) or not owner.startswith(("user:", "session:")):
+        raise InvalidEvent("an owner is text: 'user:<id>' or 'session:<id_hash>'")
+    if len(owner) > MAX_OWNER:
+        raise InvalidEvent(f"an owner is text of at most {MAX_OWNER} characters")
+    _refuse_surrogates("owner", owner)
+    return owner
+
+
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
@@ -130,11 +148,12 @@ def encode_data(data: Any, max_bytes: int) -> bytes:
         encoded = _encoder.encode(data).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidEvent(
-            f"the event's data is not JSON: {error or type(error).__name__}"
+            f"the event's data is not JSON: {str(error) or type(error).__name__}"
         ) from None
     if len(encoded) > max_bytes:
         raise EventTooLarge(
-            f"the event's data is {len(encoded)} bytes of JSON; HOLDFAST_STREAM_MAX_EVENT_BYTES allows {max_bytes}"
+            f"the event's data is {len(encoded)} bytes of JSON; HOLDFAST_STREAM_MAX_EVENT_BYTES"
+            f" allows {max_bytes}"
         )
     return encoded
 
@@ -150,7 +169,7 @@ def decode_data(data: bytes) -> Any:
 
 
 def normalise_data(data: bytes) -> bytes:
-    """Make what another program stored fit a frame: valid JSON is made compact, other text a JSON string.
+    """Make stored data fit a frame: valid JSON is made compact, other text a JSON string.
 
     A producer in any language may ``XADD`` by itself; pretty-printed JSON has line breaks, which
     SSE would split, and text that is no JSON would break the frame around it.
@@ -161,8 +180,22 @@ def normalise_data(data: bytes) -> bytes:
         return _encoder.encode(data.decode("utf-8", "replace")).encode()
 
 
+def normalise_type(raw: bytes) -> str:
+    """Return the type that another program stored, or ``message`` where no event may have it.
+
+    The names that are holdfast's own frames are not for others to send; the types that end a run
+    are, however they were written.
+    """
+    kind = raw.decode("utf-8", "replace")
+    try:
+        check_type(kind, ours=True)
+    except InvalidEvent:
+        return "message"
+    return "message" if kind.startswith("holdfast.") else kind
+
+
 def rfc3339(moment: datetime) -> str:
-    """Return *moment* as RFC 3339 in UTC with milliseconds, such as ``2026-01-31T09:30:00.125Z``."""
+    """Return *moment* as RFC 3339 in UTC with milliseconds: ``2026-01-31T09:30:00.125Z``."""
     return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
 
 

@@ -1,4 +1,4 @@
-"""The event store in this process's memory: for one process, for tests, for the first minute of an app.
+"""The event store in memory: for one process, for tests, for the first minute of an app.
 
 It keeps the same promises as the Redis store, as far as one process can. All state is behind one
 lock, so that any thread and any event loop may use it.
@@ -6,6 +6,7 @@ lock, so that any thread and any event loop may use it.
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 import time
@@ -15,8 +16,19 @@ from typing import TYPE_CHECKING
 
 from holdfast.errors import RunEnded, RunExpired
 from holdfast.streams.bell import LocalBells, LocalDoorbell
-from holdfast.streams.event import ZERO, EventId
-from holdfast.streams.store import Doorbell, Draft, Entry, EventStore, News, Ring, RunInfo, Status
+from holdfast.streams.event import TERMINAL_TYPES, ZERO, EventId, check_run_id
+from holdfast.streams.forks import watch_forks
+from holdfast.streams.store import (
+    Doorbell,
+    Draft,
+    Entry,
+    EventStore,
+    News,
+    Ring,
+    RunInfo,
+    Status,
+    within_bytes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -75,9 +87,15 @@ class MemoryEventStore(EventStore):
         self._bells = LocalBells()
         self._lock = threading.RLock()
         self._next_sweep = 0.0
+        watch_forks(self)
 
     def __repr__(self) -> str:
         return f"<MemoryEventStore {len(self._runs)} runs>"
+
+    def forked(self) -> None:
+        """In a forked child: go on with the parent's events, and with locks of its own."""
+        self._lock = threading.RLock()
+        self._bells.forked()
 
     async def append(
         self,
@@ -87,6 +105,9 @@ class MemoryEventStore(EventStore):
         owner: str | None = None,
         life: str | None = None,
     ) -> list[Entry]:
+        check_run_id(run_id)
+        if not drafts:
+            return []
         with self._lock:
             now = self._clock()
             self._sweep(now)
@@ -100,31 +121,39 @@ class MemoryEventStore(EventStore):
         return entries
 
     async def read(
-        self, run_id: str, start: EventId, end: EventId | None, limit: int
+        self,
+        run_id: str,
+        start: EventId,
+        end: EventId | None,
+        limit: int,
+        *,
+        max_bytes: int | None = None,
     ) -> list[Entry]:
         with self._lock:
-            run = self._runs.get(run_id)
+            run = self._runs.get(check_run_id(run_id))
             if run is None or run.status(self._clock()) in {"absent", "expired"}:
                 return []
             first = bisect_left(run.entries, start, key=_id_of)
             page = run.entries[first : first + max(limit, 0)]
-        return [entry for entry in page if end is None or entry.id <= end]
+        entries = [entry for entry in page if end is None or entry.id <= end]
+        return entries if max_bytes is None else within_bytes(entries, max_bytes)
 
     async def describe(self, run_id: str) -> RunInfo:
         with self._lock:
-            run = self._runs.get(run_id)
+            run = self._runs.get(check_run_id(run_id))
             if run is None:
                 return RunInfo()
             status = run.status(self._clock())
             if status == "absent":
                 return RunInfo(life=run.life, last=run.last)
-            return RunInfo(
-                status, run.life, run.last, run.n, len(run.entries), run.end, None, run.owner
-            )
+            kept = 0 if status == "expired" else len(run.entries)
+            return RunInfo(status, run.life, run.last, run.n, kept, run.end, None, run.owner)
 
     async def set_expire(self, run_id: str, seconds: float) -> bool:
+        if not math.isfinite(seconds):
+            raise ValueError("a time to live is a finite number of seconds")
         with self._lock:
-            run, now = self._runs.get(run_id), self._clock()
+            run, now = self._runs.get(check_run_id(run_id)), self._clock()
             if run is None or run.status(now) in {"absent", "expired"}:
                 return False
             self._keep(run, now, seconds)
@@ -132,7 +161,7 @@ class MemoryEventStore(EventStore):
 
     async def delete(self, run_id: str) -> bool:
         with self._lock:
-            run, now = self._runs.get(run_id), self._clock()
+            run, now = self._runs.get(check_run_id(run_id)), self._clock()
             if run is None or run.status(now) == "absent":
                 return False
             run.deleted = True
@@ -185,7 +214,7 @@ class MemoryEventStore(EventStore):
         run.forgotten_at = run.expires_at + max(self.retention, META_EXTRA)
 
     def _sweep(self, now: float) -> None:
-        """Give back the memory of expired runs, at most once a minute: appends pay for it, readers never."""
+        """Give back the memory of expired runs, at most once a minute; readers never pay for it."""
         if now < self._next_sweep:
             return
         self._next_sweep = now + 60
@@ -201,6 +230,5 @@ def _id_of(entry: Entry) -> EventId:
 
 
 def _refuse_after_end(run_id: str, run: _Run, drafts: Sequence[Draft]) -> None:
-    ends = [Entry(ZERO, draft.type, b"").terminal for draft in drafts]
-    if run.end is not None or any(ends[:-1]):
+    if run.end is not None or any(draft.type in TERMINAL_TYPES for draft in drafts[:-1]):
         raise RunEnded(f"the run {run_id!r} has ended; nothing can follow its terminal event")

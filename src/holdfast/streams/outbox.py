@@ -1,4 +1,4 @@
-"""What this process has accepted and the store does not hold yet: order, numbers, batches and the journal.
+"""What this process has accepted and the store does not hold yet: order, numbers and the journal.
 
 State only: no I/O, no event loop. One queue per run gives every event its number, so that a retry
 after a lost reply is recognised, and keeps the order over all publishers of the process. While
@@ -10,11 +10,11 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from holdfast.errors import HoldfastError, JournalFull, RunEnded
-from holdfast.streams.event import ZERO, EventId
+from holdfast.streams.event import TERMINAL_TYPES, ZERO, EventId
 from holdfast.streams.store import Draft, Entry, Pending
 
 MAX_BATCH_EVENTS = 500
@@ -26,17 +26,56 @@ Answer = Callable[[Entry | HoldfastError], None]
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """One accepted event. ``answer`` tells its publisher, once; ``None`` when that has been done."""
+    """One accepted event.
 
-    entry: Entry
+    Attributes:
+        producer, seq: who writes it, and as its how-many-th of the run.
+        created_ms: when it was accepted, in milliseconds since 1970.
+        life: the life of the run that its publisher knows.
+        more: the next one in the queue was accepted with it, and is written with it or not at all.
+        base: the last id known before it, once it is journalled.
+        answer: tells its publisher, once; ``None`` when that has been done.
+    """
+
+    draft: Draft
+    producer: str
+    seq: int
+    created_ms: int
     life: str | None
     owner: str | None
+    more: bool
     answer: Answer | None
+    base: EventId | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of its data."""
+        return len(self.draft.data)
 
     def tell(self, result: Entry | HoldfastError) -> None:
+        """Tell the publisher, if nobody has."""
         answer, self.answer = self.answer, None
         if answer is not None:
             answer(result)
+
+    def stored(self, at: EventId | None, n: int, prev: EventId | None, life: str | None) -> Entry:
+        """Return it as the store holds it; where its id is no longer known, as before it."""
+        draft = self.draft
+        ms = self.created_ms if at is None else at.ms
+        at = at or self.base or ZERO
+        return Entry(at, draft.type, draft.data, n, prev, self.producer, self.seq, ms, False, life)
+
+    def provisional(self) -> Entry:
+        """Return it as what is accepted and not stored yet."""
+        return Entry(
+            self.base or ZERO,
+            self.draft.type,
+            self.draft.data,
+            producer=self.producer,
+            seq=self.seq,
+            created_ms=self.created_ms,
+            provisional=True,
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -46,21 +85,20 @@ class Lane:
     Attributes:
         next_seq: the number of the next event.
         last: the newest id known to be stored.
-        busy_until: a batch from the head of the queue is on its way; after this time nobody waits
-        for it
-            any more, because the event loop that sent it is gone.
+        sender: whose batch from the head of the queue is on its way; ``None`` where there is none.
+        busy_until: after this time nobody waits for that batch any more: its sender is gone.
     """
 
-    run_id: str
     next_seq: int
     last: EventId = ZERO
+    sender: Hashable | None = None
     busy_until: float = 0.0
     queue: deque[Waiting] = field(default_factory=deque)
 
     @property
     def ended(self) -> bool:
-        """Whether the run's end waits here. Of what is stored the store knows better: it may be deleted."""
-        return bool(self.queue) and self.queue[-1].entry.terminal
+        """Whether the run's end waits here. Of what is stored the store knows better."""
+        return bool(self.queue) and self.queue[-1].draft.type in TERMINAL_TYPES
 
 
 class Outbox:
@@ -68,13 +106,19 @@ class Outbox:
 
     Args:
         limit: how many events may wait while Redis is away (``HOLDFAST_STREAM_JOURNAL``).
+        max_bytes: how many bytes of their data may.
         producer: the name of this process life in stored entries; letters and digits.
     """
 
-    def __init__(self, limit: int, producer: str | None = None) -> None:
+    def __init__(self, limit: int, max_bytes: int, producer: str | None = None) -> None:
         self.limit = limit
+        self.max_bytes = max_bytes
+        self._begin(producer)
+
+    def _begin(self, producer: str | None = None) -> None:
         self.producer = producer or secrets.token_hex(6)
         self.journalled = 0
+        self.journalled_bytes = 0
         self.refused = 0
         self._lanes: OrderedDict[str, Lane] = OrderedDict()
         # A queue that was forgotten and comes back goes on above every number it may have used.
@@ -83,6 +127,10 @@ class Outbox:
 
     def __repr__(self) -> str:
         return f"<Outbox {len(self._lanes)} runs, {self.journalled} events wait for Redis>"
+
+    def forked(self) -> None:
+        """In a forked child: what waits is the parent's to write; begin anew, under a new name."""
+        self._begin()
 
     def put(
         self,
@@ -106,28 +154,55 @@ class Outbox:
                 raise RunEnded(
                     f"the run {run_id!r} has ended; nothing can follow its terminal event"
                 )
-            if self.journalled and self.journalled + len(drafts) > self.limit:
-                raise _full(self.limit)
-            for draft, answer in zip(drafts, answers, strict=True):
-                lane.queue.append(Waiting(self._entry(lane, draft, now_ms), life, owner, answer))
+            if self.journalled and not self._room(drafts):
+                raise self._full()
+            last = len(drafts) - 1
+            for index, draft in enumerate(drafts):
+                lane.queue.append(
+                    Waiting(
+                        draft,
+                        self.producer,
+                        lane.next_seq,
+                        now_ms,
+                        life,
+                        owner,
+                        index < last,
+                        answers[index],
+                    )
+                )
+                lane.next_seq += 1
 
-    def take(self, run_id: str, now: float, patience: float) -> list[Waiting]:
-        """Return the next batch to send and mark the queue busy for *patience* seconds.
+    def take(
+        self, run_id: str, sender: Hashable, now: float, patience: float
+    ) -> list[Waiting] | float:
+        """Return the next batch for *sender* to send, its own for *patience* seconds.
 
-        Empty where nothing waits or a batch is on its way.
+        Returns:
+            An empty list where nothing waits or *sender* has a batch on its way, which will bring
+            the next. Where another sender has: the seconds after which to ask again, because that
+            one may be gone.
         """
         with self._lock:
             lane = self._lanes.get(run_id)
-            if lane is None or now < lane.busy_until or not lane.queue:
+            if lane is None or not lane.queue:
                 return []
-            lane.busy_until = now + patience
+            if lane.sender is not None and now < lane.busy_until:
+                return [] if lane.sender == sender else lane.busy_until - now
+            lane.sender, lane.busy_until = sender, now + patience
             return list(_batch(lane.queue))
 
     def head(self, run_id: str) -> list[Waiting]:
-        """Return the next batch, whether or not one is on its way: numbers make sending twice harmless."""
+        """Return the next batch, whether or not one is on its way: numbers make that harmless."""
         with self._lock:
             lane = self._lanes.get(run_id)
             return list(_batch(lane.queue)) if lane is not None else []
+
+    def release(self, run_id: str) -> None:
+        """Note that the batch on its way will bring no answer: it may be sent again."""
+        with self._lock:
+            lane = self._lanes.get(run_id)
+            if lane is not None:
+                lane.sender = None
 
     def done(
         self, run_id: str, batch: Sequence[Waiting], results: Sequence[Entry | HoldfastError]
@@ -135,7 +210,7 @@ class Outbox:
         """Take *batch* off the queue and tell its publishers."""
         with self._lock:
             lane = self._lane(run_id)
-            lane.busy_until = 0.0
+            lane.sender = None
             for waiting, result in zip(batch, results, strict=True):
                 if not lane.queue or lane.queue[0] is not waiting:
                     continue  # another sender was quicker; the store answered both alike
@@ -145,31 +220,34 @@ class Outbox:
             waiting.tell(result)
 
     def unavailable(self, run_id: str) -> list[Entry]:
-        """Turn all that waits for *run_id* into the journal; return what is newly acknowledged by that."""
+        """Turn all that waits for *run_id* into the journal; return what that acknowledges."""
         with self._lock:
             lane = self._lane(run_id)
-            lane.busy_until = 0.0
-            told = [waiting for waiting in lane.queue if waiting.answer is not None]
-            accepted = told[: max(self.limit - self.journalled, 0)]
+            lane.sender = None
+            told = [waiting for waiting in lane.queue if waiting.base is None]
+            accepted = self._accept(told)
             for waiting in told[len(accepted) :]:
                 lane.queue.remove(waiting)
-            self.journalled += len(accepted)
             for waiting in accepted:
-                waiting.entry = _provisional(waiting.entry, lane.last)
-        for waiting in accepted:
-            waiting.tell(waiting.entry)
+                waiting.base = lane.last
+            entries = [waiting.provisional() for waiting in accepted]
+        for waiting, entry in zip(accepted, entries, strict=True):
+            waiting.tell(entry)
         for waiting in told[len(accepted) :]:
-            waiting.tell(_full(self.limit))
-        return [waiting.entry for waiting in accepted]
+            waiting.tell(self._full())
+        return entries
 
     def pending(self, run_id: str) -> Pending | None:
         """Return what is journalled of *run_id*, or ``None``."""
         with self._lock:
             lane = self._lanes.get(run_id)
-            if lane is None or not any(waiting.entry.provisional for waiting in lane.queue):
+            if lane is None:
                 return None
-            entries = tuple(waiting.entry for waiting in lane.queue if waiting.entry.provisional)
-            return Pending(entries[0].id, entries, entries[-1].terminal, lane.queue[0].owner)
+            journal = [waiting for waiting in lane.queue if waiting.base is not None]
+            if not journal:
+                return None
+            entries = tuple(waiting.provisional() for waiting in journal)
+            return Pending(entries[0].id, entries, entries[-1].terminal, journal[0].owner)
 
     def waiting_runs(self) -> list[str]:
         """The runs that have something in their queue, oldest use first."""
@@ -186,7 +264,7 @@ class Outbox:
     def _lane(self, run_id: str) -> Lane:
         lane = self._lanes.get(run_id)
         if lane is None:
-            lane = self._lanes[run_id] = Lane(run_id, self._floor)
+            lane = self._lanes[run_id] = Lane(self._floor)
             self._drop_idle()
         self._lanes.move_to_end(run_id)
         return lane
@@ -194,56 +272,60 @@ class Outbox:
     def _drop_idle(self) -> None:
         if len(self._lanes) <= MAX_IDLE_RUNS:
             return
+        newest = next(reversed(self._lanes))
         for run_id, lane in list(self._lanes.items())[: MAX_IDLE_RUNS // 10]:
-            if not lane.queue:
+            if not lane.queue and run_id != newest:
                 self._floor = max(self._floor, lane.next_seq)
                 del self._lanes[run_id]
 
-    def _entry(self, lane: Lane, draft: Draft, now_ms: int) -> Entry:
-        entry = Entry(
-            lane.last,
-            draft.type,
-            draft.data,
-            producer=self.producer,
-            seq=lane.next_seq,
-            created_ms=now_ms,
-        )
-        lane.next_seq += 1
-        return entry
-
     def _settle(self, lane: Lane, waiting: Waiting, result: Entry | HoldfastError) -> None:
-        if waiting.entry.provisional:
+        if waiting.base is not None:
             self.journalled -= 1
+            self.journalled_bytes -= waiting.size
             self.refused += isinstance(result, HoldfastError)
-        if isinstance(result, Entry):
-            lane.last = max(lane.last, result.id)
+        if isinstance(result, Entry) and result.id > lane.last:
+            lane.last = result.id
+
+    def _room(self, drafts: Sequence[Draft]) -> bool:
+        size = sum(len(draft.data) for draft in drafts)
+        return (
+            self.journalled + len(drafts) <= self.limit
+            and self.journalled_bytes + size <= self.max_bytes
+        )
+
+    def _accept(self, told: Sequence[Waiting]) -> Sequence[Waiting]:
+        """Take into the journal what fits, whole groups only."""
+        taken, count, size = 0, self.journalled, self.journalled_bytes
+        for index, waiting in enumerate(told):
+            count, size = count + 1, size + waiting.size
+            if count > self.limit or size > self.max_bytes:
+                break
+            if not waiting.more:
+                taken = index + 1
+        accepted = told[:taken]
+        self.journalled += taken
+        self.journalled_bytes += sum(waiting.size for waiting in accepted)
+        return accepted
+
+    def _full(self) -> JournalFull:
+        return JournalFull(
+            f"Redis is away and {self.journalled} events wait for it already: this one was not"
+            f" accepted (HOLDFAST_STREAM_JOURNAL allows {self.limit} events, and"
+            f" HOLDFAST_STREAM_MAX_RUN_BYTES {self.max_bytes} bytes of them)"
+        )
 
 
 def _batch(queue: deque[Waiting]) -> Iterator[Waiting]:
-    """Yield from the head what may go as one batch: numbers in a row, one life, bounded in count and bytes."""
-    size = 0
+    """Yield from the head what may go as one batch: whole groups, numbers in a row, one life.
+
+    It is bounded in count and bytes, but a group is never divided.
+    """
+    size, whole = 0, True
     for count, waiting in enumerate(queue):
-        size += len(waiting.entry.data)
-        if count and (count >= MAX_BATCH_EVENTS or size > MAX_BATCH_BYTES):
+        size += waiting.size
+        if count and whole and (count >= MAX_BATCH_EVENTS or size > MAX_BATCH_BYTES):
             return
-        if waiting.life != queue[0].life or waiting.entry.seq != queue[0].entry.seq + count:
+        if waiting.life != queue[0].life or waiting.seq != queue[0].seq + count:
             return
         yield waiting
-
-
-def _provisional(entry: Entry, base: EventId) -> Entry:
-    return Entry(
-        base,
-        entry.type,
-        entry.data,
-        producer=entry.producer,
-        seq=entry.seq,
-        created_ms=entry.created_ms,
-        provisional=True,
-    )
-
-
-def _full(limit: int) -> JournalFull:
-    return JournalFull(
-        f"Redis is away and {limit} events wait for it already (HOLDFAST_STREAM_JOURNAL): this one was not accepted"
-    )
+        whole = not waiting.more

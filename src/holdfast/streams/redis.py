@@ -1,30 +1,29 @@
 """The event store in Redis: a stream and one meta key per run, written by one guarded script.
 
-Commands and replies are built and read by pure functions; sending them is a line each. What Redis
-cannot take now waits in the outbox and is written, in order and once, when it is back.
+Only sending lives here: what is sent waits in the outbox, what comes back is read by ``replies``.
+What Redis cannot take now stays in the outbox and is written, in order and once, when it is back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import math
 import secrets
 import time
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
-from holdfast.errors import (
-    CorruptData,
-    HoldfastError,
-    RedisReplyError,
-    RedisUnavailable,
-    RunEnded,
-    RunExpired,
-)
+from holdfast.errors import HoldfastError, RedisReplyError, RedisUnavailable
 from holdfast.link import Link, LinkState, LinkStatus, Listener, Recovery, Reply, Script
+from holdfast.streams import replies
 from holdfast.streams.bell import LocalBells, LocalDoorbell
-from holdfast.streams.event import ZERO, EventId, normalise_data, parse_id
-from holdfast.streams.outbox import Answer, Outbox, Waiting
+from holdfast.streams.event import MAX_PART, EventId, check_run_id
+from holdfast.streams.forks import watch_forks
+from holdfast.streams.outbox import Outbox, Waiting
+from holdfast.streams.replies import Keys, Result
 from holdfast.streams.store import (
     Doorbell,
     Draft,
@@ -34,7 +33,7 @@ from holdfast.streams.store import (
     Pending,
     Ring,
     RunInfo,
-    stored,
+    within_bytes,
 )
 
 if TYPE_CHECKING:
@@ -45,21 +44,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("holdfast.streams")
 
 META_EXTRA = 86400
-_META_FIELDS = ("life", "n", "last", "length", "end", "gone", "owner")
+REPLY_BYTES = 1 << 19
+"""What one read aims at: a reply of a hundred megabytes would outlast every deadline."""
 
-
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """The names of one run in Redis; all in one cluster slot, because the braces hold the whole stream key."""
-
-    stream: str
-    meta: str
-    bell: str
-
-    @classmethod
-    def of(cls, prefix: str, template: str, run_id: str) -> Keys:
-        stream = prefix + template.replace("{run_id}", run_id)
-        return cls(stream, f"{{{stream}}}:meta", f"{{{stream}}}:bell")
+_FIRST_READ, _GROWTH = 16, 8
+_KNOWN_RUNS = 4096
 
 
 class RedisEventStore(EventStore):
@@ -73,14 +62,27 @@ class RedisEventStore(EventStore):
     def __init__(self, link: Link, settings: Settings) -> None:
         self.max_event_bytes = settings.stream_max_event_bytes
         self._link = link
-        self._settings = settings
         self._publish = Script.load("stream_publish")
+        self._look_script = Script.load("stream_look")
         self._delete = Script.load("stream_delete")
         self._bells = LocalBells()
-        self._outbox = Outbox(settings.stream_journal)
+        self._outbox = Outbox(settings.stream_journal, settings.stream_max_run_bytes)
         self._patience = 4 * settings.redis_timeout
+        self._watching: set[tuple[str, asyncio.AbstractEventLoop]] = set()
+        self._retention = int(settings.stream_retention * 1000)
+        self._meta_extra = int(max(settings.stream_retention, META_EXTRA) * 1000)
+        self._limits = (
+            settings.stream_maxlen,
+            settings.stream_max_run_bytes,
+            self._retention,
+            self._meta_extra,
+        )
+        self._keys = lru_cache(_KNOWN_RUNS)(
+            partial(_checked_keys, settings.key_prefix, settings.stream_key)
+        )
         link.on_recovery("streams", self._flush)
         link.on_transition(self._on_transition)
+        watch_forks(self)
 
     def __repr__(self) -> str:
         return f"<RedisEventStore {self._link.status.state.name} {self._outbox!r}>"
@@ -94,6 +96,25 @@ class RedisEventStore(EventStore):
         """The name of this process life in the entries it writes."""
         return self._outbox.producer
 
+    @property
+    def journalled(self) -> int:
+        """How many events wait in this process for Redis to come back."""
+        return self._outbox.journalled
+
+    def keys(self, run_id: str) -> Keys:
+        """The names that *run_id* has in Redis.
+
+        Raises:
+            InvalidEvent: no run can have that id.
+        """
+        return self._keys(run_id)
+
+    def forked(self) -> None:
+        """In a forked child: publish under a name of its own; what waits is the parent's."""
+        self._outbox.forked()
+        self._bells.forked()
+        self._watching = set()
+
     # -- writing
 
     async def append(
@@ -104,93 +125,116 @@ class RedisEventStore(EventStore):
         owner: str | None = None,
         life: str | None = None,
     ) -> list[Entry]:
+        self._keys(run_id)
+        if not drafts:
+            return []
         if not self._link.up:
             await self._link.ready()
         loop = asyncio.get_running_loop()
-        answers: list[asyncio.Future[Entry]] = [loop.create_future() for _ in drafts]
-        tell = [_teller(loop, answer) for answer in answers]
+        tickets = [_Ticket(loop) for _ in drafts]
         self._outbox.put(
-            run_id, drafts, tell, owner=owner, life=life, now_ms=time.time_ns() // 1_000_000
+            run_id,
+            drafts,
+            [ticket.tell for ticket in tickets],
+            owner=owner,
+            life=life,
+            now_ms=time.time_ns() // 1_000_000,
         )
-        self._send(run_id)
-        if len(answers) == 1:
-            return [await answers[0]]
-        results = await asyncio.gather(*answers, return_exceptions=True)
-        return [_raise_or_return(result) for result in results]
+        reply = self._send(run_id, loop)
+        if reply is not None:
+            # What it says has been settled by its callback before this goes on: waiting for it
+            # directly saves a turn of the loop.
+            with contextlib.suppress(HoldfastError):
+                await reply
+        return [await ticket.result() for ticket in tickets]
 
-    def _send(self, run_id: str) -> None:
-        """Send the next batch of a run, if none is on its way; what comes back sends the one after."""
-        batch = self._outbox.take(run_id, time.monotonic(), self._patience)
+    def _send(self, run_id: str, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Reply] | None:
+        """Send the next batch of a run, if none is on its way; what comes back sends the next."""
+        batch = self._outbox.take(run_id, loop, time.monotonic(), self._patience)
+        if isinstance(batch, float):
+            self._ask_again(run_id, loop, batch)
+            return None
         if not batch:
-            return
+            return None
         keys, args = self._publish_call(run_id, batch)
-        self._await_reply(
-            run_id, batch, self._publish.evalsha(keys, args), self._publish.eval(keys, args)
-        )
+        reply = self._link.send(*self._publish.evalsha(keys, args))
+        reply.add_done_callback(partial(self._on_reply, run_id, batch, loop))
+        return reply
 
-    def _await_reply(
+    def _ask_again(self, run_id: str, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        """Another loop's batch is on its way: its reply sends ours, unless that loop is gone."""
+        if (run_id, loop) not in self._watching:
+            self._watching = {each for each in self._watching if not each[1].is_closed()}
+            self._watching.add((run_id, loop))
+            loop.call_later(seconds, self._send_now, run_id, loop)
+
+    def _send_now(self, run_id: str, loop: asyncio.AbstractEventLoop) -> None:
+        self._watching.discard((run_id, loop))
+        self._send(run_id, loop)
+
+    def _on_reply(
         self,
         run_id: str,
         batch: list[Waiting],
-        command: tuple[Any, ...],
-        again: tuple[Any, ...] | None,
+        loop: asyncio.AbstractEventLoop,
+        reply: asyncio.Future[Reply],
     ) -> None:
-        def on_reply(future: asyncio.Future[Reply]) -> None:
-            error = RedisUnavailable("cancelled") if future.cancelled() else future.exception()
-            if (
-                isinstance(error, RedisReplyError)
-                and error.code == "NOSCRIPT"
-                and again is not None
-            ):
-                self._await_reply(run_id, batch, again, None)
-            else:
-                self._settle(run_id, batch, error or future.result())
-
-        self._link.send(*command).add_done_callback(on_reply)
-
-    def _settle(self, run_id: str, batch: list[Waiting], reply: Any) -> None:
-        if isinstance(reply, RedisUnavailable):
-            entries = self._outbox.unavailable(run_id)
-            self._bells.ring(run_id, News(None, entries))
-            # The link may have come back before this answer was looked at; nobody else would send
-            # then.
-            if self._link.up:
-                self._send(run_id)
+        if reply.cancelled():
+            # With the caller who waited for it. The others of the batch still want to know, and
+            # asking again writes nothing twice.
+            self._outbox.release(run_id)
+            self._send(run_id, loop)
             return
-        life, results = _results(run_id, batch, reply)
+        error = reply.exception()
+        if isinstance(error, RedisReplyError) and error.code == "NOSCRIPT":
+            again = self._link.send(*self._publish.eval(*self._publish_call(run_id, batch)))
+            again.add_done_callback(partial(self._on_reply, run_id, batch, loop))
+        elif isinstance(error, RedisUnavailable):
+            self._journal(run_id, loop)
+        else:
+            self._settle(run_id, batch, loop, error or reply.result())
+
+    def _journal(self, run_id: str, loop: asyncio.AbstractEventLoop) -> None:
+        entries = self._outbox.unavailable(run_id)
+        self._bells.ring(run_id, News(None, entries))
+        # The link may have come back before this answer was looked at: nobody else would send then.
+        if self._link.up:
+            self._send(run_id, loop)
+
+    def _settle(
+        self, run_id: str, batch: list[Waiting], loop: asyncio.AbstractEventLoop, reply: Any
+    ) -> None:
+        life, results = replies.results(run_id, batch, reply)
         self._outbox.done(run_id, batch, results)
         self._bells.ring(run_id, News(life, _in_a_row(results)))
-        self._send(run_id)
+        self._send(run_id, loop)
 
     def _publish_call(self, run_id: str, batch: Sequence[Waiting]) -> tuple[list[str], list[Any]]:
-        keys = self.keys(run_id)
-        head = batch[0] if batch else None
-        args = [
-            *(keys.bell, self._outbox.producer, head.entry.seq if head else 0),
-            *(self._settings.stream_maxlen, self._settings.stream_max_run_bytes),
-            *self._retentions(),
-            *(
-                secrets.token_hex(8),
-                (head.life if head else None) or "",
-                (head.owner if head else None) or "",
-            ),
-        ]
+        keys = self._keys(run_id)
+        args: list[Any]
+        if batch:
+            head = batch[0]
+            # No other write of any process has this name.
+            name = f"{head.producer}{head.seq}"
+            args = [keys.bell, head.producer, head.seq, *self._limits, name]
+            args += (head.life or "", head.owner or "")
+        else:
+            name = secrets.token_hex(8)
+            args = [keys.bell, self._outbox.producer, 0, *self._limits, name, "", ""]
         for waiting in batch:
-            args += (waiting.entry.type, waiting.entry.data)
+            args += (waiting.draft.type, waiting.draft.data)
         return [keys.stream, keys.meta], args
-
-    def _retentions(self) -> tuple[int, int]:
-        retention = self._settings.stream_retention
-        return int(retention * 1000), int(max(retention, META_EXTRA) * 1000)
 
     # -- coming back
 
     def _on_transition(self, status: LinkStatus) -> None:
+        """What was accepted between the flush and the gate's opening has nobody else to send it."""
         if status.state is LinkState.UP and self._outbox.waiting_runs():
-            self._flush(_Direct(self._link))
+            with contextlib.suppress(RedisUnavailable):  # the next way back flushes again
+                self._flush(_Direct(self._link))
 
     def _flush(self, redis: Recovery | _Direct) -> None:
-        """Write what waits, run by run, in order. In the supervisor's thread, before reads are served."""
+        """Write what waits, in order. In the supervisor's thread, before reads are served."""
         for run_id in self._outbox.waiting_runs():
             while batch := self._outbox.head(run_id):
                 keys, args = self._publish_call(run_id, batch)
@@ -198,57 +242,70 @@ class RedisEventStore(EventStore):
                     reply: Any = redis.run(self._publish, keys, args)
                 except RedisReplyError as error:
                     reply = error
-                life, results = _results(run_id, batch, reply)
-                _tell_refused(run_id, batch, results)
+                life, results = replies.results(run_id, batch, reply)
+                _log_refused(run_id, batch, results)
                 self._outbox.done(run_id, batch, results)
                 self._bells.ring(run_id, News(life))
 
     # -- reading
 
     async def read(
-        self, run_id: str, start: EventId, end: EventId | None, limit: int
+        self,
+        run_id: str,
+        start: EventId,
+        end: EventId | None,
+        limit: int,
+        *,
+        max_bytes: int | None = None,
     ) -> list[Entry]:
-        if limit <= 0:
-            return []
-        stop = "+" if end is None else str(end)
-        command = ("XRANGE", self.keys(run_id).stream, str(start), stop, "COUNT", limit)
-        return [_entry(item) for item in await self._ask(run_id, *command)]
+        stream, stop = self._keys(run_id).stream, "+" if end is None else str(end)
+        entries: list[Entry] = []
+        size = 0
+        while len(entries) < limit and start.ms <= MAX_PART:
+            count = next_count(len(entries), size, limit - len(entries))
+            items = await self._ask(run_id, "XRANGE", stream, str(start), stop, "COUNT", count)
+            page = [replies.entry(item) for item in items]
+            entries += page
+            size += sum(len(entry.data) for entry in page)
+            if len(page) < count or (max_bytes is not None and size >= max_bytes):
+                break
+            start = entries[-1].id.next()
+        return entries if max_bytes is None else within_bytes(entries, max_bytes)
 
     async def describe(self, run_id: str) -> RunInfo:
         info, foreign = await self._look(run_id)
-        if not foreign:
-            return info
-        keys, args = self._publish_call(run_id, [])
-        await self._link.run(self._publish, keys, args)
-        return (await self._look(run_id))[0]
+        if foreign:
+            await self._run(run_id, self._publish, *self._publish_call(run_id, []))
+            info, _ = await self._look(run_id)
+        return info
 
     async def _look(self, run_id: str) -> tuple[RunInfo, bool]:
-        keys = self.keys(run_id)
-        await self._link.ready()
-        meta, length = await asyncio.gather(
-            self._ask(run_id, "HMGET", keys.meta, *_META_FIELDS),
-            self._ask(run_id, "XLEN", keys.stream),
-        )
-        return _info(meta, length)
+        keys = self._keys(run_id)
+        return replies.info(await self._run(run_id, self._look_script, [keys.stream, keys.meta]))
 
     async def _ask(self, run_id: str, *command: Any) -> Any:
         try:
             return await self._link.execute(*command)
         except RedisReplyError as error:
-            if error.code == "WRONGTYPE":
-                stream = self.keys(run_id).stream
-                raise CorruptData(
-                    f"the key {stream!r} of the run {run_id!r} holds something else"
-                ) from error
-            raise
+            raise replies.as_corrupt(run_id, error) from error
+
+    async def _run(
+        self, run_id: str, script: Script, keys: Sequence[str], args: Sequence[Any] = ()
+    ) -> Any:
+        try:
+            return await self._link.run(script, keys, args)
+        except RedisReplyError as error:
+            raise replies.as_corrupt(run_id, error) from error
 
     async def set_expire(self, run_id: str, seconds: float) -> bool:
-        keys = self.keys(run_id)
-        stream_ms = max(int(seconds * 1000), 1)
-        kept, _ = await self._link.pipeline(
+        keys = self._keys(run_id)
+        stream_ms = milliseconds(seconds)
+        kept, *_ = await self._link.pipeline(
             [
                 ("PEXPIRE", keys.stream, stream_ms),
-                ("PEXPIRE", keys.meta, stream_ms + self._retentions()[1]),
+                ("PEXPIRE", keys.meta, stream_ms + self._meta_extra),
+                # The next event sets the expiry anew, however soon it comes.
+                ("HDEL", keys.meta, "kept"),
             ]
         )
         if isinstance(kept, HoldfastError):
@@ -256,9 +313,9 @@ class RedisEventStore(EventStore):
         return kept == 1
 
     async def delete(self, run_id: str) -> bool:
-        keys = self.keys(run_id)
-        args = (keys.bell, sum(self._retentions()))
-        removed = await self._link.run(self._delete, [keys.stream, keys.meta], args)
+        keys = self._keys(run_id)
+        args = (keys.bell, self._retention + self._meta_extra)
+        removed = await self._run(run_id, self._delete, [keys.stream, keys.meta], args)
         self._outbox.forget(run_id)
         self._bells.ring(run_id, News())
         return removed == 1
@@ -268,10 +325,6 @@ class RedisEventStore(EventStore):
 
     def doorbell(self, ring: Ring, missed: Callable[[], None]) -> Doorbell:
         return _RedisDoorbell(self, self._link, self._bells, ring, missed)
-
-    def keys(self, run_id: str) -> Keys:
-        """The names that *run_id* has in Redis."""
-        return Keys.of(self._settings.key_prefix, self._settings.stream_key, run_id)
 
 
 class _RedisDoorbell(Doorbell):
@@ -313,12 +366,12 @@ class _RedisDoorbell(Doorbell):
     def _on_message(self, channel: bytes, payload: bytes) -> None:
         run_id = self._runs.get(channel.decode())
         if run_id is not None:
-            self._ring(run_id, _news(payload))
+            self._ring(run_id, replies.news(payload))
 
 
 @dataclass(frozen=True, slots=True)
 class _Direct:
-    """The link's own synchronous door, for a flush after a hiccup that was no outage."""
+    """The link's own synchronous door, once it is open again."""
 
     link: Link
 
@@ -326,24 +379,43 @@ class _Direct:
         return self.link.run_sync(script, keys, args)
 
 
-def _teller(loop: asyncio.AbstractEventLoop, future: asyncio.Future[Entry]) -> Answer:
-    """Return what tells *future* in whatever thread the answer is found."""
+class _Ticket:
+    """What one publisher waits with; it is told in whatever thread the answer is found."""
 
-    def settle(result: Entry | HoldfastError) -> None:
-        if future.done():
+    __slots__ = ("_future", "_loop", "_result")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._result: Result | None = None
+        self._future: asyncio.Future[None] | None = None
+
+    def tell(self, result: Result) -> None:
+        self._result = result
+        # Read after the result was put down, as result() looks for it after the future was: one of
+        # the two sees the other.
+        future = self._future
+        if future is None:
             return
-        if isinstance(result, HoldfastError):
-            future.set_exception(result)
+        if _running_loop() is self._loop:
+            _wake(future)
         else:
-            future.set_result(result)
+            # The loop may have been closed, with whoever waited.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(_wake, future)
 
-    def tell(result: Entry | HoldfastError) -> None:
-        if _running_loop() is loop:
-            settle(result)
-        elif not loop.is_closed():
-            loop.call_soon_threadsafe(settle, result)
+    async def result(self) -> Entry:
+        if self._result is None:
+            self._future = self._loop.create_future()
+            while self._result is None:
+                await self._future
+        if isinstance(self._result, HoldfastError):
+            raise self._result
+        return self._result
 
-    return tell
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
@@ -353,59 +425,39 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def _results(
-    run_id: str, batch: Sequence[Waiting], reply: Any
-) -> tuple[str | None, list[Entry | HoldfastError]]:
-    """Read the script's reply: the life of the run, and what became of each event of the batch."""
-    if isinstance(reply, BaseException):
-        error = reply if isinstance(reply, HoldfastError) else RedisReplyError("ERR", str(reply))
-        return None, [error] * len(batch)
-    status, raw_life, n, previous, written, *ids = reply
-    life = raw_life.decode() or None
-    refusal = _refusal(run_id, status)
-    first_n = n - (len(ids) - written) + 1
-    results: list[Entry | HoldfastError] = []
-    prev = _id(previous)
-    for index, waiting in enumerate(batch):
-        if index >= len(ids):
-            results.append(refusal)
-        elif index < written:
-            # Written by an earlier try: its number in the run is not told again, so readers go and
-            # look.
-            event_id = _id(ids[index]) if ids[index] else waiting.entry.id
-            results.append(stored(waiting.entry, event_id, 0, ZERO, life))
-        else:
-            event_id = _id(ids[index])
-            results.append(stored(waiting.entry, event_id, first_n + index - written, prev, life))
-            prev = event_id
-    return life, results
+def next_count(entries: int, size: int, left: int) -> int:
+    """Return how many entries to ask for next, after *entries* of together *size* bytes of data.
+
+    Nobody knows how large they are before they are here, so reads begin small and grow.
+    """
+    if not entries:
+        return min(_FIRST_READ, left)
+    fitting = max(REPLY_BYTES * entries // max(size, 1), 1)
+    return min(fitting, _GROWTH * entries, left)
 
 
-def _news(payload: bytes) -> News:
-    """Read a doorbell: the life of the run and the number of its newest event."""
-    life, _, number = payload.partition(b":")
-    return News(life.decode("ascii", "replace"), n=int(number) if number.isdigit() else 0)
+def milliseconds(seconds: float) -> int:
+    """Return a time to live as Redis takes it, at least 1 ms.
+
+    Raises:
+        ValueError: *seconds* is no finite number.
+    """
+    if not math.isfinite(seconds):
+        raise ValueError("a time to live is a finite number of seconds")
+    return max(int(seconds * 1000), 1)
 
 
-def _refusal(run_id: str, status: bytes) -> HoldfastError:
-    if status == b"expired":
-        return RunExpired(f"the run {run_id!r} has expired; delete it to use its id again")
-    if status == b"fenced":
-        return RunEnded(
-            f"the run {run_id!r} was deleted; this publisher belongs to its earlier life"
-        )
-    return RunEnded(f"the run {run_id!r} has ended; nothing can follow its terminal event")
+def _checked_keys(prefix: str, template: str, run_id: str) -> Keys:
+    return Keys.of(prefix, template, check_run_id(run_id))
 
 
-def _in_a_row(results: Sequence[Entry | HoldfastError]) -> list[Entry]:
+def _in_a_row(results: Sequence[Result]) -> list[Entry]:
     """What a reader may take as it is; empty where it must look, because a number is not known."""
     entries = [result for result in results if isinstance(result, Entry)]
     return entries if all(entry.n for entry in entries) else []
 
 
-def _tell_refused(
-    run_id: str, batch: Sequence[Waiting], results: Sequence[Entry | HoldfastError]
-) -> None:
+def _log_refused(run_id: str, batch: Sequence[Waiting], results: Sequence[Result]) -> None:
     refused = [error for error in results if isinstance(error, HoldfastError)]
     if refused:
         log.warning(
@@ -415,65 +467,3 @@ def _tell_refused(
             run_id,
             refused[0],
         )
-
-
-def _id(raw: bytes) -> EventId:
-    event_id = parse_id(raw.decode())
-    if event_id is None:
-        raise CorruptData(f"Redis answered {raw!r} where a stream id belongs")
-    return event_id
-
-
-def _entry(item: Any) -> Entry:
-    """Read one element of an XRANGE reply; what another program wrote is made to fit a frame."""
-    event_id, fields = _id(item[0]), item[1]
-    values = dict(zip(fields[::2], fields[1::2], strict=True))
-    kind = values.get(b"type", b"message").decode("utf-8", "replace")
-    data = values.get(b"data", b"null")
-    number = values.get(b"n")
-    if number is None:
-        kind = "".join(kind.split()) or "message"
-        return Entry(event_id, kind, normalise_data(data), created_ms=event_id.ms)
-    return Entry(
-        event_id,
-        kind,
-        data,
-        int(number),
-        _id(values[b"q"]),
-        values[b"p"].decode(),
-        int(values[b"s"]),
-        event_id.ms,
-    )
-
-
-def _info(meta: Sequence[bytes | None], length: int) -> tuple[RunInfo, bool]:
-    """Return what meta says of a run, and whether another program wrote to it since meta was last told."""
-    life, n, last, known, end, gone, owner = meta
-    newest = _id(last) if last else ZERO
-    if length != int(known or 0) and length > 0:
-        return RunInfo(), True
-    if life is None or gone is not None:
-        return RunInfo(life=life.decode() if life else None, last=newest), False
-    count = int(n or 0)
-    ended = end.decode().split(" ") if end else None
-    if count and not length:
-        status = "expired"
-    else:
-        status = "ended" if ended else "open"
-    info = RunInfo(
-        status,  # type: ignore[arg-type]
-        life.decode(),
-        newest,
-        count,
-        length,
-        _id(ended[0].encode()) if ended else None,
-        (ended[1], int(ended[2])) if ended else None,
-        owner.decode() if owner else None,
-    )
-    return info, False
-
-
-def _raise_or_return(result: Entry | BaseException) -> Entry:
-    if isinstance(result, BaseException):
-        raise result
-    return result

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from holdfast.errors import InvalidEvent
+from holdfast.streams.cursor import Cursor, parse_position
 from holdfast.streams.event import (
     TERMINAL_TYPES,
     ZERO,
@@ -21,7 +22,6 @@ from holdfast.streams.event import (
     check_type,
     decode_data,
     encode_data,
-    parse_id,
 )
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ class Entry:
         id: its place in the stream. For a provisional entry, the last stored id known before it.
         n: its dense number within the life of the run; 0 where another program wrote it.
         prev: the id of the entry before it, whether or not that is still kept; ``None`` where
-        unknown. producer, seq: who wrote it, and as its how-many-th of this run.
+            unknown.
+        producer, seq: who wrote it, and as its how-many-th of this run.
         created_ms: when it was written, in milliseconds since 1970.
         provisional: accepted by this process while Redis is away, and not stored yet.
         life: the life of the run it was written to, where the writer was told.
@@ -70,7 +71,7 @@ class Entry:
 
     @property
     def public_id(self) -> str:
-        """The id a caller of ``add`` gets; for a provisional entry a cursor that every process accepts."""
+        """The id a caller of ``add`` gets; a provisional one is a cursor for every process."""
         return f"{self.id}~{self.producer}.{self.seq}" if self.provisional else str(self.id)
 
 
@@ -134,7 +135,7 @@ Ring = Callable[[str, News], None]
 
 
 class Doorbell(ABC):
-    """Tells one hub which of the runs it watches have news. A lost ring costs time, never an event."""
+    """Tells one hub which of its runs have news. A lost ring costs time, never an event."""
 
     @abstractmethod
     async def add(self, run_id: str) -> None:
@@ -157,9 +158,8 @@ class EventStore(ABC):
     """Keeps the events of runs, in order, each under an id that only grows.
 
     Every method raises :class:`~holdfast.errors.InvalidEvent` for a run id or position that cannot
-    exist, and
-    :class:`~holdfast.errors.RedisUnavailable` where the backend cannot answer: unavailable is not
-    absent.
+    exist, :class:`~holdfast.errors.RedisUnavailable` where the backend cannot answer (unavailable
+    is not absent), and :class:`~holdfast.errors.CorruptData` where it holds something else.
     """
 
     max_event_bytes: int = 1048576
@@ -195,18 +195,34 @@ class EventStore(ABC):
         end_id: str | None = None,
         limit: int = 100,
     ) -> list[StreamEvent]:
-        """Return up to *limit* events between two ids, both inclusive; an absent run has none."""
-        start, end = _position(start_id) or ZERO, _position(end_id)
+        """Return up to *limit* events between two ids, both inclusive; an absent run has none.
+
+        Args:
+            start_id: an id, or ``0`` or ``None`` for the start.
+            end_id: an id, or ``None`` for the end.
+            limit: the most to return; below 1 none are.
+        """
+        start, end = _position(start_id).base, _position(end_id).base if end_id else None
         entries = await self.read(check_run_id(run_id), start, end, limit)
         return [to_event(run_id, entry) for entry in entries]
 
     async def get_events_after(
         self, run_id: str, last_id: str, limit: int = 100
     ) -> list[StreamEvent]:
-        """Return up to *limit* events that follow *last_id* (an id, or ``0`` for the start)."""
-        last = _position(last_id) or ZERO
-        entries = await self.read(check_run_id(run_id), last.next(), None, limit)
-        return [to_event(run_id, entry) for entry in entries]
+        """Return up to *limit* events that follow *last_id* (an id, or ``0`` for the start).
+
+        A provisional id is a position too: what its producers had written by then is left out.
+        """
+        after, found = _position(last_id), list[Entry]()
+        start = after.base.next()
+        while len(found) < limit:
+            wanted = limit - len(found)
+            page = await self.read(check_run_id(run_id), start, None, wanted)
+            found += [entry for entry in page if not after.has_seen(entry.producer, entry.seq)]
+            if len(page) < wanted:
+                break
+            start = page[-1].id.next()
+        return [to_event(run_id, entry) for entry in found]
 
     async def exists(self, run_id: str) -> bool:
         """Whether the run's events are there to be read."""
@@ -225,7 +241,7 @@ class EventStore(ABC):
         return Draft(check_type(type, ours=ours), encode_data(data, self.max_event_bytes))
 
     def pending(self, run_id: str) -> Pending | None:
-        """Return what this process holds of a run that is not stored yet; ``None`` where that is nothing."""
+        """Return what this process holds of a run that is not stored yet, or ``None``."""
         return None
 
     @property
@@ -246,7 +262,8 @@ class EventStore(ABC):
 
         Args:
             owner: kept if this write creates the run.
-            life: refuse unless the run is still in this life.
+            life: refuse if the run was deleted since this life. A store that lost its data goes on
+                in a new life, which the entries name.
 
         Raises:
             RunEnded, RunExpired, JournalFull.
@@ -254,13 +271,24 @@ class EventStore(ABC):
 
     @abstractmethod
     async def read(
-        self, run_id: str, start: EventId, end: EventId | None, limit: int
+        self,
+        run_id: str,
+        start: EventId,
+        end: EventId | None,
+        limit: int,
+        *,
+        max_bytes: int | None = None,
     ) -> list[Entry]:
-        """Return up to *limit* entries with ids from *start* to *end*, both inclusive, oldest first."""
+        """Return up to *limit* entries with ids from *start* to *end*, inclusive, oldest first.
+
+        Args:
+            max_bytes: return fewer where their data is larger together, but at least one: then
+                only an empty answer says that nothing follows. Default: no bound.
+        """
 
     @abstractmethod
     async def describe(self, run_id: str) -> RunInfo:
-        """Return what is known of a run, registering what another program may have written to it."""
+        """Return what is known of a run; what another program has written to it counts from then."""
 
     @abstractmethod
     async def set_expire(self, run_id: str, seconds: float) -> bool:
@@ -268,7 +296,7 @@ class EventStore(ABC):
 
     @abstractmethod
     async def delete(self, run_id: str) -> bool:
-        """Remove the run's events and open the way for a next life of its id. False where there was none."""
+        """Remove the run's events and open the way for a next life of its id. False: none there."""
 
     @abstractmethod
     def doorbell(self, ring: Ring, missed: Callable[[], None]) -> Doorbell:
@@ -287,19 +315,21 @@ def to_event(run_id: str, entry: Entry, data: Any = ...) -> StreamEvent:
     return StreamEvent(entry.public_id, run_id, entry.type, value, created)
 
 
-def stored(entry: Entry, event_id: EventId, n: int, prev: EventId, life: str | None) -> Entry:
-    """Return *entry* as it is once the store has given it its place."""
-    return replace(
-        entry, id=event_id, n=n, prev=prev, life=life, created_ms=event_id.ms, provisional=False
-    )
+def within_bytes(entries: Sequence[Entry], max_bytes: int) -> list[Entry]:
+    """Return as many of *entries* as have *max_bytes* bytes of data together, at least one."""
+    size = 0
+    for index, entry in enumerate(entries):
+        size += len(entry.data)
+        if index and size > max_bytes:
+            return list(entries[:index])
+    return list(entries)
 
 
-def _position(text: str | None) -> EventId | None:
-    if text is None or text in {"", "0", "-1"}:
-        return None
-    event_id = parse_id(text.partition("~")[0])
-    if event_id is None:
+def _position(text: str | None) -> Cursor:
+    position = parse_position(text, allow_tail=False) if isinstance(text, str | None) else None
+    if not isinstance(position, Cursor):
         raise InvalidEvent(
-            f"{text[:64]!r} is no event id; an id is '<milliseconds>-<number>', or '0' for the start"
+            f"{str(text)[:64]!r} is no event id; an id is '<milliseconds>-<number>', or '0' for the"
+            " start"
         )
-    return event_id
+    return position

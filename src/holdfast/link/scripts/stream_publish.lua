@@ -3,26 +3,46 @@
 -- KEYS: stream, meta (one slot: meta is '{' .. stream .. '}:meta')
 -- ARGV: 1 doorbell channel   2 producer        3 number of the first event   4 maxlen
 --       5 byte budget        6 retention (ms)  7 how much longer meta is kept (ms)
---       8 the life to begin, if this write begins one   9 the only life to write to, or ''
+--       8 a name nobody else has, for the life that this write may begin
+--       9 the life that the publisher knows, or ''
 --      10 owner, kept if this write creates the run    11 … type, data of each event
 -- Without events it registers what other programs wrote, and gives the stream its expiry.
 --
--- Returns {status, life, n, previous id, already written, id, id, …}; status is 'ok', 'ended', 'expired' or 'fenced'.
+-- Returns {status, life, n, previous id, already written, id, id, …};
+-- status is 'ok', 'ended', 'expired' or 'fenced'.
+--
+-- Meta: life (its generation, a dot, a name), n (events of this life), last (id), bytes, cut (bytes
+-- known to be gone), end ('id producer number'), owner, gone (deleted), kept (when the expiry was
+-- last set, ms), s:<producer> (the last number that producer wrote).
 -- There is no rollback in Lua: everything is checked before the first write.
+local call = redis.call
 local stream, meta = KEYS[1], KEYS[2]
 local producer, first_seq = ARGV[2], tonumber(ARGV[3])
-local retention, meta_retention = tonumber(ARGV[6]), tonumber(ARGV[6]) + tonumber(ARGV[7])
 local FIRST, count = 11, (#ARGV - 10) / 2
+local MINE = 's:' .. producer
 local TERMINAL = {workflow_complete = true, workflow_error = true, run_stopped = true, run_lost = true}
 
-local m = redis.call('HMGET', meta, 'life', 'n', 'last', 'bytes', 'length', 'end', 'cut', 'gone', 's:' .. producer)
+local m = call('HMGET', meta, 'life', 'n', 'last', 'bytes', 'cut', 'end', 'gone', 'kept', MINE)
 local life, n, last = m[1], tonumber(m[2] or 0), m[3] or '0-0'
-local bytes, length, ended, cut = tonumber(m[4] or 0), tonumber(m[5] or 0), m[6], tonumber(m[7] or 0)
-local gone, last_seq = m[8], tonumber(m[9] or 0)
-local kept = redis.call('XLEN', stream)
+local bytes, cut, ended, gone = tonumber(m[4] or 0), tonumber(m[5] or 0), m[6], m[7]
+local refreshed, last_seq = tonumber(m[8] or 0), tonumber(m[9] or 0)
 
-if ARGV[9] ~= '' and (ARGV[9] ~= life or gone) then
-  return {'fenced', life or '', n, last, 0}
+local function generation(name) return tonumber(string.match(name, '^%d+') or 0) end
+
+-- Only a deletion shuts a publisher out: each adds one to the generation. Where Redis has lost its
+-- data, whoever was publishing goes on, in a new life.
+if gone or life ~= ARGV[9] then
+  if ARGV[9] ~= '' and life then
+    local mine, now = generation(ARGV[9]), generation(life)
+    if mine < now or (mine == now and gone) then return {'fenced', life, n, last, 0} end
+  end
+end
+
+-- The fields of an entry; of a field given twice the last counts, as it does for readers.
+local function fields(entry)
+  local f = {}
+  for k = 1, #entry[2], 2 do f[entry[2][k]] = entry[2][k + 1] end
+  return f
 end
 
 -- A retry after a lost reply: what this producer already wrote is answered, never written again.
@@ -34,11 +54,10 @@ local function ids_of_written()
   local found, from, wanted = {}, '+', written
   for i = 1, written do found[i] = '' end
   while wanted > 0 do
-    local page = redis.call('XREVRANGE', stream, from, '-', 'COUNT', 100)
-    for i, entry in ipairs(page) do
-      local f = {}
-      for k = 1, #entry[2], 2 do f[entry[2][k]] = entry[2][k + 1] end
-      local at = f.p == producer and tonumber(f.s) - first_seq + 1
+    local page = call('XREVRANGE', stream, from, '-', 'COUNT', 100)
+    for _, entry in ipairs(page) do
+      local f = fields(entry)
+      local at = f.p == producer and (tonumber(f.s) or 0) - first_seq + 1
       if at and at >= 1 and at <= written and found[at] == '' then
         found[at], wanted = entry[1], wanted - 1
       elseif at and at < 1 then
@@ -51,98 +70,115 @@ local function ids_of_written()
   return found
 end
 if written == count and count > 0 then
-  return {'ok', life, n, last, written, unpack(ids_of_written())}
+  return {'ok', life or '', n, last, written, unpack(ids_of_written())}
 end
 
-if life and not gone and not ended and n > 0 and kept == 0 then
-  return {'expired', life, n, last, written}
-end
+local length = call('XLEN', stream)
+if n > 0 and length == 0 and not gone then return {'expired', life, n, last, written} end
 
--- What another program added with a bare XADD counts too: it moved the length we left behind.
-local function register()
-  local from = last
-  while true do
-    local page = redis.call('XRANGE', stream, from, '+', 'COUNT', 500)
-    for _, entry in ipairs(page) do
-      if entry[1] ~= from then
-        n, last = n + 1, entry[1]
-        for k = 1, #entry[2], 2 do
-          local name, value = entry[2][k], entry[2][k + 1]
-          if name == 'type' and TERMINAL[value] and not ended then ended = last .. ' - 0' end
-          if name == 'type' or name == 'data' then bytes = bytes + #value end
-        end
-      end
-    end
-    if #page < 500 then return end
-    from = last
-  end
-end
 local begins = not life or gone
 if begins then
-  if count == 0 and kept == 0 then return {'ok', '', 0, last, 0} end
-  life, n, bytes, length, ended, cut = ARGV[8], 0, 0, 0, false, 0
+  if count == 0 and length == 0 then return {'ok', '', 0, last, 0} end
+  life = string.format('%d.%s', life and generation(life) + 1 or 0, ARGV[8])
+  n, bytes, cut, ended, refreshed = 0, 0, 0, false, 0
 end
-local before = n
-if kept ~= length then register() end
 
-if ended and written < count then
-  if n ~= before then redis.call('HSET', meta, 'n', n, 'last', last, 'length', kept, 'end', ended) end
-  return {'ended', life, n, last, written, unpack(ids_of_written())}
+-- The smallest id after another. Redis before 6.2 has no exclusive ranges, and Lua's numbers are
+-- exact up to 2^53: beyond that the id itself, which whoever asks must skip.
+local function after(id)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  if #seq > 15 then return id end
+  return string.format('%s-%.0f', ms, seq + 1)
 end
-for i = written + 1, count - 1 do
-  if TERMINAL[ARGV[FIRST + 2 * (i - 1)]] then return {'ended', life, n, last, written} end
+
+-- What another program added with a bare XADD counts too.
+local known = n
+if length > 0 then
+  repeat
+    local from = last
+    local page = call('XRANGE', stream, after(from), '+', 'COUNT', 100)
+    for _, entry in ipairs(page) do
+      if entry[1] ~= from then
+        local f = fields(entry)
+        n, last, bytes = n + 1, entry[1], bytes + #(f.type or '') + #(f.data or '')
+        if TERMINAL[f.type] and not ended then ended = last .. ' - 0' end
+      end
+    end
+  until #page < 100
+end
+local registered = n > known
+
+local status = 'ok'
+if written < count then
+  if ended then status = 'ended' end
+  for i = written + 1, count - 1 do
+    if TERMINAL[ARGV[FIRST + 2 * (i - 1)]] then status = 'ended' end
+  end
 end
 
 -- Ids only grow, also over a deletion, a lost stream and a clock that was set back.
-local function fresh_id()
-  if n > 0 or last == '0-0' then return '*' end
-  local ms, seq = string.match(last, '^(%d+)-(%d+)$')
-  local now = redis.call('TIME')
-  if now[1] * 1000 + math.floor(now[2] / 1000) > tonumber(ms) then return '*' end
-  return string.format('%s-%d', ms, tonumber(seq) + 1)
+local function first_id()
+  if last == '0-0' then return '*' end
+  local now = call('TIME')
+  if now[1] * 1000 + math.floor(now[2] / 1000) > tonumber(string.match(last, '^%d+')) then return '*' end
+  return after(last)
 end
 
-local reply = {'ok', life, 0, n > 0 and last or '0-0', written, unpack(written > 0 and ids_of_written() or {})}
-for i = written + 1, count do
-  local kind, data = ARGV[FIRST + 2 * (i - 1)], ARGV[FIRST + 2 * i - 1]
-  local id, previous = fresh_id(), n > 0 and last or '0-0'
-  n, bytes = n + 1, bytes + #kind + #data
-  last = redis.call('XADD', stream, 'MAXLEN', '~', ARGV[4], id, 'type', kind, 'data', data,
-    'n', n, 'q', previous, 'b', bytes, 'p', producer, 's', first_seq + i - 1)
-  if TERMINAL[kind] then ended = string.format('%s %s %d', last, producer, first_seq + i - 1) end
-  reply[#reply + 1] = last
+local reply = {status, life, 0, n > 0 and last or '0-0', written}
+if written > 0 then
+  for _, id in ipairs(ids_of_written()) do reply[#reply + 1] = id end
+end
+if status ~= 'ok' and not registered then
+  reply[2], reply[3] = begins and '' or life, n
+  return reply
+end
+
+local final = false
+if status == 'ok' and count > written then
+  for i = written + 1, count do
+    local kind, data = ARGV[FIRST + 2 * (i - 1)], ARGV[FIRST + 2 * i - 1]
+    local id, previous = n > 0 and '*' or first_id(), n > 0 and last or '0-0'
+    n, bytes = n + 1, bytes + #kind + #data
+    last = call('XADD', stream, 'MAXLEN', '~', ARGV[4], id, 'type', kind, 'data', data,
+      'n', n, 'q', previous, 'b', bytes, 'p', producer, 's', first_seq + i - 1)
+    if TERMINAL[kind] then ended, final = string.format('%s %s %d', last, producer, first_seq + i - 1), true end
+    reply[#reply + 1] = last
+  end
 end
 reply[3] = n
 
--- MAXLEN bounds no bytes. 'cut' is how many bytes are known to be gone; an old payload is read only while the
--- budget seems exceeded, about once for each entry that goes.
+-- MAXLEN bounds no bytes. An old payload is read only while the budget seems exceeded, about once
+-- for each entry that goes.
 local budget = tonumber(ARGV[5])
-while bytes - cut > budget and redis.call('XLEN', stream) > 1 do
-  local oldest = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
-  local size, up_to = 0, nil
-  for k = 1, #oldest[2], 2 do
-    local name, value = oldest[2][k], oldest[2][k + 1]
-    if name == 'b' then up_to = tonumber(value) end
-    if name == 'type' or name == 'data' then size = size + #value end
-  end
-  if up_to then cut = math.max(cut, up_to - size) end
+while bytes - cut > budget and call('XLEN', stream) > 1 do
+  local oldest = call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+  local f = fields(oldest)
+  local size, up_to = #(f.type or '') + #(f.data or ''), tonumber(f.b)
+  if up_to and up_to <= bytes then cut = math.max(cut, up_to - size) end
   if bytes - cut <= budget then break end
-  redis.call('XDEL', stream, oldest[1])
+  call('XDEL', stream, oldest[1])
   cut = cut + size
 end
 
-redis.call('HSET', meta, 'life', life, 'n', n, 'last', last, 'bytes', bytes, 'cut', cut,
-  'length', redis.call('XLEN', stream))
-if count > 0 then redis.call('HSET', meta, 's:' .. producer, first_seq + count - 1) end
-if ended then redis.call('HSET', meta, 'end', ended) end
+if status == 'ok' and count > 0 then
+  call('HSET', meta, 'n', n, 'last', last, 'bytes', bytes, 'cut', cut, MINE, first_seq + count - 1)
+else
+  call('HSET', meta, 'n', n, 'last', last, 'bytes', bytes, 'cut', cut)
+end
 if begins then
-  redis.call('HDEL', meta, 'gone')
-  if not ended then redis.call('HDEL', meta, 'end') end
-  if ARGV[10] ~= '' then redis.call('HSET', meta, 'owner', ARGV[10]) else redis.call('HDEL', meta, 'owner') end
+  call('HSET', meta, 'life', life)
+  call('HDEL', meta, 'gone', 'end', 'owner')
+  if ARGV[10] ~= '' then call('HSET', meta, 'owner', ARGV[10]) end
 end
-if count > 0 or redis.call('PTTL', stream) == -1 then
-  redis.call('PEXPIRE', stream, retention)
-  redis.call('PEXPIRE', meta, meta_retention)
+if ended then call('HSET', meta, 'end', ended) end
+
+-- The expiry slides with the events, in steps of a hundredth of it and of a second at most.
+local retention, ms = tonumber(ARGV[6]), tonumber(string.match(last, '^%d+'))
+local step = math.min(retention / 100, 1000)
+if begins or final or registered or count == 0 or ms >= refreshed + step or ms < refreshed then
+  call('PEXPIRE', stream, retention)
+  call('PEXPIRE', meta, retention + ARGV[7])
+  call('HSET', meta, 'kept', string.format('%.0f', ms))
 end
-if count > 0 or n ~= before then redis.call('PUBLISH', ARGV[1], life .. ':' .. n) end
+if n ~= known then call('PUBLISH', ARGV[1], life .. ':' .. n) end
 return reply

@@ -1,0 +1,177 @@
+"""What Redis answers about a run, read into values; and the names that a run has there.
+
+Pure: replies in, values out. What another program stored is made to fit a frame; what holdfast
+stored and cannot be read is told as corrupt, never taken for an outage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from holdfast.errors import (
+    CorruptData,
+    HoldfastError,
+    RedisReplyError,
+    RunEnded,
+    RunExpired,
+)
+from holdfast.streams.event import (
+    ZERO,
+    EventId,
+    normalise_data,
+    normalise_type,
+    parse_id,
+)
+from holdfast.streams.store import Entry, News, RunInfo, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from holdfast.streams.outbox import Waiting
+
+Result = Entry | HoldfastError
+"""What became of one event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The names of one run in Redis: one cluster slot, the braces hold the whole stream key."""
+
+    stream: str
+    meta: str
+    bell: str
+
+    @classmethod
+    def of(cls, prefix: str, template: str, run_id: str) -> Keys:
+        """Return the names of *run_id*, which holds no braces."""
+        stream = prefix + template.replace("{run_id}", run_id)
+        return cls(stream, f"{{{stream}}}:meta", f"{{{stream}}}:bell")
+
+
+def results(run_id: str, batch: Sequence[Waiting], reply: Any) -> tuple[str | None, list[Result]]:
+    """Read the reply of ``stream_publish``: the life of the run, and what became of each event."""
+    if isinstance(reply, HoldfastError):
+        return None, [as_corrupt(run_id, reply)] * len(batch)
+    try:
+        return _results(run_id, batch, reply)
+    except (CorruptData, TypeError, ValueError) as error:
+        # A batch that could not be settled would be sent again for ever.
+        return None, [CorruptData(f"the answer about the run {run_id!r}: {error}")] * len(batch)
+
+
+def _results(run_id: str, batch: Sequence[Waiting], reply: Any) -> tuple[str | None, list[Result]]:
+    status, raw_life, n, previous, written, *ids = reply
+    life = raw_life.decode() or None
+    first_n = n - (len(ids) - written) + 1
+    prev = event_id(previous)
+    found: list[Result] = []
+    for index, (waiting, raw) in enumerate(zip(batch, ids, strict=False)):
+        if index < written:
+            # Of an earlier try the number is not told, nor the id once the event was trimmed:
+            # readers go and look.
+            found.append(waiting.stored(event_id(raw) if raw else None, 0, None, life))
+            continue
+        now = event_id(raw)
+        found.append(waiting.stored(now, first_n + index - written, prev, life))
+        prev = now
+    if len(found) < len(batch):
+        found += [refusal(run_id, status)] * (len(batch) - len(found))
+    return life, found
+
+
+def refusal(run_id: str, status: bytes) -> RunEnded:
+    """Return why nothing more is written to a run."""
+    if status == b"expired":
+        return RunExpired(f"the run {run_id!r} has expired; delete it to use its id again")
+    if status == b"fenced":
+        return RunEnded(
+            f"the run {run_id!r} was deleted; this publisher belongs to its earlier life"
+        )
+    return RunEnded(f"the run {run_id!r} has ended; nothing can follow its terminal event")
+
+
+def as_corrupt(run_id: str, error: HoldfastError) -> HoldfastError:
+    """Return *error*, or what it means where a key of the run holds something else."""
+    # Before Redis 7 an error inside a script is wrapped in the words of ERR.
+    if isinstance(error, RedisReplyError) and "WRONGTYPE" in str(error):
+        return CorruptData(f"a key of the run {run_id!r} holds something that is no stream of ours")
+    return error
+
+
+def news(payload: bytes) -> News:
+    """Read a doorbell: the life of the run and the number of its newest event."""
+    life, _, number = payload.partition(b":")
+    return News(life.decode("ascii", "replace"), n=int(number) if number.isdigit() else 0)
+
+
+def event_id(raw: bytes) -> EventId:
+    """Read an id.
+
+    Raises:
+        CorruptData: it is none.
+    """
+    found = parse_id(raw.decode("ascii", "replace"))
+    if found is None:
+        raise CorruptData(f"Redis answered {raw!r} where a stream id belongs")
+    return found
+
+
+def entry(item: Any) -> Entry:
+    """Read one element of an ``XRANGE`` reply."""
+    at, fields = event_id(item[0]), item[1]
+    values = dict(zip(fields[::2], fields[1::2], strict=True))
+    try:
+        return Entry(
+            at,
+            values[b"type"].decode(),
+            values[b"data"],
+            int(values[b"n"]),
+            event_id(values[b"q"]),
+            values[b"p"].decode("ascii"),
+            int(values[b"s"]),
+            at.ms,
+        )
+    except (KeyError, ValueError, CorruptData):
+        return _foreign(at, values)
+
+
+def _foreign(at: EventId, values: dict[bytes, bytes]) -> Entry:
+    """Read what another program added: it knows of types and data, and may spell both its way."""
+    kind = normalise_type(values.get(b"type", b"message"))
+    return Entry(at, kind, normalise_data(values.get(b"data", b"null")), created_ms=at.ms)
+
+
+def info(reply: Any) -> tuple[RunInfo, bool]:
+    """Read the reply of ``stream_look``: the run, and whether another program wrote to it."""
+    length, foreign, (life, n, last, end, gone, owner) = reply
+    newest = event_id(last) if last else ZERO
+    name = life.decode() if life else None
+    if name is None or gone is not None:
+        return RunInfo(life=name, last=newest), bool(foreign)
+    ended, origin = _end(end) if end else (None, None)
+    count = int(n or 0)
+    return (
+        RunInfo(
+            _status(count, length, ended=ended is not None),
+            name,
+            newest,
+            count,
+            length,
+            ended,
+            origin,
+            owner.decode() if owner else None,
+        ),
+        bool(foreign),
+    )
+
+
+def _end(raw: bytes) -> tuple[EventId, tuple[str, int] | None]:
+    at, producer, seq = raw.split(b" ")
+    return event_id(at), None if producer == b"-" else (producer.decode(), int(seq))
+
+
+def _status(n: int, length: int, *, ended: bool) -> Status:
+    if n and not length:
+        return "expired"
+    return "ended" if ended else "open"
