@@ -613,3 +613,124 @@ def test_a_forked_child_does_not_replay_what_its_parent_promised(free_port: int)
         os._exit(store.waiting)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert store.waiting == 1
+
+
+async def test_the_request_that_meets_the_outage_keeps_what_it_did(kept_redis: RedisServer) -> None:
+    outage = Outage(kept_redis, session_idle_timeout=1000, session_touch_interval=0)
+    await outage.log_in()
+    leaving, visitor, reader = (Browser(outage.app) for _ in range(3))
+    outage.doing.handle = lambda s: s.update(a=1)
+    for browser in (leaving, reader):
+        await browser.get()
+
+    def last_of_redis(handle: Any) -> Any:
+        def run(session: Session) -> Any:
+            # The link does not know yet: the store's own answer is the first it hears.
+            if kept_redis_alive:
+                kept_redis_alive.clear()
+                kept_redis.kill()
+            return handle(session)
+
+        return run
+
+    for browser, handle in (
+        (outage.browser, lambda s: s.update(b=2)),
+        (visitor, lambda s: s.update(c=3)),
+        (leaving, Session.invalidate),
+        (reader, dict),
+    ):
+        kept_redis_alive = [True]
+        outage.doing.handle = last_of_redis(handle)
+        assert (await browser.get()).status == 200
+        await away(outage.settings)
+        assert await outage.do(dict, leaving if browser is leaving else browser) is not None
+        await outage.end()
+    assert await outage.do(dict) == b"{'b': 2, 'cart': [1], 'user_id': 7}"
+    assert await outage.do(dict, visitor) == b"{'c': 3}"
+    assert await outage.do(dict, leaving) == b"{}"
+    assert await outage.do(dict, reader) == b"{'a': 1}"
+
+
+@pytest.mark.parametrize("mode", ["readonly", "closed"])
+async def test_the_write_that_meets_the_outage_is_refused_where_nothing_is_kept(
+    kept_redis: RedisServer, mode: str
+) -> None:
+    outage = Outage(kept_redis, session_on_outage=mode)
+    await outage.log_in()
+
+    def killing(session: Session) -> None:
+        session["b"] = 2
+        kept_redis.kill()
+
+    outage.doing.handle = killing
+    answer = await outage.browser.get()
+    assert (answer.status, answer.set_cookie) == (503, None)
+    await away(outage.settings)
+    await outage.end()
+    assert b"'b'" not in await outage.do(dict)
+    visitor = Browser(outage.app)
+    outage.doing.handle = killing
+    assert (await visitor.get()).status == 503
+
+
+async def test_a_stream_whose_redis_dies_says_what_it_lost(
+    kept_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    outage = Outage(kept_redis, session_on_outage="readonly")
+    await outage.log_in()
+
+    async def stream(scope: Any, receive: Any, send: Any) -> None:
+        session = get_session(scope)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        session["late"] = 1
+        kept_redis.kill()
+        await send({"type": "http.response.body", "body": b""})
+
+    app = SessionMiddleware(stream, settings=outage.settings)
+    answer = await Browser(app, outage.browser.cookies).get()
+    assert answer.status == 200
+    assert "written after the response had started is lost" in caplog.text
+
+
+async def test_a_logout_that_meets_the_outage_before_a_crash_is_told(
+    kept_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    outage = Outage(kept_redis, session_on_outage="readonly")
+    await outage.log_in()
+
+    def crash(session: Session) -> None:
+        session.invalidate()
+        kept_redis.kill()
+        raise LookupError
+
+    outage.doing.handle = crash
+    with pytest.raises(LookupError):
+        await outage.browser.get()
+    assert "may live on" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_sessions_work_on_both_sides_of_a_fork(redis: RedisServer, key_prefix: str) -> None:
+    settings = settings_for(redis, key_prefix=key_prefix)
+    doing = Doing()
+    app = SessionMiddleware(doing, settings=settings)
+    browser = Browser(app)
+
+    def ask(handle: Any) -> bytes:
+        async def run() -> bytes:
+            doing.handle = handle
+            return (await browser.get()).body
+
+        return anyio.run(run)
+
+    ask(lambda s: s.update(parent=1))
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            ask(lambda s: s.update(child=1))
+            code = 0 if b"child" in ask(dict) else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert ask(dict) == b"{'child': 1, 'parent': 1}"
