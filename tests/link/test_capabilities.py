@@ -18,12 +18,13 @@ from holdfast.link.capabilities import (
     version,
 )
 from holdfast.settings import Settings
-from holdfast.testing import redis_server
+from holdfast.testing import FaultProxy, redis_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from holdfast.link.capabilities import Verdict
+    from holdfast.testing import RedisServer
 
 
 def verdicts(report: Report) -> dict[str, str]:
@@ -101,6 +102,13 @@ def test_a_server_that_is_not_there(free_port: int) -> None:
     assert report.verdict == "problem"
     assert "refused" in text(report, "reachable")
     assert "s3cret" not in repr(report)
+
+
+def test_a_server_that_says_nothing(redis: RedisServer) -> None:
+    with FaultProxy.threaded("127.0.0.1", redis.port) as proxy:
+        proxy.blackhole()
+        report = look(f"redis://127.0.0.1:{proxy.port}")
+        assert "timeout" in text(report, "reachable")
 
 
 def test_a_server_that_wants_a_password() -> None:

@@ -89,6 +89,9 @@ async def test_a_wrong_argument_is_told_to_the_caller_alone(
     with pytest.raises(TypeError):
         link.send("SET", key_prefix, None)  # type: ignore[arg-type]
     assert await good == b"x"
+    with pytest.raises(TypeError):
+        await link.pipeline([("SET", f"{key_prefix}n", 1), ("SET", None)])  # type: ignore[list-item]
+    assert await link.execute("EXISTS", f"{key_prefix}n") == 0
 
 
 async def test_an_empty_pipeline_is_an_empty_answer(

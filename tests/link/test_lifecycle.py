@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -37,7 +39,7 @@ async def echo(text):
 def run(url: str, code: str, seconds: float = 20.0) -> str:
     """Run *code* in a strict interpreter: any warning or complaint at its end fails the test."""
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", PREAMBLE + textwrap.dedent(code), url],
+        [sys.executable, "-W", "error", "-c", PREAMBLE + textwrap.dedent(code), url],
         capture_output=True,
         text=True,
         timeout=seconds,
@@ -192,6 +194,32 @@ def test_after_a_fork_both_sides_work_and_neither_hears_the_other(redis: RedisSe
         asyncio.run(both())
         """,
     )
+
+
+@pytest.mark.anyio
+async def test_letting_go_closes_our_copy_of_a_socket_and_nothing_else(
+    redis: RedisServer, key_prefix: str
+) -> None:
+    """What a forked child does, done here, with a second copy of each socket for the parent's."""
+    link = Link(Settings(redis_url=redis.url, key_prefix=key_prefix))
+    listener = Listener(link, lambda *_: None, lambda: None)
+    await listener.add(f"{key_prefix}c")
+    await link.execute("PING")
+    conversation = next(iter(link._lanes.values()))._current
+    assert conversation is not None
+    assert conversation._transport is not None
+    ours = conversation._transport.get_extra_info("socket").fileno()
+    with socket.socket(fileno=os.dup(ours)) as parents:
+        link._forked()
+        assert not link.up
+        assert str(Path(f"/proc/self/fd/{ours}").readlink()) == os.devnull
+        parents.setblocking(True)
+        parents.sendall(b"PING\r\n")
+        assert parents.recv(100) == b"+PONG\r\n"
+        assert await link.execute("ECHO", "anew") == b"anew"
+    assert redis.execute("PUBLISH", f"{key_prefix}c", "x") == 0
+    await listener.aclose()
+    await link.aclose()
 
 
 def test_a_pool_of_forked_workers(redis: RedisServer) -> None:

@@ -189,6 +189,27 @@ async def test_a_black_hole_from_the_start_costs_one_deadline(
         await until(lambda: link.status.state is LinkState.DOWN)
 
 
+async def test_a_connect_slower_than_the_deadline_is_finished_for_the_commands_that_follow(
+    make_link: MakeLink,
+) -> None:
+    """AUTH and SELECT over a slow network: each step is in time, all of them together are not."""
+    with (
+        redis_server("--requirepass", "pw") as server,
+        FaultProxy.threaded("127.0.0.1", server.port) as proxy,
+    ):
+        proxy.delay(0.15)
+        link = make_link(f"redis://:pw@127.0.0.1:{proxy.port}/1")
+        link.start()
+        await until(lambda: link.up)
+        for send in (link.execute, lambda *args: asyncio.to_thread(link.execute_sync, *args)):
+            with taking_at_most(TIMEOUT + SLACK), pytest.raises(RedisUnavailable) as error:
+                await send("ECHO", "too early")
+            assert error.value.reason == "timeout"
+            await until(lambda: link.up)
+            with taking_at_most(TIMEOUT):
+                assert await send("ECHO", "in time") == b"in time"
+
+
 async def test_a_black_hole_costs_a_thread_one_deadline(
     redis: RedisServer, make_link: MakeLink
 ) -> None:
@@ -291,6 +312,38 @@ async def test_one_slow_command_does_not_end_in_down_when_a_probe_answers(
         assert len(recoveries) == 1
 
 
+async def test_a_late_reply_reaches_nobody_and_the_one_behind_it_its_caller(
+    make_link: MakeLink,
+) -> None:
+    with redis_server("--enable-debug-command", "yes") as server:
+        link = make_link(server.url)
+        await link.execute("PING")
+        late = link.send("DEBUG", "SLEEP", "0.32")
+        await asyncio.sleep(0.15)
+        behind = [link.send("ECHO", n) for n in range(3)]
+        with pytest.raises(RedisUnavailable):
+            await late
+        assert await asyncio.gather(*behind) == [b"0", b"1", b"2"]
+        await until(lambda: link.up)
+        assert await link.execute("ECHO", "anew") == b"anew"
+
+
+async def test_what_expires_in_turn_expires_in_time(
+    redis: RedisServer, make_link: MakeLink
+) -> None:
+    with FaultProxy.threaded("127.0.0.1", redis.port) as proxy:
+        link = make_link(f"redis://127.0.0.1:{proxy.port}")
+        await link.execute("PING")
+        proxy.blackhole()
+        first = link.send("PING")
+        await asyncio.sleep(0.15)
+        second = link.send("PING")
+        with taking_at_most(0.1 + SLACK), pytest.raises(RedisUnavailable):
+            await first
+        with taking_at_most(0.15 + SLACK), pytest.raises(RedisUnavailable):
+            await second
+
+
 async def test_our_own_late_loop_is_not_an_outage(redis: RedisServer, make_link: MakeLink) -> None:
     link = make_link(redis.url)
     await link.execute("PING")
@@ -353,6 +406,31 @@ async def test_an_outage_inside_a_script_is_an_outage(
     assert error.value.reason == "out_of_memory"
 
 
+@pytest.mark.parametrize("thread", [False, True])
+async def test_the_deadline_holds_for_a_script_that_is_sent_twice(
+    fresh_redis: RedisServer, make_link: MakeLink, thread: bool
+) -> None:
+    slow = Script(
+        "slow",
+        "local function now() local t = redis.call('TIME') return t[1] * 1000 + t[2] / 1000 end "
+        "local e = now() + 600 while now() < e do end return 1",
+    )
+    link = make_link(fresh_redis.url)
+    await link.execute("PING")
+    running = asyncio.to_thread(link.run_sync, slow, []) if thread else link.run(slow, [])
+    with taking_at_most(TIMEOUT + SLACK), pytest.raises(RedisUnavailable) as error:
+        await running
+    assert error.value.reason == "timeout"
+
+
+async def test_a_user_that_may_not_ask_for_commands_is_served(
+    fresh_redis: RedisServer, make_link: MakeLink
+) -> None:
+    fresh_redis.execute("ACL", "SETUSER", "app", "on", ">pw", "~*", "&*", "+@all", "-command")
+    link = make_link(f"redis://app:pw@127.0.0.1:{fresh_redis.port}")
+    assert await link.execute("PING") == b"PONG"
+
+
 async def test_a_quiet_link_notices_a_full_redis_by_itself(
     fresh_redis: RedisServer, make_link: MakeLink
 ) -> None:
@@ -384,6 +462,7 @@ async def test_a_quiet_link_notices_a_frozen_redis_by_itself(
         ("nob0dy:wr0ng@", [], "auth", "the user and the password"),
         ("", ["--rename-command", "XADD", ""], "unsupported", "Redis 5.0 or newer"),
         ("", ["--databases", "1"], "database", "names a database"),
+        ("", ["--rename-command", "SET", ""], "canary", "sessions and streams run from memory"),
     ],
 )  # fmt: skip
 async def test_what_a_person_must_mend_is_told_with_its_remedy_and_without_a_secret(
@@ -512,7 +591,7 @@ async def test_hooks_run_in_order_before_the_gate_opens_at_the_first_time_and_af
         assert isinstance(answers[0], RedisReplyError)
         ran.append(answers[1])
 
-    link.on_recovery("first", failing)
+    link.on_recovery("first", first)
     link.on_recovery("failing", failing)
     link.on_recovery("last", last)
     link.on_recovery("first", first)
@@ -525,6 +604,26 @@ async def test_hooks_run_in_order_before_the_gate_opens_at_the_first_time_and_af
     fresh_redis.start()
     await until(lambda: link.up)
     assert ran == [("first", False, 1), "failing", b"1", b"1"]
+
+
+async def test_a_long_recovery_keeps_the_gate_shut_and_nobody_waiting_for_long(
+    redis: RedisServer, make_link: MakeLink
+) -> None:
+    link, done = make_link(redis.url), threading.Event()
+
+    def hook(_: Recovery) -> None:
+        done.wait(5)
+
+    link.on_recovery("long", hook)
+    with taking_at_most(TIMEOUT + SLACK):
+        assert not await link.ready()
+    with taking_at_most(TIMEOUT + SLACK), pytest.raises(RedisUnavailable):
+        await asyncio.to_thread(link.execute_sync, "PING")
+    with taking_at_most(TIMEOUT + SLACK), pytest.raises(RedisUnavailable):
+        await link.execute("PING")
+    assert link.status.state is LinkState.RECOVERING
+    done.set()
+    await until(lambda: link.up)
 
 
 async def test_an_outage_during_recovery_is_down_again_and_the_hooks_run_again(

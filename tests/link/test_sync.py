@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from holdfast.errors import RedisReplyError
+from holdfast.errors import RedisReplyError, RedisUnavailable
 from holdfast.link import Script
+from holdfast.link.client import target
+from holdfast.link.sync import SyncConversation
+from holdfast.settings import Settings
+from holdfast.testing import FaultProxy
 
 if TYPE_CHECKING:
     from tests.link.conftest import MakeLink
@@ -43,6 +48,36 @@ def test_a_value_of_ten_megabytes(redis: RedisServer, make_link: MakeLink, key_p
     link, value = make_link(redis.url, timeout=2.0), b"\x00\r\n" * 3_500_000
     link.execute_sync("SET", f"{key_prefix}big", value, "PX", 60_000)
     assert link.execute_sync("GET", f"{key_prefix}big") == value
+
+
+def test_a_thread_that_is_late_itself_still_gets_the_reply_that_is_there(
+    redis: RedisServer,
+) -> None:
+    place = target(Settings(redis_url=redis.url))
+    conversation = SyncConversation.open(place, 1.0)
+    try:
+        past = time.monotonic() - 1
+        assert conversation.call([("ECHO", "there")], past) == [b"there"]
+        with pytest.raises(RedisUnavailable) as error:
+            conversation.call([("GETRANGE", "absent", 0, 0), ("BLPOP", "absent", 1)], past)
+        assert error.value.reason == "timeout"
+    finally:
+        conversation.close()
+
+
+def test_a_connection_that_ends_in_mid_command_is_a_reset(
+    redis: RedisServer, make_link: MakeLink
+) -> None:
+    with FaultProxy.threaded("127.0.0.1", redis.port) as proxy:
+        link = make_link(f"redis://127.0.0.1:{proxy.port}")
+        link.execute_sync("PING")
+        proxy.blackhole("replies")
+        cutting = threading.Timer(0.05, proxy.cut)
+        cutting.start()
+        with pytest.raises(RedisUnavailable) as error:
+            link.execute_sync("PING")
+        assert error.value.reason == "reset"
+        cutting.join()
 
 
 def test_a_hundred_threads_get_their_own_replies(redis: RedisServer, make_link: MakeLink) -> None:

@@ -11,9 +11,9 @@ import contextlib
 import os
 import time
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from holdfast.errors import HoldfastError, RedisReplyError, RedisUnavailable
+from holdfast.errors import RedisReplyError, RedisUnavailable
 from holdfast.link import client
 from holdfast.link.lane import Lane
 from holdfast.link.state import LinkState, LinkStatus
@@ -178,13 +178,15 @@ class Link:
         """
         if not self._gate.up and not self._supervisor.decided:
             await self.ready()
-        futures = [self.send(*command) for command in commands]
-        answers: Answers = []
-        for answer in await asyncio.gather(*futures, return_exceptions=True):
-            if isinstance(answer, BaseException) and not isinstance(answer, HoldfastError):
-                raise answer
-            answers.append(answer)
-        return answers
+        futures: list[asyncio.Future[Reply]] = []
+        try:
+            futures.extend(self.send(*command) for command in commands)
+        except TypeError:
+            # Nothing has left yet: it is all of them or none.
+            for future in futures:
+                future.cancel()
+            raise
+        return cast("Answers", await asyncio.gather(*futures, return_exceptions=True))
 
     def execute_sync(self, *args: Arg) -> Reply:
         """As `execute`, for a thread without an event loop; it blocks the thread.
@@ -227,8 +229,8 @@ class Link:
         """Have *hook* run in the supervisor's thread whenever Redis comes up, the first time too.
 
         Hooks run in the order registered, before the gate opens. A `RedisUnavailable` from one is
-        down again; any other exception is logged, and recovery goes on. A name registered again
-        replaces its hook.
+        down again; any other exception is logged, and recovery goes on. Registering the same hook
+        again changes nothing.
         """
         self._supervisor.on_recovery(name, hook)
 

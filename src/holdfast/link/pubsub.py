@@ -22,7 +22,7 @@ from holdfast.link.lane import CONNECT_DEADLINES, NOT_YET, disown, new_reader, p
 from holdfast.link.state import LinkState, LinkStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Callable, Coroutine, Iterable
 
     from holdfast.link.link import Link
 
@@ -293,14 +293,14 @@ async def _all(events: Iterable[asyncio.Event]) -> None:
         await event.wait()
 
 
-async def _within(seconds: float, waiting: Awaitable[object]) -> bool:
+async def _within(seconds: float, waiting: Coroutine[None, None, object]) -> bool:
     """Whether *waiting* ends in time; it is given up if it does not."""
+    task = asyncio.create_task(waiting)
     try:
-        async with asyncio.timeout(seconds):
-            await waiting
-    except TimeoutError:
-        return False
-    return True
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+    finally:
+        task.cancel()
+    return bool(done)
 
 
 def _slices(channels: Iterable[bytes]) -> Iterable[list[bytes]]:

@@ -93,7 +93,7 @@ class Supervisor:
         self._target = target
         self._timeout = timeout
         self._prefix = prefix
-        self._hooks: dict[str, Hook] = {}
+        self._hooks: list[tuple[str, Hook]] = []
         self._callbacks: list[Callback] = []
         self._stopping = False
         self._begin()
@@ -162,8 +162,10 @@ class Supervisor:
             self._thread.join(timeout)
 
     def on_recovery(self, name: str, hook: Hook) -> None:
-        """Have *hook* run in every recovery; a name registered again replaces its hook."""
-        self._hooks[name] = hook
+        """Have *hook* run in every recovery, *name* being for the log; the same hook once."""
+        with self._lock:
+            if (name, hook) not in self._hooks:
+                self._hooks.append((name, hook))
 
     def on_transition(self, callback: Callback) -> Callable[[], None]:
         """Have *callback* called with each new status; returns the way to end that."""
@@ -245,12 +247,11 @@ class Supervisor:
 
     def _probe(self) -> RedisUnavailable | None:
         """Write a canary and read it back. PING would pass on a replica and on a full server."""
-        deadline = time.monotonic() + self._timeout
         value = secrets.token_hex(4)
         try:
-            written, read = self._connected(deadline).call(
+            written, read = self._connected().call(
                 [("SET", self._canary, value, "PX", CANARY_TTL_MS), ("GET", self._canary)],
-                deadline,
+                time.monotonic() + self._timeout,
             )
             raised(written)
             kept = raised(read) == value.encode()
@@ -266,11 +267,13 @@ class Supervisor:
         self._drop()
         return failure
 
-    def _connected(self, deadline: float) -> SyncConversation:
+    def _connected(self) -> SyncConversation:
+        """The connection, or a new one: its handshake may take longer than a command may."""
         if self._conversation is not None and self._conversation.stale():
             self._drop()
         if self._conversation is None:
-            self._conversation = SyncConversation.open(self._target, deadline)
+            self._conversation = SyncConversation.open(self._target, self._timeout)
+            deadline = time.monotonic() + self._timeout
             missing = missing_commands(self._conversation, deadline)
             if missing:
                 raise RedisUnavailable("unsupported", f"it has no {', '.join(missing)}")
@@ -290,7 +293,7 @@ class Supervisor:
 
     def _run_hooks(self) -> RedisUnavailable | None:
         recovery = _Recovery(self)
-        for name, hook in list(self._hooks.items()):
+        for name, hook in list(self._hooks):
             try:
                 hook(recovery)
             except RedisUnavailable as error:
@@ -301,8 +304,7 @@ class Supervisor:
 
     def call(self, commands: Sequence[Command]) -> Answers:
         """Send *commands* over the supervisor's connection; for recovery hooks, in its thread."""
-        deadline = time.monotonic() + self._timeout
-        answers = self._connected(deadline).call(commands, deadline)
+        answers = self._connected().call(commands, time.monotonic() + self._timeout)
         for answer in answers:
             if isinstance(answer, RedisUnavailable):
                 raise answer

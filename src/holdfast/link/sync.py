@@ -44,13 +44,13 @@ class SyncConversation:
         self._glances = 0
 
     @classmethod
-    def open(cls, target: Target, deadline: float, generation: int = 0) -> SyncConversation:
-        """Connect before *deadline* (``time.monotonic()``).
+    def open(cls, target: Target, timeout: float, generation: int = 0) -> SyncConversation:
+        """Connect, each step of it (connect, AUTH, SELECT) within *timeout* seconds.
 
         Raises:
             RedisUnavailable: it could not be opened.
         """
-        return cls(connect_sync(target, _left(deadline)), generation)
+        return cls(connect_sync(target, timeout), generation)
 
     def stale(self) -> bool:
         """Whether the server has closed the connection, or spoken, while nobody asked."""
@@ -158,7 +158,12 @@ class SyncLane:
             if conversation.generation == generation and not conversation.stale():
                 return conversation
             conversation.close()
-        return SyncConversation.open(self._target, deadline, generation)
+        conversation = SyncConversation.open(self._target, _left(deadline), generation)
+        if time.monotonic() > deadline:
+            # The handshake took it all. Kept, the connection serves the next command in time.
+            self._keep(conversation)
+            raise RedisUnavailable("timeout", "it did not answer in time")
+        return conversation
 
     def _keep(self, conversation: SyncConversation) -> None:
         if len(self._idle) < MOST_IDLE:
