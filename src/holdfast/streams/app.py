@@ -13,13 +13,13 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.websockets import WebSocket
 
-from holdfast.errors import CorruptData, InvalidEvent, RedisUnavailable
+from holdfast.errors import CorruptData, InvalidEvent, RedisReplyError, RedisUnavailable
 from holdfast.health import liveness, readiness
 from holdfast.startup import StartError, kept_or_raised, pass_lifespan
 from holdfast.streams import paths, problems, rest, shutdown, sse, websocket
-from holdfast.streams.access import make_policy, origin_allowed
+from holdfast.streams.access import Verdict, make_policy, origin_allowed
 from holdfast.streams.cursor import Position, parse_position
-from holdfast.streams.select import default_store, hub_of
+from holdfast.streams.select import close_hubs, default_store, hub_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from holdfast.runtime import Runtime
     from holdfast.settings import Settings
     from holdfast.streams.hub import Hub
+    from holdfast.streams.opening import Permit
     from holdfast.streams.store import EventStore
 
 log = logging.getLogger("holdfast.streams")
@@ -50,8 +51,7 @@ class EventStreamApp:
 
     Raises:
         ConfigurationError: a variable cannot work. While an event loop runs the error is kept
-        instead: requests
-            are answered 503, and the log says why, once.
+            instead: requests are answered 503, and the log says why, once.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class _Service:
         self.store = store or default_store(self.runtime)
         self.policy = make_policy(self.settings, self.store)
         self._http = _with_cors(self._serve_http, self.settings.stream_allowed_origins)
+        self.runtime.on_close(lambda: close_hubs(self.store))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -111,8 +112,8 @@ class _Service:
             answer = problems.INVALID_RUN_ID.response(str(error))
         except RedisUnavailable:
             answer = problems.UNAVAILABLE.response()
-        except CorruptData as error:
-            log.error("%s", error)
+        except (CorruptData, RedisReplyError) as error:
+            log.warning("%s", error)
             answer = problems.CORRUPT.response()
         if answer is not None:
             await answer(scope, receive, send)
@@ -122,20 +123,22 @@ class _Service:
         if target.operation == "livez":
             return _health(*liveness())
         if target.operation == "readyz":
-            return _health(*self._readiness())
+            return _health(*await self._readiness())
+        if target.operation == "stream":
+            return await self._stream(target.run_id, request, send)
         verdict = await self.policy(request, target.run_id, "read")
         if verdict.status != 200:
             return _denied(verdict.status, self.settings.stream_access)
-        if target.operation == "history":
-            query = rest.parse(request.query_params)
-            if isinstance(query, problems.Problem):
-                return query.response()
-            return await rest.serve(self.store, target.run_id, query)
-        return await self._stream(target.run_id, request, send, verdict.until)
+        query = rest.parse(request.query_params)
+        if isinstance(query, problems.Problem):
+            return query.response()
+        return await rest.serve(self.store, target.run_id, query)
 
-    async def _stream(
-        self, run_id: str, request: Request, send: Send, until: float | None
-    ) -> Response | None:
+    async def _stream(self, run_id: str, request: Request, send: Send) -> Response | None:
+        permit = self._permit(request, run_id)
+        verdict = await _ask(permit)
+        if verdict is not None and verdict.status != 200:
+            return _denied(verdict.status, self.settings.stream_access)
         position = _position(request)
         if position is None:
             return problems.INVALID_ID.response()
@@ -146,21 +149,27 @@ class _Service:
             return sse.head()
         hub = self.hub()
         if len(hub.subscribers) >= self.settings.stream_max_subscribers:
-            return sse.come_back(self.settings.stream_retry)
+            return sse.come_back(max(self.settings.stream_retry * 5, 10))
         terms = sse.Terms(
             wait=wait,
             heartbeat=self.settings.stream_heartbeat,
             retry=self.settings.stream_retry,
-            until=until,
+            until=verdict.until if verdict else None,
             envelope=request.query_params.get("envelope") == "1",
         )
-        await sse.serve(hub, run_id, position, terms, request.scope, request.receive, send)
+        await sse.serve(
+            *(hub, run_id, position, terms, request.scope, request.receive, send),
+            permit=None if verdict else permit,
+        )
         return None
 
-    def _readiness(self) -> tuple[int, dict[str, str | None]]:
+    def _permit(self, connection: HTTPConnection, run_id: str) -> Permit:
+        return lambda: self.policy(connection, run_id, "read")
+
+    async def _readiness(self) -> tuple[int, dict[str, str | None]]:
         link = self.runtime.link
         if link is not None:
-            link.start()
+            await link.ready()
         return readiness(
             link.status if link else None,
             required=self.settings.redis_required,
@@ -178,13 +187,12 @@ class _Service:
         if target is None or target.operation != "websocket":
             await _refuse(socket, problems.NOT_FOUND)
             return
-        refusal = await self._refusal(socket, target.run_id)
-        if isinstance(refusal, problems.Problem):
-            await _refuse(socket, refusal)
+        permit = self._permit(socket, target.run_id)
+        verdict = await self._verdict(socket, permit)
+        if isinstance(verdict, problems.Problem):
+            await _refuse(socket, verdict)
             return
-        position = parse_position(
-            socket.headers.get("last-event-id") or socket.query_params.get("last_id")
-        )
+        position = _position(socket)
         wait = _wait(socket, self.settings.stream_wait)
         if position is None or wait is None:
             await _refuse(
@@ -196,26 +204,28 @@ class _Service:
             await socket.accept()
             await socket.close(websocket.TRY_AGAIN)
             return
-        await websocket.serve(hub, target.run_id, position, socket, wait=wait, until=refusal)
+        await websocket.serve(
+            *(hub, target.run_id, position, socket),
+            wait=wait,
+            until=verdict.until if verdict else None,
+            permit=None if verdict else permit,
+        )
 
-    async def _refusal(self, socket: WebSocket, run_id: str) -> problems.Problem | float | None:
-        """Return why the handshake is refused, or until when the permission lasts."""
-        origin = socket.headers.get("origin")
-        if not origin_allowed(
-            origin, socket.headers.get("host", ""), self.settings.stream_allowed_origins
-        ):
+    async def _verdict(
+        self, socket: WebSocket, permit: Permit
+    ) -> Verdict | problems.Problem | None:
+        """Return the permission, why the handshake is refused, or ``None`` while nobody can say."""
+        origin, host = socket.headers.get("origin"), socket.headers.get("host", "")
+        if not origin_allowed(origin, host, self.settings.stream_allowed_origins):
             log.info(
                 "a WebSocket was refused: its Origin is not in HOLDFAST_STREAM_ALLOWED_ORIGINS"
             )
             return problems.FORBIDDEN
-        try:
-            verdict = await self.policy(socket, run_id, "read")
-        except RedisUnavailable:
-            return problems.UNAVAILABLE
-        if verdict.status != 200:
+        verdict = await _ask(permit)
+        if verdict is not None and verdict.status != 200:
             _denied(verdict.status, self.settings.stream_access)
             return problems.BY_VERDICT[verdict.status]
-        return verdict.until
+        return verdict
 
 
 def _with_cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
@@ -232,10 +242,17 @@ def _with_cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
     )
 
 
-def _position(request: Request) -> Position | None:
-    """A reconnect's header beats the query: the browser's URL still holds the position of the first time."""
-    header = request.headers.get("last-event-id")
-    return parse_position(header if header is not None else request.query_params.get("last_id"))
+async def _ask(permit: Permit) -> Verdict | None:
+    try:
+        return await permit()
+    except RedisUnavailable:
+        return None
+
+
+def _position(connection: HTTPConnection) -> Position | None:
+    """A reconnect's header beats the query, where the browser still has the first position."""
+    header = connection.headers.get("last-event-id")
+    return parse_position(connection.query_params.get("last_id") if header is None else header)
 
 
 def _wait(connection: HTTPConnection, default: float) -> float | None:
@@ -273,7 +290,7 @@ async def _refuse(socket: WebSocket, problem: problems.Problem) -> None:
 
 
 async def _lifespan(scope: Scope, receive: Receive, send: Send) -> None:
-    """The app served by itself has nothing of its own to start; at the end it closes what it used."""
+    """Served by itself, the app has nothing to start; at the end it closes what it used."""
     from holdfast.runtime import aclose
 
     await receive()

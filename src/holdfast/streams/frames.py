@@ -14,7 +14,7 @@ from holdfast.streams.event import EventId, rfc3339, to_json
 if TYPE_CHECKING:
     from holdfast.streams.store import Entry
 
-ControlKind = Literal["gap", "reset", "end", "error"]
+ControlKind = Literal["gap", "reset", "end", "error", "denied"]
 
 
 @dataclass(slots=True, eq=False)
@@ -61,7 +61,7 @@ def encode(run_id: str, entry: Entry) -> Frame:
 
 
 def control_event_source(kind: ControlKind, run_id: str, **fields: str | None) -> bytes:
-    """A ``holdfast.<kind>`` event. It has no ``id:`` line: an id would move the browser's cursor."""
+    """A ``holdfast.<kind>`` event; an ``id:`` line would move the browser's cursor."""
     data = to_json({"kind": kind, "run_id": run_id, **fields})
     return f"event: holdfast.{kind}\ndata: {data}\n\n".encode()
 

@@ -11,23 +11,24 @@ import asyncio
 import contextlib
 import logging
 import weakref
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import HoldfastError, RedisUnavailable
-from holdfast.streams.event import ZERO
+from holdfast.streams.event import ZERO, EventId
 from holdfast.streams.frames import encode
-from holdfast.streams.ring import Break, Ring, continuity
-from holdfast.streams.store import Entry, EventStore, News, Pending, RunInfo
+from holdfast.streams.ring import FIRST_PAGE, Break, Ring, continuity, next_page
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
+    from holdfast.streams.store import Entry, EventStore, News, Pending, RunInfo
     from holdfast.streams.subscription import Subscription
 
 log = logging.getLogger("holdfast.streams")
 
-PAGE = 500
-"""Entries per read: measured best between 100 and 1000 on small events."""
+READS_AT_ONCE = 16
+"""Pages in flight: a thousand readers who come back together must not ask for them all at once."""
 
 AUDIT_INTERVAL = 1.5
 AUDIT_SLICE = 200
@@ -40,6 +41,10 @@ class Hub:
         store: where the events are.
 
     A hub belongs to the event loop that first uses it, and is closed with :meth:`aclose`.
+
+    Attributes:
+        stopping: every stream is to end now.
+        subscribers: the readers of all runs.
     """
 
     def __init__(self, store: EventStore) -> None:
@@ -48,10 +53,13 @@ class Hub:
         self.subscribers: weakref.WeakSet[Subscription] = weakref.WeakSet()
         self._loop = asyncio.get_running_loop()
         self._rings: dict[str, Ring] = {}
-        self._opening: dict[str, asyncio.Task[Ring]] = {}
-        self._dirty: dict[str, News] = {}
+        self._opening: dict[str, _Opening] = {}
+        self._dirty: set[str] = set()
+        self._refreshing: set[str] = set()
+        # Events of this process that wait for an earlier one, of another process, to be read.
+        self._unread: dict[str, list[Entry]] = {}
         self._bell = store.doorbell(self._on_ring, self._on_missed)
-        self._work = asyncio.Event()
+        self._reads = asyncio.Semaphore(READS_AT_ONCE)
         self._audit_now = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._started = False
@@ -70,28 +78,34 @@ class Hub:
         self._start()
         ring = self._rings.get(run_id)
         if ring is None:
-            task = self._opening.get(run_id)
-            if task is None:
-                task = self._opening[run_id] = self._loop.create_task(self._open(run_id))
-            # Shared by all who join at once: one of them leaving must not cancel it for the others.
-            ring = await asyncio.shield(task)
+            ring = await self._opened(run_id)
         ring.readers += 1
         return ring
 
     def leave(self, ring: Ring) -> None:
         """Read *ring* no more. The last reader takes the ring with it."""
         ring.readers -= 1
-        if ring.readers == 0 and self._rings.get(ring.run_id) is ring:
-            del self._rings[ring.run_id]
-            self._dirty.pop(ring.run_id, None)
-            self._spawn(self._bell.discard(ring.run_id))
+        self._drop_idle(ring)
+
+    async def read(self, run_id: str, start: EventId, limit: int) -> list[Entry]:
+        """Read a page of the store, in turn with the other readers.
+
+        Raises:
+            RedisUnavailable: the store cannot be asked now.
+        """
+        async with self._reads:
+            return await self.store.read(run_id, start, None, limit)
 
     def look(self, run_id: str) -> None:
         """Read what is new in *run_id*, as if its bell had rung."""
-        self._mark(run_id, News())
+        if run_id in self._rings:
+            self._dirty.add(run_id)
+            if run_id not in self._refreshing:
+                self._refreshing.add(run_id)
+                self._spawn(self._refresh(run_id))
 
     def stop(self) -> None:
-        """Have every reader end its stream now: the process stops, and clients are told to come back."""
+        """Have every reader end its stream now: the process stops, and its clients come back."""
         self.stopping = True
         for ring in list(self._rings.values()):
             ring.wake()
@@ -101,13 +115,12 @@ class Hub:
     def stop_soon(self) -> None:
         """The same, from a signal handler or another thread."""
         self.stopping = True
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self.stop)
+        self._call_soon(self.stop)
 
     async def aclose(self) -> None:
         """End all streams and let go of the store."""
         self.stop()
-        tasks = [*self._tasks, *self._opening.values()]
+        tasks = [*self._tasks, *(opening.task for opening in self._opening.values())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -117,16 +130,43 @@ class Hub:
         """Let go of the store after the event loop is gone: there is nobody left to tell."""
         self._bell.release()
 
+    # -- opening and dropping rings
+
+    async def _opened(self, run_id: str) -> Ring:
+        """Return the ring once it is open. It is opened once for all who wait for it."""
+        opening = self._opening.get(run_id)
+        if opening is None:
+            opening = _Opening(self._loop.create_task(self._open(run_id)))
+            self._opening[run_id] = opening
+        opening.waiting += 1
+        try:
+            # One of them leaving must not cancel it for the others.
+            return await asyncio.shield(opening.task)
+        except asyncio.CancelledError:
+            opening.task.add_done_callback(lambda _: self._drop_unwanted(opening))
+            raise
+        finally:
+            opening.waiting -= 1
+
+    def _drop_unwanted(self, opening: _Opening) -> None:
+        """Who asked for the ring may have left before it was open."""
+        task = opening.task
+        if not (opening.waiting or task.cancelled() or task.exception()):
+            self._drop_idle(task.result())
+
     async def _open(self, run_id: str) -> Ring:
         try:
             await self._bell.add(run_id)
             ring = await self._first_look(run_id)
-            self._rings[run_id] = ring
-            # What rang while we looked was not for a ring yet.
-            self.look(run_id)
-            return ring
+        except BaseException:
+            self._spawn(self._bell.discard(run_id))
+            raise
         finally:
             self._opening.pop(run_id, None)
+        self._rings[run_id] = ring
+        # What rang while we looked was not for a ring yet.
+        self.look(run_id)
+        return ring
 
     async def _first_look(self, run_id: str) -> Ring:
         try:
@@ -142,11 +182,19 @@ class Hub:
 
     def _from_pending(self, run_id: str) -> Ring:
         """While Redis is away a ring can show what this process itself accepted."""
-        pending = self.store.pending(run_id) or Pending(ZERO, (), False, None)
-        ring = Ring(run_id, pending.base, None)
-        for entry in pending.entries:
-            ring.append(encode(run_id, entry))
+        pending = self.store.pending(run_id)
+        ring = Ring(run_id, pending.base if pending else ZERO, None)
+        ring.doubtful = True
+        self._show_pending(ring)
         return ring
+
+    def _drop_idle(self, ring: Ring) -> None:
+        run_id = ring.run_id
+        if ring.readers == 0 and self._rings.get(run_id) is ring:
+            del self._rings[run_id]
+            self._dirty.discard(run_id)
+            self._unread.pop(run_id, None)
+            self._spawn(self._bell.discard(run_id))
 
     # -- news
 
@@ -157,60 +205,86 @@ class Hub:
         except RuntimeError:
             here = False
         if here:
-            self._mark(run_id, news)
-        elif not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._mark, run_id, news)
+            self._hear(run_id, news)
+        else:
+            self._call_soon(self._hear, run_id, news)
 
     def _on_missed(self) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._audit_now.set)
+        self._call_soon(self._audit_now.set)
 
-    def _mark(self, run_id: str, news: News) -> None:
+    def _call_soon(self, callback: Callable[..., object], *args: object) -> None:
+        # The loop may be closed by its own thread at any moment.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(callback, *args)
+
+    def _hear(self, run_id: str, news: News) -> None:
         ring = self._rings.get(run_id)
-        if ring is None:
+        if ring is None or _known(ring, news):
             return
-        if _known(ring, news) or self._take_directly(ring, news):
-            return
-        self._dirty[run_id] = news
-        self._work.set()
+        if news.entries and news.entries[0].provisional:
+            self._show_unstored(ring, news.entries)
+        elif news.entries and run_id not in self._dirty and _follows(ring, news):
+            ring.life = ring.life or news.life
+            self._show(ring, news.entries)
+        else:
+            # Something of another process is due before it.
+            self._unread.setdefault(run_id, []).extend(news.entries)
+            self.look(run_id)
 
-    def _take_directly(self, ring: Ring, news: News) -> bool:
-        """Show what this process wrote without reading it back, unless something of another is due before it."""
-        entries = news.entries
-        if not entries or ring.run_id in self._dirty:
-            return False
-        if not entries[0].provisional and not _follows(ring, news):
-            return False
-        ring.life = ring.life or news.life
+    def _show(self, ring: Ring, entries: Iterable[Entry]) -> None:
         for entry in entries:
             ring.append(encode(ring.run_id, entry))
         ring.wake()
-        return True
 
-    async def _read_news(self) -> None:
-        while True:
-            await self._work.wait()
-            self._work.clear()
-            dirty, self._dirty = self._dirty, {}
-            await asyncio.gather(*(self._refresh(run_id) for run_id in dirty))
+    def _show_unstored(self, ring: Ring, entries: Iterable[Entry]) -> None:
+        """Show what cannot be read back now, after whatever of ours was to be read before it.
+
+        That is stored, but its place among the events of others is not known yet, so it is shown
+        as provisional: a cursor may pass it, and the event read later is recognised.
+        """
+        waiting = self._unread.pop(ring.run_id, ())
+        self._show(ring, [replace(entry, provisional=True) for entry in waiting])
+        self._show(ring, entries)
+
+    def _show_pending(self, ring: Ring) -> None:
+        pending: Pending | None = self.store.pending(ring.run_id)
+        if pending is not None:
+            self._show(ring, pending.entries)
+
+    # -- reading
 
     async def _refresh(self, run_id: str) -> None:
-        """Bring a ring up to the end of its run."""
-        ring = self._rings.get(run_id)
-        if ring is None:
-            return
+        """Bring a ring up to the end of its run, and again while its bell rings."""
+        try:
+            while run_id in self._dirty and (ring := self._rings.get(run_id)):
+                self._dirty.discard(run_id)
+                await self._catch_up(ring)
+        finally:
+            self._refreshing.discard(run_id)
+
+    async def _catch_up(self, ring: Ring) -> None:
         try:
             while await self._read_page(ring):
                 pass
         except RedisUnavailable:
-            pass  # the way back rings for every watched run
-        except HoldfastError:
-            log.exception("the run %r cannot be read", run_id)
+            ring.doubtful = True
+            ring.page = FIRST_PAGE
+            self._show_unstored(ring, ())
+        except Exception:  # whatever it is, it is told, and the hub goes on
+            log.exception("the run %r cannot be read", ring.run_id)
+        self._forget_read(ring)
+        self._show_pending(ring)
+
+    def _forget_read(self, ring: Ring) -> None:
+        waiting = self._unread.pop(ring.run_id, ())
+        left = [entry for entry in waiting if entry.id > ring.last]
+        if left:
+            self._unread[ring.run_id] = left
 
     async def _read_page(self, ring: Ring) -> bool:
-        """Read what follows the ring; True where there is more to do."""
-        seen = ring.last
-        entries = await self.store.read(ring.run_id, seen.next(), None, PAGE)
+        """Read what follows the ring; False where that was all."""
+        seen, page = ring.last, ring.page
+        entries = await self.read(ring.run_id, seen.next(), page)
         if ring.last != seen:
             return True  # our own events arrived meanwhile, by the short way
         if not entries or ring.life is None:
@@ -225,7 +299,8 @@ class Hub:
             await self._begin_life(ring, await self.store.describe(ring.run_id))
             return True
         self._extend(ring, entries)
-        return len(entries) == PAGE
+        ring.page = next_page(entries, page)
+        return len(entries) == page
 
     def _extend(self, ring: Ring, entries: Iterable[Entry]) -> None:
         for entry in entries:
@@ -235,9 +310,10 @@ class Hub:
         ring.wake()
 
     async def _begin_life(self, ring: Ring, info: RunInfo) -> None:
-        first = await self.store.read(ring.run_id, ZERO, None, 1)
+        first = await self.read(ring.run_id, ZERO, 1)
         life = info.life if info.status != "absent" else None
         ring.begin_life(life, str(ring.last), str(first[0].id) if first else None)
+        self._unread.pop(ring.run_id, None)
         ring.wake()
 
     # -- the audit, for bells that nobody heard
@@ -246,16 +322,11 @@ class Hub:
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._audit_now.wait(), AUDIT_INTERVAL)
-            missed = self._audit_now.is_set()
             self._audit_now.clear()
             runs = list(self._rings)
             for start in range(0, len(runs), AUDIT_SLICE):
                 some = runs[start : start + AUDIT_SLICE]
                 await asyncio.gather(*(self._audit_run(run_id) for run_id in some))
-            if missed:
-                # Readers that were held because Redis was away can read on now.
-                for ring in self._rings.values():
-                    ring.wake()
 
     async def _audit_run(self, run_id: str) -> None:
         ring = self._rings.get(run_id)
@@ -267,21 +338,24 @@ class Hub:
             return
         if info.last != ring.last or _is_another_life(ring, info):
             self.look(run_id)
+        if ring.doubtful:
+            # Readers that were held because Redis was away can go on now.
+            ring.doubtful = False
+            ring.wake()
 
     # -- tasks
 
     def _start(self) -> None:
         if not self._started:
             self._started = True
-            self._spawn(self._supervise("reader", self._read_news))
             self._spawn(self._supervise("audit", self._audit))
 
     async def _supervise(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Keep *work* going: a hub whose reader died would leave its subscribers waiting for ever."""
+        """Keep *work* going: a hub whose audit died would leave its readers waiting for ever."""
         while True:
             try:
                 await work()
-            except Exception:  # noqa: BLE001 - whatever it is, it is told, and the work goes on
+            except Exception:
                 log.exception("the hub's %s failed and is started again", name)
                 await asyncio.sleep(0.1)
 
@@ -289,6 +363,14 @@ class Hub:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+@dataclass(slots=True)
+class _Opening:
+    """A ring that is being opened, and how many wait for it."""
+
+    task: asyncio.Task[Ring]
+    waiting: int = 0
 
 
 def _known(ring: Ring, news: News) -> bool:
@@ -299,12 +381,12 @@ def _known(ring: Ring, news: News) -> bool:
 def _follows(ring: Ring, news: News) -> bool:
     first = news.entries[0]
     return first.n == ring.last_n + 1 and (
-        news.life == ring.life or ring.life is None and first.n == 1
+        news.life == ring.life or (ring.life is None and first.n == 1)
     )
 
 
 def _is_another_life(ring: Ring, info: RunInfo) -> bool:
-    """Whether what the ring shows is not what the store has: deleted, flushed, or lost by a failover."""
+    """Whether the store has not what the ring shows: deleted, flushed, or lost by a failover."""
     if ring.last == ZERO and ring.life is None:
         return False
     if info.status == "absent":

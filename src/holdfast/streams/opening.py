@@ -1,6 +1,6 @@
 """What a reader is answered before the first event: serve, wait, or say why not.
 
-The decision is pure; :func:`look` and :func:`await_start` only fetch what it needs.
+The decision is pure; :func:`judge` and :func:`await_start` only fetch what it needs.
 """
 
 from __future__ import annotations
@@ -8,14 +8,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from holdfast.errors import RedisUnavailable
+from holdfast.streams.access import Verdict
 from holdfast.streams.cursor import Cursor, Position
 from holdfast.streams.store import EventStore, RunInfo, Status
 
 if TYPE_CHECKING:
     from holdfast.streams.subscription import Subscription
+
+Permit = Callable[[], Awaitable[Verdict]]
+"""Asks whether the reader is allowed; raises :class:`RedisUnavailable` where nobody can say."""
 
 
 class Opening(enum.Enum):
@@ -25,7 +31,19 @@ class Opening(enum.Enum):
     ABSENT = "absent"
     EXPIRED = "expired"
     NOTHING_FOLLOWS = "nothing follows"
+    DENIED = "denied"
     UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """An answer, and when the permission behind it ends (seconds since 1970)."""
+
+    opening: Opening
+    until: float | None = None
+
+
+UNDECIDED = Decision(Opening.UNDECIDED)
 
 
 def decide(info: RunInfo | None, position: Position) -> Opening:
@@ -59,7 +77,10 @@ def _is_past_the_end(info: RunInfo, position: Position) -> bool:
 
 
 async def look(store: EventStore, run_id: str) -> RunInfo | None:
-    """Return what is known of a run: by the store, or while that is away by this process; else ``None``."""
+    """Return what is known of a run: by the store, or by this process while that is away.
+
+    ``None`` where neither knows anything.
+    """
     try:
         return await store.describe(run_id)
     except RedisUnavailable:
@@ -77,14 +98,33 @@ def from_pending(store: EventStore, run_id: str) -> RunInfo | None:
     return RunInfo(status, last=pending.base, end_origin=origin, owner=pending.owner)
 
 
+async def judge(
+    store: EventStore, run_id: str, position: Position, permit: Permit | None
+) -> Decision:
+    """Ask whether the reader may read (*permit*, unless that is known), then what there is."""
+    until = None
+    if permit is not None:
+        try:
+            verdict = await permit()
+        except RedisUnavailable:
+            return UNDECIDED
+        if verdict.status != 200:
+            return Decision(Opening.DENIED)
+        until = verdict.until
+    return Decision(decide(await look(store, run_id), position), until)
+
+
 async def await_start(
-    store: EventStore, subscription: Subscription, seconds: float
-) -> RunInfo | None:
-    """Wait at most *seconds* for somebody to start the run; return what is known then."""
-    info = await look(store, subscription.run_id)
+    store: EventStore, subscription: Subscription, position: Position, seconds: float
+) -> Opening:
+    """Decide, but give somebody at most *seconds* to start the run if it is absent."""
+    opening = decide(await look(store, subscription.run_id), position)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            while info is not None and info.status == "absent" and not subscription.over:
-                await subscription.wait_for_start()
-                info = await look(store, subscription.run_id)
-    return info
+            while opening is Opening.ABSENT and not subscription.over:
+                # Taken before the look, so that what happens meanwhile is not missed.
+                news = subscription.news()
+                opening = decide(await look(store, subscription.run_id), position)
+                if opening is Opening.ABSENT:
+                    await news
+    return opening

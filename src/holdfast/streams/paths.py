@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 Operation = Literal["history", "stream", "websocket", "livez", "readyz"]
 
-_RUN_OPERATIONS: dict[tuple[str, ...], Operation] = {
-    ("events",): "history",
-    ("events", "stream"): "stream",
-    ("events", "ws"): "websocket",
+_RUN_OPERATIONS: dict[tuple[bytes, ...], Operation] = {
+    (b"events",): "history",
+    (b"events", b"stream"): "stream",
+    (b"events", b"ws"): "websocket",
 }
-_OPERATIONS: dict[tuple[str, ...], Operation] = {("livez",): "livez", ("readyz",): "readyz"}
+_OPERATIONS: dict[tuple[bytes, ...], Operation] = {(b"livez",): "livez", (b"readyz",): "readyz"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +41,18 @@ def find(scope: Scope) -> Target | None:
         InvalidEvent: the address names a run that cannot exist.
     """
     segments = _segments(scope)
-    if segments and segments[0] == "runs" and len(segments) >= 3:
-        operation = _RUN_OPERATIONS.get(tuple(segments[2:]))
-        if operation is not None:
-            return Target(operation, decode_run_id(segments[1]))
-        if not scope.get("raw_path") and segments[-1] in {"events", "stream", "ws"}:
-            raise InvalidEvent(
-                "this server gives no raw path, so a run id with '/' cannot be told from a longer path"
-            )
-        return None
-    operation = _OPERATIONS.get(tuple(segments))
-    return Target(operation) if operation is not None else None
+    if len(segments) < 3 or segments[0] != b"runs":
+        operation = _OPERATIONS.get(tuple(segments))
+        return Target(operation) if operation is not None else None
+    operation = _RUN_OPERATIONS.get(tuple(segments[2:]))
+    if operation is not None:
+        return Target(operation, decode_run_id(segments[1]))
+    if not scope.get("raw_path") and segments[-1] in {b"events", b"stream", b"ws"}:
+        raise InvalidEvent("without a raw path, a run id with '/' looks like a longer path")
+    return None
 
 
-def decode_run_id(segment: str) -> str:
+def decode_run_id(segment: bytes) -> str:
     """Decode one raw path segment, once, and check it.
 
     Raises:
@@ -66,14 +64,11 @@ def decode_run_id(segment: str) -> str:
         raise InvalidEvent("a run id is UTF-8 text") from None
 
 
-def _segments(scope: Scope) -> list[str]:
-    """The raw segments below the mount. Root path and raw path count the same number of segments."""
-    raw = scope.get("raw_path")
-    path: str = (
-        raw.decode("latin-1").partition("?")[0] if raw else scope["path"].replace("%", "%25")
-    )
+def _segments(scope: Scope) -> list[bytes]:
+    """The raw segments below the mount: raw path and root path count segments alike."""
+    path: bytes = scope.get("raw_path") or scope["path"].replace("%", "%25").encode()
     mount: str = scope.get("root_path", "").rstrip("/")
     # Some servers leave the root path out of the path (ASGI 2.x), some keep it in.
     inside = scope["path"].startswith(mount + "/") if mount else False
     skip = mount.count("/") if inside else 0
-    return path.split("/")[1 + skip :]
+    return path.partition(b"?")[0].split(b"/")[1 + skip :]

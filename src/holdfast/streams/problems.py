@@ -1,4 +1,7 @@
-"""Answers that are not the thing asked for, as ``application/problem+json`` (RFC 9457) with a stable ``code``."""
+"""What is answered in place of the thing asked for: ``application/problem+json`` (RFC 9457).
+
+Each has a ``code`` that stays the same over versions.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ PRIVATE_HEADERS = {"cache-control": "no-store, no-transform", "referrer-policy":
 
 @dataclass(frozen=True)
 class Problem:
-    """One way in which a request fails. Neither text names a token, a host or whether another run exists."""
+    """One way in which a request fails. It names no token, no host and no other run."""
 
     status: int
     code: str

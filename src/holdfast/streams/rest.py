@@ -13,6 +13,7 @@ from holdfast.streams.cursor import Cursor, parse_position
 from holdfast.streams.event import ZERO, EventId, to_json
 from holdfast.streams.frames import encode
 from holdfast.streams.opening import from_pending
+from holdfast.streams.ring import FIRST_PAGE, next_page
 
 if TYPE_CHECKING:
     from starlette.datastructures import QueryParams
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
+
+MAX_PAGE_BYTES = 1 << 23
+"""A page ends early, and says that there is more, where its events are this large together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +56,39 @@ async def serve(store: EventStore, run_id: str, query: Query) -> Response:
     """Return one page, or the problem that there is none."""
     try:
         info = await store.describe(run_id)
-        entries = await store.read(run_id, query.start, query.end, query.limit + 1)
+        entries = await _read(store, run_id, query)
     except RedisUnavailable:
         return _from_pending(store, run_id, query)
     if info.status == "absent":
         return problems.RUN_NOT_FOUND.response()
     if info.status == "expired":
         return problems.RUN_EXPIRED.response()
-    return _page(run_id, info, entries, query.limit)
+    return _page(run_id, info, entries, _fitting(entries, query.limit))
+
+
+async def _read(store: EventStore, run_id: str, query: Query) -> list[Entry]:
+    """Read one entry more than the page takes, in pieces: a reply of Redis has one deadline."""
+    entries: list[Entry] = []
+    start, size, wanted, page = query.start, 0, query.limit + 1, FIRST_PAGE
+    while wanted > 0 and size <= MAX_PAGE_BYTES:
+        asked = min(page, wanted)
+        some = await store.read(run_id, start, query.end, asked)
+        entries += some
+        if len(some) < asked:
+            break
+        start, wanted, page = some[-1].id.next(), wanted - asked, next_page(some, page)
+        size += sum(len(entry.data) for entry in some)
+    return entries
+
+
+def _fitting(entries: list[Entry], limit: int) -> int:
+    """Return how many of *entries* make the page: at least one."""
+    size = 0
+    for count, entry in enumerate(entries[:limit]):
+        size += len(entry.data)
+        if count and size > MAX_PAGE_BYTES:
+            return count
+    return limit
 
 
 def _from_pending(store: EventStore, run_id: str, query: Query) -> Response:

@@ -1,16 +1,13 @@
 """Ending streams when the process is told to stop.
 
 No server tells an open stream that it stops, and a mounted app never sees a lifespan; so the signal
-handlers are
-chained: ours marks every hub of the process and then the old one does its work. Only the main
-thread may do that; elsewhere, and where the variable says no, ``await holdfast.aclose()`` ends the
-streams.
+handlers are chained: ours marks every hub of the process, and then the old one does its work. Only
+the main thread may do that; elsewhere, and where the variable says no, ``await holdfast.aclose()``
+ends the streams.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
 import signal
 import threading
@@ -22,8 +19,6 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from holdfast.streams.hub import Hub
-
-log = logging.getLogger("holdfast.streams")
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
@@ -45,23 +40,24 @@ def stopping() -> bool:
 
 
 def _chain(number: int) -> None:
-    """Put our handler before whichever is installed now: a server installs its own after import."""
+    """Put our handler before the one installed now: a server installs its own after import.
+
+    The two default handlers are left alone. They do not let a server finish its answers: one ends
+    the process where it stands, the other raises ``KeyboardInterrupt`` there, which an interactive
+    program survives, and its streams should too.
+    """
     current = signal.getsignal(number)
-    if current is _chained.get(number) or current in {signal.SIG_IGN, None}:
+    if current is _chained.get(number) or current is signal.default_int_handler:
         return
-    if asyncio.get_running_loop() and current is signal.default_int_handler:
-        return  # nobody serves: a Ctrl-C in an interactive program is its own
+    if not callable(current):
+        return
 
     def handler(signum: int, frame: FrameType | None) -> None:
         global _stopping_pid  # noqa: PLW0603 - a signal has no other place to leave word
         _stopping_pid = os.getpid()
         for hub in list(_hubs):
             hub.stop_soon()
-        if callable(current):
-            current(signum, frame)
-        elif current is signal.SIG_DFL:
-            signal.signal(signum, signal.SIG_DFL)
-            os.kill(os.getpid(), signum)
+        current(signum, frame)
 
     signal.signal(number, handler)
     _chained[number] = handler

@@ -9,25 +9,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
+from holdfast.errors import HoldfastError
 from holdfast.streams import frames, problems
 from holdfast.streams.frames import Frame
-from holdfast.streams.opening import Opening, await_start, decide, look
+from holdfast.streams.opening import Opening, Permit, await_start, judge
+from holdfast.streams.pulse import Expiry, Pulse
 from holdfast.streams.subscription import Due, Subscription
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator
 
     from starlette.types import Receive, Scope, Send
 
     from holdfast.streams.cursor import Position
     from holdfast.streams.hub import Hub
+
+log = logging.getLogger("holdfast.streams")
 
 HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
@@ -46,8 +50,7 @@ class Terms:
     Attributes:
         wait: seconds to wait for a run that nobody has started.
         heartbeat: seconds of silence after which a comment is sent.
-        retry: seconds after which clients are told to come back; each client gets its own, around
-        this.
+        retry: seconds after which clients are told to come back, each around this.
         until: when the permission to read ends, in seconds since 1970.
         envelope: send every event as ``message`` with the WebSocket frame as data.
     """
@@ -63,52 +66,6 @@ class Terms:
         """A reconnect delay of one client, so that all of them do not come back at once."""
         return max(int(self.retry * 1000 * random.uniform(0.5, 1.5)), 1)  # noqa: S311 - spreads load
 
-    @property
-    def expired(self) -> bool:
-        """Whether the permission has ended."""
-        return self.until is not None and time.time() >= self.until
-
-
-class Pulse:
-    """Wakes a reader that has been silent; one timer, however often it is touched.
-
-    Args:
-        wake: what to call.
-        interval: seconds of silence.
-        until: a moment, in seconds since 1970, at which to wake in any case.
-    """
-
-    def __init__(self, subscription: Subscription, interval: float, until: float | None) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._wake = subscription.wake
-        self._interval = interval
-        self._last = self._loop.time()
-        self._timer = self._loop.call_later(interval, self._beat)
-        self._ends = (
-            self._loop.call_later(max(until - time.time(), 0), self._wake) if until else None
-        )
-
-    @property
-    def due(self) -> bool:
-        """Whether the reader has been silent for the whole interval."""
-        return self._loop.time() - self._last >= self._interval
-
-    def touch(self) -> None:
-        """Note that something was sent."""
-        self._last = self._loop.time()
-
-    def cancel(self) -> None:
-        """Wake nobody any more."""
-        self._timer.cancel()
-        if self._ends is not None:
-            self._ends.cancel()
-
-    def _beat(self) -> None:
-        left = self._last + self._interval - self._loop.time()
-        if left <= 0:
-            self._wake()
-        self._timer = self._loop.call_later(left if left > 0 else self._interval, self._beat)
-
 
 async def serve(
     hub: Hub,
@@ -118,18 +75,32 @@ async def serve(
     scope: Scope,
     receive: Receive,
     send: Send,
+    *,
+    permit: Permit | None = None,
 ) -> None:
-    """Answer one request for the stream of a run, until the run, the client, the right or the process ends."""
+    """Answer one request for the stream of a run.
+
+    It ends with the run, the client, the right or the process.
+
+    Args:
+        permit: given where it could not be decided yet whether the reader is allowed.
+    """
     async with (
         Subscription(hub, run_id, position) as subscription,
         _listening(receive, subscription),
     ):
-        info = await await_start(hub.store, subscription, terms.wait)
-        opening = decide(info, position)
+        opening = Opening.UNDECIDED
+        if permit is None:
+            opening = await await_start(hub.store, subscription, position, terms.wait)
+        if subscription.left:
+            return
         if opening in {Opening.SERVE, Opening.UNDECIDED}:
             stream = _Stream(hub, subscription, terms, send)
-            await stream.run(position, decided=opening is Opening.SERVE)
-        elif not subscription.left:
+            await stream.run(position, permit, decided=opening is Opening.SERVE)
+        elif opening is Opening.ABSENT and hub.stopping:
+            # Another instance may see the run begin: a 404 would stop the browser for good.
+            await come_back(terms.retry)(scope, receive, send)
+        else:
             await answer(opening)(scope, receive, send)
 
 
@@ -147,9 +118,16 @@ def head() -> Response:
 
 
 def come_back(retry: float) -> Response:
-    """What one reader too many is told: a 503 would stop ``EventSource`` for good, so it is a stream that ends."""
-    terms = Terms(wait=0, heartbeat=0, retry=max(retry * 5, 10))
-    return Response(frames.retry(terms.retry_ms), headers=HEADERS)
+    """What a reader is told who cannot be served here and now.
+
+    It is a stream that ends: a 503 would stop ``EventSource`` for good.
+    """
+    return Response(frames.retry(retry_ms(retry)), headers=HEADERS)
+
+
+def retry_ms(seconds: float) -> int:
+    """A reconnect delay of one client, so that all of them do not come back at once."""
+    return max(int(seconds * 1000 * random.uniform(0.5, 1.5)), 1)  # noqa: S311 - spreads load
 
 
 class _Stream:
@@ -160,62 +138,72 @@ class _Stream:
         self._subscription = subscription
         self._terms = terms
         self._send = send
+        self._pulse = Pulse(subscription, terms.heartbeat)
+        self._expiry = Expiry(subscription, terms.until)
 
-    async def run(self, position: Position, *, decided: bool) -> None:
+    async def run(self, position: Position, permit: Permit | None, *, decided: bool) -> None:
         headers = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-        await self._write(frames.retry(self._terms.retry_ms))
-        pulse = Pulse(self._subscription, self._terms.heartbeat, self._terms.until)
         try:
-            if decided or await self._held(position, pulse):
-                await self._relay(pulse)
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+            await self._write(frames.retry(retry_ms(self._terms.retry)))
+            if decided or await self._held(position, permit):
+                await self._relay()
+        except HoldfastError as error:
+            # The answer has begun: what cannot be read is for the log, and for the next request.
+            log.warning("the stream of the run %r breaks off: %s", self._subscription.run_id, error)
         finally:
-            pulse.cancel()
+            self._pulse.cancel()
+            self._expiry.cancel()
         if not self._subscription.left:
             await self._write(b"", more=False)
 
-    async def _held(self, position: Position, pulse: Pulse) -> bool:
-        """Hold the stream until the store can say whether the run exists; a refusal would stop the browser."""
+    async def _held(self, position: Position, permit: Permit | None) -> bool:
+        """Hold the stream until it can be decided; a refusal would stop the browser.
+
+        Anything but a run to serve is told when the client comes back, by a status of its own.
+        """
+        subscription = self._subscription
         while not self._over():
-            info = await look(self._hub.store, self._subscription.run_id)
-            if info is not None:
-                # Anything but a run to serve is told when the client comes back, by a status of its
-                # own.
-                return decide(info, position) is Opening.SERVE
-            await self._subscription.wait()
-            await self._beat(pulse, "waiting")
+            news = subscription.news()
+            subscription.doubt()
+            decision = await judge(self._hub.store, subscription.run_id, position, permit)
+            if decision.opening is Opening.DENIED:
+                await self._write(self._control("denied"))
+            if decision.opening is not Opening.UNDECIDED:
+                self._expiry.move(decision.until if permit else self._terms.until)
+                return decision.opening is Opening.SERVE
+            await news
+            await self._beat("waiting")
         return False
 
-    async def _relay(self, pulse: Pulse) -> None:
+    async def _relay(self) -> None:
         subscription = self._subscription
         while not (subscription.done or self._over()):
             due = await subscription.take()
             if due:
-                await self._write(self._encode(due))
-                pulse.touch()
+                await self._write(b"".join(map(self._encode, due)))
+                self._pulse.touch()
             elif not subscription.done:
                 await subscription.wait()
-                await self._beat(pulse)
+                await self._beat()
 
-    async def _beat(self, pulse: Pulse, text: str = "") -> None:
-        if pulse.due and not self._over():
+    async def _beat(self, text: str = "") -> None:
+        if self._pulse.due and not self._over():
             await self._write(frames.comment(text))
-            pulse.touch()
+            self._pulse.touch()
 
     def _over(self) -> bool:
-        return self._subscription.over or self._terms.expired
+        return self._subscription.over or self._expiry.reached
 
-    def _encode(self, due: Iterable[Due]) -> bytes:
-        return b"".join(self._encode_one(each) for each in due)
-
-    def _encode_one(self, due: Due) -> bytes:
+    def _encode(self, due: Due) -> bytes:
         item = due.item
         if isinstance(item, Frame):
             return item.event_source(due.cursor, envelope=self._terms.envelope)
-        control = frames.control_envelope if self._terms.envelope else frames.control_event_source
-        return control(
-            item.kind, self._subscription.run_id, requested=item.requested, earliest=item.earliest
-        )
+        return self._control(item.kind, requested=item.requested, earliest=item.earliest)
+
+    def _control(self, kind: frames.ControlKind, **fields: str | None) -> bytes:
+        spell = frames.control_envelope if self._terms.envelope else frames.control_event_source
+        return spell(kind, self._subscription.run_id, **fields)
 
     async def _write(self, body: bytes, *, more: bool = True) -> None:
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
@@ -226,14 +214,15 @@ async def _listening(receive: Receive, subscription: Subscription) -> AsyncItera
     """Notice that the client leaves, also while there is nothing to send."""
 
     async def listen() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        subscription.leave()
+        try:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+        finally:
+            subscription.leave()
 
     task = asyncio.get_running_loop().create_task(listen())
     try:
         yield
     finally:
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await asyncio.gather(task, return_exceptions=True)

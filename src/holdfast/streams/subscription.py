@@ -14,14 +14,22 @@ from holdfast.errors import RedisUnavailable
 from holdfast.streams.cursor import TAIL, Cursor, Position
 from holdfast.streams.event import ZERO
 from holdfast.streams.frames import Frame, encode
-from holdfast.streams.hub import PAGE, Hub
-from holdfast.streams.ring import Break, BreakKind, Item, Ring, continuity
+from holdfast.streams.ring import (
+    FIRST_PAGE,
+    Break,
+    BreakKind,
+    Item,
+    Ring,
+    continuity,
+    next_page,
+)
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterable
     from types import TracebackType
 
+    from holdfast.streams.hub import Hub
     from holdfast.streams.store import Entry
 
 CHUNK_BYTES = 65536
@@ -43,10 +51,15 @@ class Subscription:
         hub: the hub of the running event loop.
         run_id: the run.
         position: where to start: a cursor, or ``TAIL`` for only what comes from now.
-        chunk_bytes: the most that :meth:`take` hands over at once.
+        chunk_bytes: the most that :meth:`take` hands over at once from the ring.
 
     Use it as an asynchronous context manager; then alternate :meth:`take` and :meth:`wait` until
     :attr:`done`.
+
+    Attributes:
+        cursor: what has been handed over.
+        done: nothing follows: the run is over, and all of it was handed over.
+        left: the client is gone.
     """
 
     def __init__(
@@ -59,6 +72,7 @@ class Subscription:
         self._from_tail = position is TAIL
         self._hub = hub
         self._chunk_bytes = chunk_bytes
+        self._page = FIRST_PAGE
         self._ring: Ring | None = None
         self._position: int | None = None
         self._sleeper: asyncio.Future[None] | None = None
@@ -67,11 +81,18 @@ class Subscription:
         return f"<Subscription {self.run_id!r} at {self.cursor}>"
 
     async def __aenter__(self) -> Self:
-        self._ring = await self._hub.join(self.run_id)
+        # Counted before it is open, or any number could open at once.
         self._hub.subscribers.add(self)
+        try:
+            self._ring = await self._hub.join(self.run_id)
+        except BaseException:
+            self._hub.subscribers.discard(self)
+            raise
         if self._from_tail:
             self.cursor.base = self._ring.last
             self._position = self._ring.end
+            # Without the store nobody knows what the end is; then it is found out later.
+            self._from_tail = self._ring.doubtful and self._ring.life is None
         return self
 
     async def __aexit__(
@@ -87,7 +108,7 @@ class Subscription:
 
     @property
     def over(self) -> bool:
-        """Whether there is nobody to read for: the client left, or the process is about to stop."""
+        """Whether there is nobody to read for: the client left, or the process stops."""
         return self.left or self._hub.stopping
 
     def leave(self) -> None:
@@ -100,31 +121,39 @@ class Subscription:
         if self._sleeper is not None and not self._sleeper.done():
             self._sleeper.set_result(None)
 
+    def news(self) -> asyncio.Future[None]:
+        """Return a future that is done when there is news of the run from now on.
+
+        Take it before you look, and nothing that happens meanwhile is missed.
+        """
+        ring = self._joined()
+        self._sleeper = ring.sleep()
+        if self.over:
+            self.wake()
+        return self._sleeper
+
+    def doubt(self) -> None:
+        """Have :meth:`wait` end when the store can be asked again."""
+        self._joined().doubtful = True
+
     async def wait(self) -> None:
         """Wait until there may be something to take. May be woken for nothing."""
         ring = self._joined()
-        if not (self.done or self.over or self._has_news(ring)):
-            await self._sleep(ring)
-
-    async def wait_for_start(self) -> None:
-        """Wait until somebody has started the run. May be woken for nothing."""
-        ring = self._joined()
-        if not (ring.begun or self.over):
-            await self._sleep(ring)
-
-    async def _sleep(self, ring: Ring) -> None:
-        self._sleeper = ring.sleep()
-        try:
-            await self._sleeper
-        finally:
-            self._sleeper = None
+        if not (self.done or self._has_news(ring)):
+            await self.news()
 
     async def take(self) -> list[Due]:
-        """Return what is due now, oldest first; empty where nothing is, or where it cannot be read yet.
+        """Return what is due now, oldest first.
 
-        After the terminal event :attr:`done` is true.
+        It is empty where nothing is due, and where it cannot be read yet. After the terminal event
+        :attr:`done` is true.
+
+        Raises:
+            HoldfastError: what is stored cannot be read, for a reason that is no outage.
         """
         ring = self._joined()
+        if self._from_tail:
+            await self._find_tail(ring)
         if self._position is None:
             self._position = self._rejoin(ring)
         if self._position is None:
@@ -133,13 +162,24 @@ class Subscription:
         if items is None:
             self._position = None
             return await self.take()
+        due = list(self._deliver(ring, items, self._position))
         self._position += len(items)
-        due = list(self._deliver(items))
         self.done = self.done or (ring.ended and self._position == ring.end)
         return due
 
+    async def _find_tail(self, ring: Ring) -> None:
+        """Pass over what was stored before the store could be asked where the end is."""
+        try:
+            info = await self._hub.store.describe(self.run_id)
+        except RedisUnavailable:
+            ring.doubtful = True
+            return
+        self._from_tail = False
+        self.cursor.base = max(self.cursor.base, info.last)
+        self._position = None
+
     def _rejoin(self, ring: Ring) -> int | None:
-        """Return the place in the ring that follows the cursor, if the events there really follow it."""
+        """Return the place in the ring after the cursor, if the events there really follow it."""
         position = ring.locate(self.cursor.base)
         if position is None:
             return None
@@ -149,28 +189,39 @@ class Subscription:
         return None if continuity(self.cursor.base, head[0].entry.prev) else position
 
     async def _take_from_store(self, ring: Ring) -> list[Due]:
-        """Read a page of history. While Redis is away there is none: the reader is held, not told an end."""
+        """Read a page of history.
+
+        While Redis is away there is none: the reader is held, not told an end.
+        """
         try:
-            entries = await self._hub.store.read(self.run_id, self.cursor.base.next(), None, PAGE)
+            entries = await self._hub.read(self.run_id, self.cursor.base.next(), self._page)
             if not entries:
                 return await self._nothing_follows(ring)
             broken = await self._judge(entries[0])
         except RedisUnavailable:
+            self._page = FIRST_PAGE
+            ring.doubtful = True
             return []
+        self._page = next_page(entries, self._page)
         earliest = str(entries[0].id)
         if broken == "reset":
             return [self._reset(earliest)]
         due = [Due("", Break("gap", str(self.cursor), earliest))] if broken else []
-        frames = (encode(self.run_id, entry) for entry in entries)
-        return due + list(self._deliver(frames))
+        for entry in entries:
+            due += self._deliver_frame(encode(self.run_id, entry))
+            if entry.terminal:
+                self.done = True
+                break
+        # A whole page may be known from before it was stored: then there is more to read.
+        return due if due or self.done else await self.take()
 
     async def _nothing_follows(self, ring: Ring) -> list[Due]:
-        """The store has nothing after the cursor, and the ring does not know it: is it of this life at all?"""
+        """The store has nothing after the cursor, and the ring does not know it: say why."""
         info = await self._hub.store.describe(self.run_id)
         base = self.cursor.base
         over = info.status in {"ended", "expired"}
         if info.status != "absent" and info.last < base:
-            first = await self._hub.store.read(self.run_id, ZERO, None, 1)
+            first = await self._hub.read(self.run_id, ZERO, 1)
             return [self._reset(str(first[0].id) if first else None)]
         self._hub.look(self.run_id)
         if info.last > base and not info.length:
@@ -200,12 +251,14 @@ class Subscription:
         info = await self._hub.store.describe(self.run_id)
         return None if info.n == info.length else "gap"
 
-    def _deliver(self, items: Iterable[Item]) -> Iterable[Due]:
-        for item in items:
+    def _deliver(self, ring: Ring, items: Iterable[Item], position: int) -> Iterable[Due]:
+        for place, item in enumerate(items, position):
             if isinstance(item, Break):
                 if item.kind == "reset":
                     self.cursor = Cursor()
                 yield Due("", item)
+                continue
+            if item.entry.provisional and ring.superseded(place, item.entry):
                 continue
             yield from self._deliver_frame(item)
             if item.entry.terminal:

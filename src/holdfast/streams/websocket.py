@@ -1,31 +1,36 @@
-"""One run over a WebSocket: the same events as SSE, as JSON frames, and a close code that says why it ended."""
+"""One run over a WebSocket: the same events as SSE, as JSON frames, and a close code at the end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
+import logging
 from typing import TYPE_CHECKING
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from holdfast.errors import HoldfastError
 from holdfast.streams import frames
 from holdfast.streams.frames import Frame
-from holdfast.streams.opening import Opening, await_start, decide, look
+from holdfast.streams.opening import UNDECIDED, Decision, Opening, Permit, await_start, judge
+from holdfast.streams.pulse import Expiry
 from holdfast.streams.subscription import Due, Subscription
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from holdfast.streams.cursor import Position
     from holdfast.streams.hub import Hub
 
-NORMAL, GOING_AWAY, POLICY, TRY_AGAIN = 1000, 1001, 1008, 1013
+log = logging.getLogger("holdfast.streams")
+
+NORMAL, GOING_AWAY, POLICY, BROKEN, TRY_AGAIN = 1000, 1001, 1008, 1011, 1013
 RUN_NOT_FOUND, RUN_EXPIRED = 4404, 4410
 
 _REFUSALS = {
     Opening.ABSENT: ("RUN_NOT_FOUND", RUN_NOT_FOUND),
     Opening.EXPIRED: ("RUN_EXPIRED", RUN_EXPIRED),
+    Opening.DENIED: ("FORBIDDEN", POLICY),
 }
 
 
@@ -37,49 +42,98 @@ async def serve(
     *,
     wait: float,
     until: float | None,
+    permit: Permit | None = None,
 ) -> None:
-    """Accept *websocket* and send it the events of a run, until the run, the client or the right ends."""
+    """Accept *websocket* and send it the events of a run.
+
+    It ends with the run, the client, the right or the process.
+
+    Args:
+        wait: seconds to wait for a run that nobody has started.
+        until: when the permission ends, in seconds since 1970.
+        permit: given where it could not be decided yet whether the reader is allowed.
+    """
     await websocket.accept()
-    async with (
-        Subscription(hub, run_id, position) as subscription,
-        _listening(websocket, subscription),
-    ):
-        opening = decide(await await_start(hub.store, subscription, wait), position)
-        while opening is Opening.UNDECIDED and not subscription.over:
-            # Accepted and held: a close would be taken for an answer.
+    try:
+        async with (
+            Subscription(hub, run_id, position) as subscription,
+            _listening(websocket, subscription),
+        ):
+            code = await _Socket(hub, subscription, websocket, until).run(position, permit, wait)
+            await _close(websocket, code)
+    except HoldfastError as error:
+        log.warning("the WebSocket of the run %r breaks off: %s", run_id, error)
+        await _send(websocket, frames.control_websocket("error", run_id, code="CORRUPT_DATA"))
+        await _close(websocket, BROKEN)
+
+
+class _Socket:
+    """The sender of one open socket."""
+
+    def __init__(
+        self, hub: Hub, subscription: Subscription, websocket: WebSocket, until: float | None
+    ) -> None:
+        self._hub = hub
+        self._subscription = subscription
+        self._websocket = websocket
+        self._expiry = Expiry(subscription, until)
+
+    async def run(self, position: Position, permit: Permit | None, wait: float) -> int:
+        """Send what is to be sent; return the close code."""
+        try:
+            opening = await self._decided(position, permit, wait)
+            if self._over():
+                return self._why_over()
+            if opening in _REFUSALS:
+                name, code = _REFUSALS[opening]
+                await self._send_control("error", code=name)
+                return code
+            if opening is Opening.SERVE and not await self._relay():
+                return self._why_over()
+            await self._send_control("end")
+            return NORMAL
+        finally:
+            self._expiry.cancel()
+
+    async def _decided(self, position: Position, permit: Permit | None, wait: float) -> Opening:
+        """Accepted and held while it cannot be decided: a close would be taken for an answer."""
+        store, subscription = self._hub.store, self._subscription
+        decision = UNDECIDED
+        if permit is None:
+            decision = Decision(await await_start(store, subscription, position, wait))
+        held = decision.opening is Opening.UNDECIDED
+        while decision.opening is Opening.UNDECIDED and not self._over():
+            news = subscription.news()
+            subscription.doubt()
+            decision = await judge(store, subscription.run_id, position, permit)
+            if decision.opening is Opening.UNDECIDED:
+                await news
+            elif permit is not None:
+                self._expiry.move(decision.until)
+        if held and decision.opening is Opening.ABSENT:
+            return await await_start(store, subscription, position, wait)
+        return decision.opening
+
+    async def _relay(self) -> bool:
+        """Send events until the run ends (True), or the client, the right or the process does."""
+        subscription = self._subscription
+        while not self._over():
+            for due in await subscription.take():
+                await _send(self._websocket, _encode(subscription.run_id, due))
+            if subscription.done:
+                return True
             await subscription.wait()
-            info = await look(hub.store, run_id)
-            opening = decide(info, position)
-        with _timer(subscription, until):
-            code = await _run(subscription, opening, websocket, until)
-        await _close(websocket, code)
+        return False
 
+    def _over(self) -> bool:
+        return self._subscription.over or self._expiry.reached
 
-async def _run(
-    subscription: Subscription, opening: Opening, websocket: WebSocket, until: float | None
-) -> int:
-    """Send what is to be sent; return the close code."""
-    if opening in _REFUSALS:
-        code_name, code = _REFUSALS[opening]
-        await _send(
-            websocket, frames.control_websocket("error", subscription.run_id, code=code_name)
-        )
-        return code
-    if opening is Opening.SERVE and not await _relay(subscription, websocket, until):
-        return POLICY if _expired(until) else GOING_AWAY
-    await _send(websocket, frames.control_websocket("end", subscription.run_id))
-    return NORMAL
+    def _why_over(self) -> int:
+        return POLICY if self._expiry.reached else GOING_AWAY
 
-
-async def _relay(subscription: Subscription, websocket: WebSocket, until: float | None) -> bool:
-    """Send events until the run ends (True), or the client, the right or the process does."""
-    while not (subscription.over or _expired(until)):
-        for due in await subscription.take():
-            await _send(websocket, _encode(subscription.run_id, due))
-        if subscription.done:
-            return True
-        await subscription.wait()
-    return False
+    async def _send_control(self, kind: frames.ControlKind, **fields: str | None) -> None:
+        text = frames.control_websocket(kind, self._subscription.run_id, **fields)
+        await _send(self._websocket, text)
 
 
 def _encode(run_id: str, due: Due) -> str:
@@ -106,37 +160,20 @@ async def _close(websocket: WebSocket, code: int) -> None:
             await websocket.close(code)
 
 
-def _expired(until: float | None) -> bool:
-    return until is not None and time.time() >= until
-
-
-@contextlib.contextmanager
-def _timer(subscription: Subscription, until: float | None) -> Iterator[None]:
-    """Wake the reader when its permission ends."""
-    if until is None:
-        yield
-        return
-    timer = asyncio.get_running_loop().call_later(max(until - time.time(), 0), subscription.wake)
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
 @contextlib.asynccontextmanager
 async def _listening(websocket: WebSocket, subscription: Subscription) -> AsyncIterator[None]:
-    """Notice that the client leaves. What it says is not for us; reading it keeps its pings answered."""
+    """Notice that the client leaves. What it says is not for us."""
 
     async def listen() -> None:
-        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+        try:
             while (await websocket.receive())["type"] != "websocket.disconnect":
                 pass
-        subscription.leave()
+        finally:
+            subscription.leave()
 
     task = asyncio.get_running_loop().create_task(listen())
     try:
         yield
     finally:
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,91 @@
+"""The timers of one open stream: its heartbeat, and the end of the permission behind it.
+
+They only wake the reader; what it then does is its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from holdfast.streams.subscription import Subscription
+
+
+class Pulse:
+    """Wakes a reader that has been silent; one timer, however often it is touched.
+
+    Args:
+        subscription: the reader.
+        interval: seconds of silence.
+    """
+
+    def __init__(self, subscription: Subscription, interval: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._wake = subscription.wake
+        self._interval = interval
+        self._last = self._loop.time()
+        self._timer = self._loop.call_later(interval, self._beat)
+
+    @property
+    def due(self) -> bool:
+        """Whether the reader has been silent for the whole interval."""
+        return self._loop.time() - self._last >= self._interval
+
+    def touch(self) -> None:
+        """Note that something was sent."""
+        self._last = self._loop.time()
+
+    def cancel(self) -> None:
+        """Wake nobody any more."""
+        self._timer.cancel()
+
+    def _beat(self) -> None:
+        left = self._last + self._interval - self._loop.time()
+        if left <= 0:
+            self._wake()
+        self._timer = self._loop.call_later(left if left > 0 else self._interval, self._beat)
+
+
+class Expiry:
+    """Tells when a permission has ended, and wakes its reader then.
+
+    Args:
+        subscription: the reader.
+        until: when it ends, in seconds since 1970; ``None`` for never.
+    """
+
+    def __init__(self, subscription: Subscription, until: float | None) -> None:
+        self._wake = subscription.wake
+        self._until = until
+        self._timer: asyncio.TimerHandle | None = None
+        self._arm()
+
+    @property
+    def reached(self) -> bool:
+        """Whether the permission has ended."""
+        return self._until is not None and time.time() >= self._until
+
+    def move(self, until: float | None) -> None:
+        """Let it end at another time."""
+        self.cancel()
+        self._until = until
+        self._arm()
+
+    def cancel(self) -> None:
+        """Wake nobody any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _arm(self) -> None:
+        if self._until is not None:
+            left = max(self._until - time.time(), 0.0)
+            self._timer = asyncio.get_running_loop().call_later(left, self._end)
+
+    def _end(self) -> None:
+        # A timer runs by another clock than the permission, and may be a little early.
+        if self.reached:
+            self._wake()
+        else:
+            self._timer = asyncio.get_running_loop().call_later(0.01, self._end)
