@@ -121,71 +121,65 @@ class SessionMiddleware:
         given = {name: value for name, value in arguments.items() if value is not UNSET}
         door = kept_or_raised(lambda: _Door(settings, given, max_age, store))
         self._door = door
+        #: Whether the short way of requests without a cookie is closed.
+        self._always = isinstance(door, StartError) or bool(door.excluded_paths)
         if isinstance(door, StartError):
             self.app = door
         else:
+            self._name = door.cookie_name
             self._fresh: type[_FreshSession] = type(
                 "Session", (_FreshSession,), {"_setup": door.setup}
             )
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(  # noqa: C901 - one frame: each more is paid by every anonymous request
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """Serve one connection."""
-        door = self._door
-        kind = scope["type"]
-        if (
-            isinstance(door, StartError)
-            or isinstance(scope.get("session"), Session)
-            or kind not in _KINDS
-        ):
-            # Mounted twice, the outer one is in charge.
-            await self._pass(scope, receive, send)
+        if scope["type"] != "http" or "session" in scope or self._always:
+            await self._choose(scope, receive, send)
             return
-        name = door.cookie_name
+        name = self._name
         for header, line in scope["headers"]:
             if header == b"cookie" and name in line:
-                break
-        else:
-            if kind == "http" and not door.excluded_paths:
-                await self._without_cookie(scope, receive, send)
+                await self._choose(scope, receive, send)
                 return
-        await self._serve(door, scope, receive, send)
 
-    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
-        door = self._door
-        if scope["type"] != "lifespan" or isinstance(door, StartError) or door.own_store:
-            await self.app(scope, receive, send)
-        else:
-            await pass_lifespan(self.app, door.runtime, scope, receive, send)
-            await door.setup.store.flush()
-
-    async def _without_cookie(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # No cookie of ours.
         session = scope["session"] = self._fresh()
         conversation: _Conversation | None = None
 
         # Not a coroutine function: an untouched response passes without a frame of ours.
         def passing(message: Message) -> Awaitable[None]:
             nonlocal conversation
-            if conversation is not None:
-                return conversation.send(message)
-            if message["type"] == "http.response.start":
-                # An untouched session has no attribute of its own.
-                if session.__dict__:
+            if conversation is None and message["type"] == "http.response.start":
+                if session.accessed:
                     conversation = _Conversation(session.exchange, scope, send)
-                    return conversation.send(message)
-                session.late = True
-            return send(message)
+                else:
+                    session.late = True
+            return send(message) if conversation is None else conversation.send(message)
 
         try:
             await self.app(scope, receive, passing)
         except BaseException as error:
-            if not session.__dict__:
+            if not session.accessed:
                 raise
-            conversation = conversation or _Conversation(session.exchange, scope, send)
-            await conversation.failed(error)
+            await (conversation or _Conversation(session.exchange, scope, send)).failed(error)
         else:
             if session.accessed:
-                conversation = conversation or _Conversation(session.exchange, scope, send)
-                await conversation.finish()
+                await (conversation or _Conversation(session.exchange, scope, send)).finish()
+
+    async def _choose(self, scope: Scope, receive: Receive, send: Send) -> None:
+        door, kind = self._door, scope["type"]
+        if isinstance(door, StartError) or (kind == "lifespan" and door.own_store):
+            await self.app(scope, receive, send)
+        elif kind == "lifespan":
+            await pass_lifespan(self.app, door.runtime, scope, receive, send)
+            await door.setup.store.flush()
+        elif kind not in _KINDS or isinstance(scope.get("session"), Session):
+            # Mounted twice, the outer one is in charge.
+            await self.app(scope, receive, send)
+        else:
+            await self._serve(door, scope, receive, send)
 
     async def _serve(self, door: _Door, scope: Scope, receive: Receive, send: Send) -> None:
         setup = door.setup
@@ -291,6 +285,8 @@ class _FreshSession(Session):
     def exchange(self) -> Exchange:
         exchange = Exchange(self._setup, NoCredential.NO_COOKIE, session=self)
         exchange.started = self.late
+        # Who asks anything of it, if only its id, has an answer that depends on the cookie.
+        self.accessed = True
         return exchange
 
     @property
