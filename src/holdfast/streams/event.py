@@ -10,6 +10,7 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from holdfast.errors import EventTooLarge, InvalidEvent
@@ -24,6 +25,9 @@ MAX_RUN_ID = 256
 MAX_OWNER = 512
 MAX_TYPE = 256
 MAX_PART = 2**64 - 1
+"""The largest number on either side of an id's hyphen."""
+
+_END_OF_TIME = 253402300799999
 
 # Redis forgives ' 8-0', '+9-0' and '09-0'; we do not, because such an id would compare unequal to
 # itself.
@@ -43,11 +47,16 @@ class EventId(NamedTuple):
     @property
     def created_at(self) -> datetime:
         """The moment in the id, UTC. Ids beyond year 9999 are shown as its last moment."""
-        return datetime.fromtimestamp(min(self.ms, 253402300799999) / 1000, UTC)
+        return moment(self.ms)
 
     def next(self) -> EventId:
         """The smallest id after this one (Redis before 6.2 has no exclusive ranges)."""
         return EventId(self.ms + 1, 0) if self.seq == MAX_PART else EventId(self.ms, self.seq + 1)
+
+
+def moment(ms: int) -> datetime:
+    """Return the moment *ms* milliseconds after 1970, UTC, within what a date can say."""
+    return datetime.fromtimestamp((ms if ms < _END_OF_TIME else _END_OF_TIME) / 1000, UTC)
 
 
 ZERO = EventId(0, 0)
@@ -109,12 +118,17 @@ def check_type(type: object, *, ours: bool = False) -> str:  # noqa: A002 - the 
     """
     if not isinstance(type, str) or not 1 <= len(type) <= MAX_TYPE:
         raise InvalidEvent(f"an event type is text of 1 to {MAX_TYPE} characters")
-    if _CONTROL.search(type):
+    return _checked_type(type, ours=ours)
+
+
+@lru_cache(1024)  # an app has a handful of types, and a refusal is not kept
+def _checked_type(kind: str, *, ours: bool) -> str:
+    if _CONTROL.search(kind):
         raise InvalidEvent("an event type holds no control character")
-    _refuse_surrogates("event type", type)
-    if not ours and (type.startswith("holdfast.") or type in RESERVED_TYPES):
-        raise InvalidEvent(f"the event type {type!r} belongs to holdfast; choose another name")
-    return type
+    _refuse_surrogates("event type", kind)
+    if not ours and (kind.startswith("holdfast.") or kind in RESERVED_TYPES):
+        raise InvalidEvent(f"the event type {kind!r} belongs to holdfast; choose another name")
+    return kind
 
 
 def check_owner(owner: object) -> str | None:
@@ -194,9 +208,9 @@ def normalise_type(raw: bytes) -> str:
     return "message" if kind.startswith("holdfast.") else kind
 
 
-def rfc3339(moment: datetime) -> str:
-    """Return *moment* as RFC 3339 in UTC with milliseconds: ``2026-01-31T09:30:00.125Z``."""
-    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+def rfc3339(at: datetime) -> str:
+    """Return *at* as RFC 3339 in UTC with milliseconds: ``2026-01-31T09:30:00.125Z``."""
+    return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03d}Z"
 
 
 def _refuse_surrogates(what: str, text: str) -> None:

@@ -211,10 +211,11 @@ class Outbox:
         with self._lock:
             lane = self._lane(run_id)
             lane.sender = None
+            queue = lane.queue
             for waiting, result in zip(batch, results, strict=True):
-                if not lane.queue or lane.queue[0] is not waiting:
+                if not queue or queue[0] is not waiting:
                     continue  # another sender was quicker; the store answered both alike
-                lane.queue.popleft()
+                queue.popleft()
                 self._settle(lane, waiting, result)
         for waiting, result in zip(batch, results, strict=True):
             waiting.tell(result)

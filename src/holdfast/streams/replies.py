@@ -21,7 +21,6 @@ from holdfast.streams.event import (
     EventId,
     normalise_data,
     normalise_type,
-    parse_id,
 )
 from holdfast.streams.store import Entry, News, RunInfo, Status
 
@@ -106,15 +105,16 @@ def news(payload: bytes) -> News:
 
 
 def event_id(raw: bytes) -> EventId:
-    """Read an id.
+    """Read an id as Redis spells it.
 
     Raises:
         CorruptData: it is none.
     """
-    found = parse_id(raw.decode("ascii", "replace"))
-    if found is None:
-        raise CorruptData(f"Redis answered {raw!r} where a stream id belongs")
-    return found
+    ms, _, seq = raw.partition(b"-")
+    try:
+        return EventId(int(ms), int(seq))
+    except ValueError:
+        raise CorruptData(f"Redis answered {raw!r} where a stream id belongs") from None
 
 
 def entry(item: Any) -> Entry:
@@ -122,16 +122,10 @@ def entry(item: Any) -> Entry:
     at, fields = event_id(item[0]), item[1]
     values = dict(zip(fields[::2], fields[1::2], strict=True))
     try:
-        return Entry(
-            at,
-            values[b"type"].decode(),
-            values[b"data"],
-            int(values[b"n"]),
-            event_id(values[b"q"]),
-            values[b"p"].decode("ascii"),
-            int(values[b"s"]),
-            at.ms,
-        )
+        n, prev, _, producer, seq = values[b"h"].split(b" ")
+        kind, data = values[b"type"].decode(), values[b"data"]
+        before, origin = event_id(prev), producer.decode("ascii")
+        return Entry(at, kind, data, int(n), before, origin, int(seq), at.ms)
     except (KeyError, ValueError, CorruptData):
         return _foreign(at, values)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from holdfast.errors import InvalidEvent
 from holdfast.streams.cursor import Cursor, parse_position
@@ -22,6 +22,7 @@ from holdfast.streams.event import (
     check_type,
     decode_data,
     encode_data,
+    moment,
 )
 
 if TYPE_CHECKING:
@@ -30,16 +31,14 @@ if TYPE_CHECKING:
 Status = Literal["absent", "open", "ended", "expired"]
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(NamedTuple):
     """A checked and encoded event that is not written yet."""
 
     type: str
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One event as a store holds it.
 
     Attributes:
@@ -72,7 +71,8 @@ class Entry:
     @property
     def public_id(self) -> str:
         """The id a caller of ``add`` gets; a provisional one is a cursor for every process."""
-        return f"{self.id}~{self.producer}.{self.seq}" if self.provisional else str(self.id)
+        base = f"{self.id.ms}-{self.id.seq}"
+        return f"{base}~{self.producer}.{self.seq}" if self.provisional else base
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +311,7 @@ class EventStore(ABC):
 def to_event(run_id: str, entry: Entry, data: Any = ...) -> StreamEvent:
     """Return *entry* as callers see it; *data* saves decoding where its value is at hand."""
     value = decode_data(entry.data) if data is ... else data
-    created = EventId(entry.created_ms or entry.id.ms, 0).created_at
+    created = moment(entry.created_ms or entry.id.ms)
     return StreamEvent(entry.public_id, run_id, entry.type, value, created)
 
 

@@ -11,6 +11,8 @@
 -- Returns {status, life, n, previous id, already written, id, id, …};
 -- status is 'ok', 'ended', 'expired' or 'fenced'.
 --
+-- An entry has the fields type and data, as a producer in any language writes them, and h: its number
+-- in this life, the id before it, the bytes of this life up to it, its producer and that one's number.
 -- Meta: life (its generation, a dot, a name), n (events of this life), last (id), bytes, cut (bytes
 -- known to be gone), end ('id producer number'), owner, gone (deleted), kept (when the expiry was
 -- last set, ms), s:<producer> (the last number that producer wrote).
@@ -20,7 +22,9 @@ local stream, meta = KEYS[1], KEYS[2]
 local producer, first_seq = ARGV[2], tonumber(ARGV[3])
 local FIRST, count = 11, (#ARGV - 10) / 2
 local MINE = 's:' .. producer
-local TERMINAL = {workflow_complete = true, workflow_error = true, run_stopped = true, run_lost = true}
+local function terminal(kind)
+  return kind == 'workflow_complete' or kind == 'workflow_error' or kind == 'run_stopped' or kind == 'run_lost'
+end
 
 local m = call('HMGET', meta, 'life', 'n', 'last', 'bytes', 'cut', 'end', 'gone', 'kept', MINE)
 local life, n, last = m[1], tonumber(m[2] or 0), m[3] or '0-0'
@@ -42,6 +46,7 @@ end
 local function fields(entry)
   local f = {}
   for k = 1, #entry[2], 2 do f[entry[2][k]] = entry[2][k + 1] end
+  if f.h then f.bytes, f.producer, f.seq = string.match(f.h, '^%d+ %S+ (%d+) (%S+) (%d+)$') end
   return f
 end
 
@@ -57,7 +62,7 @@ local function ids_of_written()
     local page = call('XREVRANGE', stream, from, '-', 'COUNT', 100)
     for _, entry in ipairs(page) do
       local f = fields(entry)
-      local at = f.p == producer and (tonumber(f.s) or 0) - first_seq + 1
+      local at = f.producer == producer and f.seq - first_seq + 1
       if at and at >= 1 and at <= written and found[at] == '' then
         found[at], wanted = entry[1], wanted - 1
       elseif at and at < 1 then
@@ -83,28 +88,17 @@ if begins then
   n, bytes, cut, ended, refreshed = 0, 0, 0, false, 0
 end
 
--- The smallest id after another. Redis before 6.2 has no exclusive ranges, and Lua's numbers are
--- exact up to 2^53: beyond that the id itself, which whoever asks must skip.
-local function after(id)
-  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
-  if #seq > 15 then return id end
-  return string.format('%s-%.0f', ms, seq + 1)
-end
-
--- What another program added with a bare XADD counts too.
+-- What another program added with a bare XADD counts too. XREAD asks for what follows an id without
+-- looking at any entry where nothing does.
 local known = n
-if length > 0 then
-  repeat
-    local from = last
-    local page = call('XRANGE', stream, after(from), '+', 'COUNT', 100)
-    for _, entry in ipairs(page) do
-      if entry[1] ~= from then
-        local f = fields(entry)
-        n, last, bytes = n + 1, entry[1], bytes + #(f.type or '') + #(f.data or '')
-        if TERMINAL[f.type] and not ended then ended = last .. ' - 0' end
-      end
-    end
-  until #page < 100
+local more = length > 0 and call('XREAD', 'COUNT', 100, 'STREAMS', stream, last)
+while more do
+  for _, entry in ipairs(more[1][2]) do
+    local f = fields(entry)
+    n, last, bytes = n + 1, entry[1], bytes + #(f.type or '') + #(f.data or '')
+    if terminal(f.type) and not ended then ended = last .. ' - 0' end
+  end
+  more = #more[1][2] > 0 and call('XREAD', 'COUNT', 100, 'STREAMS', stream, last)
 end
 local registered = n > known
 
@@ -112,16 +106,16 @@ local status = 'ok'
 if written < count then
   if ended then status = 'ended' end
   for i = written + 1, count - 1 do
-    if TERMINAL[ARGV[FIRST + 2 * (i - 1)]] then status = 'ended' end
+    if terminal(ARGV[FIRST + 2 * (i - 1)]) then status = 'ended' end
   end
 end
 
 -- Ids only grow, also over a deletion, a lost stream and a clock that was set back.
 local function first_id()
   if last == '0-0' then return '*' end
-  local now = call('TIME')
-  if now[1] * 1000 + math.floor(now[2] / 1000) > tonumber(string.match(last, '^%d+')) then return '*' end
-  return after(last)
+  local now, ms, seq = call('TIME'), string.match(last, '^(%d+)-(%d+)$')
+  if now[1] * 1000 + math.floor(now[2] / 1000) > tonumber(ms) then return '*' end
+  return string.format('%s-%.0f', ms, seq + 1)
 end
 
 local reply = {status, life, 0, n > 0 and last or '0-0', written}
@@ -133,15 +127,18 @@ if status ~= 'ok' and not registered then
   return reply
 end
 
-local final = false
-if status == 'ok' and count > written then
+-- Numbers become text once: Redis would do it at each use, and that is what costs here.
+local final, n_text, bytes_text, seq_text = false, nil, nil, ARGV[3]
+if status == 'ok' then
   for i = written + 1, count do
     local kind, data = ARGV[FIRST + 2 * (i - 1)], ARGV[FIRST + 2 * i - 1]
     local id, previous = n > 0 and '*' or first_id(), n > 0 and last or '0-0'
     n, bytes = n + 1, bytes + #kind + #data
+    n_text, bytes_text = tostring(n), tostring(bytes)
+    if i > 1 then seq_text = tostring(first_seq + i - 1) end
     last = call('XADD', stream, 'MAXLEN', '~', ARGV[4], id, 'type', kind, 'data', data,
-      'n', n, 'q', previous, 'b', bytes, 'p', producer, 's', first_seq + i - 1)
-    if TERMINAL[kind] then ended, final = string.format('%s %s %d', last, producer, first_seq + i - 1), true end
+      'h', n_text .. ' ' .. previous .. ' ' .. bytes_text .. ' ' .. producer .. ' ' .. seq_text)
+    if terminal(kind) then ended, final = last .. ' ' .. producer .. ' ' .. seq_text, true end
     reply[#reply + 1] = last
   end
 end
@@ -149,22 +146,24 @@ reply[3] = n
 
 -- MAXLEN bounds no bytes. An old payload is read only while the budget seems exceeded, about once
 -- for each entry that goes.
-local budget = tonumber(ARGV[5])
+local budget, cut_before = tonumber(ARGV[5]), cut
 while bytes - cut > budget and call('XLEN', stream) > 1 do
   local oldest = call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
   local f = fields(oldest)
-  local size, up_to = #(f.type or '') + #(f.data or ''), tonumber(f.b)
+  local size, up_to = #(f.type or '') + #(f.data or ''), tonumber(f.bytes)
   if up_to and up_to <= bytes then cut = math.max(cut, up_to - size) end
   if bytes - cut <= budget then break end
   call('XDEL', stream, oldest[1])
   cut = cut + size
 end
 
+n_text, bytes_text = n_text or tostring(n), bytes_text or tostring(bytes)
 if status == 'ok' and count > 0 then
-  call('HSET', meta, 'n', n, 'last', last, 'bytes', bytes, 'cut', cut, MINE, first_seq + count - 1)
+  call('HSET', meta, 'n', n_text, 'last', last, 'bytes', bytes_text, MINE, seq_text)
 else
-  call('HSET', meta, 'n', n, 'last', last, 'bytes', bytes, 'cut', cut)
+  call('HSET', meta, 'n', n_text, 'last', last, 'bytes', bytes_text)
 end
+if cut ~= cut_before or begins then call('HSET', meta, 'cut', cut) end
 if begins then
   call('HSET', meta, 'life', life)
   call('HDEL', meta, 'gone', 'end', 'owner')
@@ -180,5 +179,5 @@ if begins or final or registered or count == 0 or ms >= refreshed + step or ms <
   call('PEXPIRE', meta, retention + ARGV[7])
   call('HSET', meta, 'kept', string.format('%.0f', ms))
 end
-if n ~= known then call('PUBLISH', ARGV[1], life .. ':' .. n) end
+if n ~= known then call('PUBLISH', ARGV[1], life .. ':' .. n_text) end
 return reply
