@@ -118,11 +118,13 @@ class _Socket:
         """Send events until the run ends (True), or the client, the right or the process does."""
         subscription = self._subscription
         while not self._over():
-            for due in await subscription.take():
+            dues = await subscription.take()
+            for due in dues:
                 await _send(self._websocket, _encode(subscription.run_id, due))
             if subscription.done:
                 return True
-            await subscription.wait()
+            if not dues:
+                await subscription.wait()
         return False
 
     def _over(self) -> bool:
