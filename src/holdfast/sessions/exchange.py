@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Never
 
 import anyio
@@ -301,10 +301,12 @@ class Exchange:
             self._conclude(decision)
             return
         if self._lock is None:
-            self._lock = anyio.Lock()
+            self._lock = anyio.Lock(fast_acquire=True)
         # Two tasks of one request may save at once; the second looks at what the first left.
+        second = self._lock.locked()
         async with self._lock:
-            decision, changed, removed = self._decide(failed=failed)
+            if second:
+                decision, changed, removed = self._decide(failed=failed)
             self._conclude(decision)
             try:
                 for command in decision.commands:
@@ -439,7 +441,7 @@ class Exchange:
         self._user = self.setup.terms.user_of(self.session)
         now = time.time()
         if self.record is not None:
-            self.record = replace(self.record, seen_at=now)
+            self.record.seen_at = now
         if aftermath.rotated and self.record is not None:
             self.wants_new_id, self.credential = False, credential
             self.record.secret_since = now

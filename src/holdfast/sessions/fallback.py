@@ -210,7 +210,8 @@ class FallbackSessionStore(SessionStore):
             if copy is None or outcome is not Outcome.DONE:
                 return
             fields = {k: v for k, v in copy.fields.items() if k not in change.removed}
-            copy = replace(copy, fields=fields | dict(change.set), seen_at=now)
+            fields.update(change.set)
+            copy = Record(fields, copy.created_at, copy.expires_at, now, copy.secret_since)
             if change.rotation is not None:
                 key = SessionKey(key.id_hash, change.rotation.secret_hash)
                 copy.secret_since = now
