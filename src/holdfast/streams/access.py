@@ -7,9 +7,13 @@ does not. No token is ever logged or shown.
 from __future__ import annotations
 
 import importlib
+import inspect
+import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
@@ -29,6 +33,7 @@ MAX_TOKEN = 4096
 _SALT = "holdfast.stream.token"
 
 Authorize = Callable[[HTTPConnection, str, str], Awaitable[bool]]
+"""What ``HOLDFAST_STREAM_ACCESS=package.module:callable`` names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +79,25 @@ def stream_token(
         ConfigurationError: ``HOLDFAST_SECRET_KEY`` is missing where Redis is configured.
     """
     check_run_id(run_id)
-    if not actions or isinstance(actions, str) or not ACTIONS.issuperset(actions):
+    # A text is a collection too, of its letters.
+    if isinstance(actions, str) or not actions or not ACTIONS.issuperset(actions):
         raise ValueError("actions is a collection of 'read', 'stop' and 'publish'")
-    if not ttl > 0:
+    if not (ttl > 0 and math.isfinite(ttl)):
         raise ValueError("ttl is a positive number of seconds")
     claims = {"r": run_id, "a": sorted(actions), "x": round(time.time() + ttl, 3)}
     if prefix:
         claims["p"] = 1
-    token = _serializer(_settings(settings).signing_keys()).dumps(claims)
-    return token if isinstance(token, str) else token.decode()
+    return _serializer(_settings(settings).signing_keys()).dumps(claims)
 
 
 def verify_token(
-    token: str, run_id: str, action: Action, keys: Sequence[str], now: float
+    token: str, run_id: str, action: Action, keys: tuple[str, ...], now: float
 ) -> Verdict:
-    """Judge a token for one action on one run: 401 where it proves nothing, 403 where it grants something else."""
+    """Judge a token for one action on one run.
+
+    Returns:
+        401 where it proves nothing (or no longer), 403 where it grants something else.
+    """
     if len(token) > MAX_TOKEN or not token.isascii():
         return UNKNOWN
     try:
@@ -149,14 +158,34 @@ def origin_allowed(origin: str | None, host: str, allowed: Collection[str]) -> b
 
     CORS does not apply to WebSockets and cookies are sent, so the server must look (RFC 6455
     section 10.2). No ``Origin`` is no browser; ``null`` is a sandboxed or local page and never the
-    same origin.
+    same origin. A ``Host`` without a port means the default port of the origin's scheme: behind a
+    proxy that ends TLS the server's own scheme says nothing.
     """
-    if origin is None:
+    if origin is None or "*" in allowed:
         return True
-    if "*" in allowed or origin in allowed:
+    asked = _origin(origin)
+    if asked is None:
+        return False
+    if any(asked == _origin(each) for each in allowed):
         return True
-    parts = urlsplit(origin)
-    return parts.scheme in {"http", "https"} and parts.netloc.lower() == host.lower()
+    return asked == _origin(f"{asked[0]}://{host}")
+
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+@lru_cache(1024)
+def _origin(text: str) -> tuple[str, str, int] | None:
+    """Return scheme, host and port of an origin (RFC 6454 section 4), ``None`` if it is none."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    except ValueError:
+        return None
+    extra = parts.path or parts.query or parts.fragment or "@" in parts.netloc
+    if port is None or not parts.hostname or extra:
+        return None
+    return parts.scheme, parts.hostname, port
 
 
 def token_of(connection: HTTPConnection) -> str | None:
@@ -203,24 +232,35 @@ def _session_policy(settings: Settings, store: EventStore) -> Policy:
 
 
 def _callable_policy(path: str) -> Policy:
-    module, _, name = path.partition(":")
-    try:
-        function: Authorize = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError(
-            f"HOLDFAST_STREAM_ACCESS={path!r} cannot be imported: {error}"
-        ) from error
+    function = _imported(path)
 
     async def authorize(connection: HTTPConnection, run_id: str, action: Action) -> Verdict:
-        return ALLOWED if await function(connection, run_id, action) else FORBIDDEN
+        answer = function(connection, run_id, action)
+        if inspect.isawaitable(answer):
+            answer = await answer
+        return ALLOWED if answer else FORBIDDEN
 
     return authorize
 
 
-def _serializer(keys: Sequence[str]) -> URLSafeSerializer:
-    # itsdangerous signs with the last of its keys, HOLDFAST_SECRET_KEY names the newest first.
-    from hashlib import sha256
+def _imported(path: str) -> Callable[..., Any]:
+    module, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:
+        # Whatever the module raises while it is imported, this is where a person sees it.
+        raise ConfigurationError(
+            f"HOLDFAST_STREAM_ACCESS={path!r} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    if not callable(found):
+        raise ConfigurationError(f"HOLDFAST_STREAM_ACCESS={path!r} is nothing that can be called")
+    checked: Callable[..., Any] = found
+    return checked
 
+
+@lru_cache(16)
+def _serializer(keys: tuple[str, ...]) -> URLSafeSerializer:
+    # itsdangerous signs with the last of its keys, HOLDFAST_SECRET_KEY names the newest first.
     return URLSafeSerializer(
         list(reversed(keys)),
         salt=_SALT,

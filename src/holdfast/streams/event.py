@@ -56,7 +56,7 @@ class EventId(NamedTuple):
 
 def moment(ms: int) -> datetime:
     """Return the moment *ms* milliseconds after 1970, UTC, within what a date can say."""
-    return datetime.fromtimestamp((ms if ms < _END_OF_TIME else _END_OF_TIME) / 1000, UTC)
+    return datetime.fromtimestamp(min(ms, _END_OF_TIME) / 1000, UTC)
 
 
 ZERO = EventId(0, 0)

@@ -6,11 +6,11 @@ retries and the journal are the store's.
 
 from __future__ import annotations
 
-import contextlib
+import logging
 from typing import TYPE_CHECKING, Any, Self
 
-from holdfast.errors import RunEnded
-from holdfast.streams.event import TERMINAL_TYPES, StreamEvent, check_run_id
+from holdfast.errors import HoldfastError, RunEnded
+from holdfast.streams.event import TERMINAL_TYPES, StreamEvent, check_owner, check_run_id
 from holdfast.streams.store import EventStore, to_event
 
 if TYPE_CHECKING:
@@ -19,13 +19,18 @@ if TYPE_CHECKING:
     from holdfast.settings import Settings
 
 
+log = logging.getLogger("holdfast.streams")
+
+MAX_MESSAGE = 10_000
+
+
 class RunPublisher:
     """Publishes the events of one run.
 
     Args:
         run_id: the run; 1 to 256 characters, exact and case-sensitive.
         owner: ``user:<id>`` or ``session:<id_hash>``, kept if this publisher's first event creates
-        the run.
+            the run.
         store: where to publish. Default: the process's own store.
         settings: the configuration of that default. Default: the environment.
 
@@ -34,7 +39,7 @@ class RunPublisher:
     ends nothing, so that several workers may feed one run.
 
     Raises:
-        InvalidEvent: the run id cannot exist.
+        InvalidEvent: the run id or the owner cannot exist.
         ConfigurationError: a variable cannot work.
     """
 
@@ -47,7 +52,7 @@ class RunPublisher:
         settings: Settings | None = None,
     ) -> None:
         self.run_id = check_run_id(run_id)
-        self.owner = owner
+        self.owner = check_owner(owner)
         self._store = store or EventStore.from_settings(settings)
         self._life: str | None = None
         self._ended = False
@@ -66,13 +71,20 @@ class RunPublisher:
     ) -> None:
         if self._ended:
             return
-        with contextlib.suppress(RunEnded):
+        try:
             if exc is None:
                 await self.workflow_complete()
             else:
                 await self.workflow_error(exc)
+        except RunEnded:
+            pass  # by another publisher of the run
+        except HoldfastError:
+            # What happened in the block is what its caller must hear of.
+            if exc is None:
+                raise
+            log.exception("the run %r could not be ended", self.run_id)
 
-    async def emit(self, type: str, data: Any = None) -> StreamEvent:  # noqa: A002 - the wire's own name
+    async def emit(self, type: str, data: Any = None) -> StreamEvent:  # noqa: A002 - the wire's name
         """Publish one event and return it with its id.
 
         It returns when Redis has it, or, while Redis is away, after at most
@@ -81,7 +93,7 @@ class RunPublisher:
 
         Args:
             type: any text without control characters; not ``holdfast.*``, ``run_stopped`` or
-            ``run_lost``.
+                ``run_lost``.
             data: any JSON value of at most ``HOLDFAST_STREAM_MAX_EVENT_BYTES`` as compact JSON.
 
         Raises:
@@ -95,8 +107,10 @@ class RunPublisher:
                 f"the run {self.run_id!r} has ended; nothing can follow its terminal event"
             )
         (entry,) = await self._store.append(self.run_id, [draft], owner=self.owner, life=self._life)
-        self._life = self._life or entry.life
-        self._ended = type in TERMINAL_TYPES
+        # Another life than before is the store's word that it had lost the run, and begun it anew.
+        self._life = entry.life or self._life
+        if type in TERMINAL_TYPES:
+            self._ended = True
         return to_event(self.run_id, entry, data)
 
     async def node_output(self, node: str, output: Any) -> StreamEvent:
@@ -108,6 +122,12 @@ class RunPublisher:
         return await self.emit("workflow_complete", {"output": output})
 
     async def workflow_error(self, error: BaseException | str) -> StreamEvent:
-        """End the run with an error: ``{"error": {"type", "message"}}``, without a traceback."""
+        """End the run with an error: ``{"error": {"type", "message"}}``, without a traceback.
+
+        Args:
+            error: the exception, or what to say. Of more than 10,000 characters the rest is cut.
+        """
         kind = "Error" if isinstance(error, str) else type(error).__name__
-        return await self.emit("workflow_error", {"error": {"type": kind, "message": str(error)}})
+        # Half a surrogate pair (a file name in a message, PEP 383) must not cost the run its end.
+        message = str(error)[:MAX_MESSAGE].encode("utf-8", "replace").decode()
+        return await self.emit("workflow_error", {"error": {"type": kind, "message": message}})

@@ -312,7 +312,7 @@ class RedisEventStore(EventStore):
         )
         if isinstance(kept, HoldfastError):
             raise kept
-        return kept == 1
+        return bool(kept == 1)
 
     async def delete(self, run_id: str) -> bool:
         keys = self._keys(run_id)
@@ -320,7 +320,7 @@ class RedisEventStore(EventStore):
         removed = await self._run(run_id, self._delete, [keys.stream, keys.meta], args)
         self._outbox.forget(run_id)
         self._bells.ring(run_id, News())
-        return removed == 1
+        return bool(removed == 1)
 
     def pending(self, run_id: str) -> Pending | None:
         return self._outbox.pending(run_id)

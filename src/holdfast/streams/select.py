@@ -31,9 +31,17 @@ def _make_store(runtime: Runtime) -> EventStore:
     if link is not None:
         from holdfast.streams.redis import RedisEventStore
 
-        return RedisEventStore(link, settings)
+        store = RedisEventStore(link, settings)
+
+        async def tell() -> None:
+            if store.journalled:
+                log.warning("%d events that wait for Redis end with this process", store.journalled)
+
+        runtime.on_close(tell)
+        return store
     log.info(
-        "event streams are kept in memory: they end with this process (set HOLDFAST_REDIS_URL to keep them)"
+        "event streams are kept in memory: they end with this process (set HOLDFAST_REDIS_URL to"
+        " keep them)"
     )
     return MemoryEventStore(
         maxlen=settings.stream_maxlen,

@@ -288,7 +288,7 @@ class EventStore(ABC):
 
     @abstractmethod
     async def describe(self, run_id: str) -> RunInfo:
-        """Return what is known of a run; what another program has written to it counts from then."""
+        """Return what is known of a run, what other programs have written to it included."""
 
     @abstractmethod
     async def set_expire(self, run_id: str, seconds: float) -> bool:
@@ -325,7 +325,7 @@ def within_bytes(entries: Sequence[Entry], max_bytes: int) -> list[Entry]:
     return list(entries)
 
 
-def _position(text: str | None) -> Cursor:
+def _position(text: object) -> Cursor:
     position = parse_position(text, allow_tail=False) if isinstance(text, str | None) else None
     if not isinstance(position, Cursor):
         raise InvalidEvent(
