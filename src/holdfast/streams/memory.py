@@ -111,8 +111,11 @@ class MemoryEventStore(EventStore):
         with self._lock:
             now = self._clock()
             self._sweep(now)
+            if any(draft.type in TERMINAL_TYPES for draft in drafts[:-1]):
+                raise _ended(run_id)
             run = self._open(run_id, owner, life, now)
-            _refuse_after_end(run_id, run, drafts)
+            if run.end is not None:
+                raise _ended(run_id)
             entries = [self._push(run, draft, now) for draft in drafts]
             self._trim(run)
             self._keep(run, now, self.retention)
@@ -229,6 +232,5 @@ def _id_of(entry: Entry) -> EventId:
     return entry.id
 
 
-def _refuse_after_end(run_id: str, run: _Run, drafts: Sequence[Draft]) -> None:
-    if run.end is not None or any(draft.type in TERMINAL_TYPES for draft in drafts[:-1]):
-        raise RunEnded(f"the run {run_id!r} has ended; nothing can follow its terminal event")
+def _ended(run_id: str) -> RunEnded:
+    return RunEnded(f"the run {run_id!r} has ended; nothing can follow its terminal event")

@@ -10,14 +10,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from holdfast.testing.event_store import EventStoreSuite as EventStoreSuite
     from holdfast.testing.fault_proxy import FaultProxy as FaultProxy
     from holdfast.testing.redis_process import RedisServer as RedisServer
     from holdfast.testing.redis_process import redis_server as redis_server
 
-__all__ = ["FaultProxy", "RedisServer", "redis_server"]
+__all__ = ["EventStoreSuite", "FaultProxy", "RedisServer", "redis_server"]
 
 # No module bears the name of what it offers: importing the one would hide the other.
 _HOMES = {
+    "EventStoreSuite": "holdfast.testing.event_store",
     "FaultProxy": "holdfast.testing.fault_proxy",
     "RedisServer": "holdfast.testing.redis_process",
     "redis_server": "holdfast.testing.redis_process",

@@ -1,0 +1,66 @@
+"""The Redis store is held to the published suite, on a real Redis, and leaves no key for ever."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from holdfast.link import Link
+from holdfast.settings import Settings
+from holdfast.streams.redis import RedisEventStore
+from holdfast.testing import EventStoreSuite
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from holdfast.streams.store import EventStore
+    from holdfast.testing import RedisServer
+
+
+class TestRedis(EventStoreSuite):
+    @pytest.fixture(autouse=True)
+    async def _server(self, redis: RedisServer, key_prefix: str) -> AsyncIterator[None]:
+        self._redis, self._prefix, self._links = redis, key_prefix, list[Link]()
+        yield
+        for link in self._links:
+            await link.aclose()
+        without_expiry = [key for key in keys_of(redis, key_prefix) if ttl(redis, key) == -1]
+        assert not without_expiry
+
+    async def make_store(
+        self,
+        *,
+        maxlen: int = 10_000,
+        max_run_bytes: int = 134_217_728,
+        retention: float = 86_400,
+    ) -> EventStore:
+        settings = Settings(
+            redis_url=self._redis.url,
+            redis_timeout=5,
+            key_prefix=self._prefix,
+            stream_maxlen=maxlen,
+            stream_max_run_bytes=max_run_bytes,
+            stream_retention=int(retention),
+        )
+        self._links.append(Link(settings))
+        return RedisEventStore(self._links[-1], settings)
+
+
+def keys_of(redis: RedisServer, prefix: str) -> list[bytes]:
+    """The keys of one test: a meta key begins with a brace."""
+    found = []
+    cursor: object = b"0"
+    while True:
+        reply = redis.execute("SCAN", cursor, "MATCH", f"*{prefix}*", "COUNT", 1000)  # type: ignore[arg-type]
+        assert isinstance(reply, list)
+        cursor, page = reply
+        found += page  # type: ignore[operator]
+        if cursor == b"0":
+            return found  # type: ignore[return-value]
+
+
+def ttl(redis: RedisServer, key: bytes) -> int:
+    reply = redis.execute("PTTL", key)
+    assert isinstance(reply, int)
+    return reply
