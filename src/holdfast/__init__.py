@@ -1,6 +1,7 @@
 """holdfast: server-side sessions and resumable event streams for any Python web app.
 
-Public names are loaded when they are first used, so that importing the package costs next to nothing.
+Public names are loaded when they are first used, so that importing the package costs next to
+nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from holdfast.errors import RedisUnavailable as RedisUnavailable
     from holdfast.errors import RunEnded as RunEnded
     from holdfast.errors import RunExpired as RunExpired
+    from holdfast.errors import SessionError as SessionError
     from holdfast.errors import SessionTooLarge as SessionTooLarge
     from holdfast.errors import SessionTooLate as SessionTooLate
     from holdfast.errors import SessionUnavailable as SessionUnavailable
@@ -54,6 +56,7 @@ _HOMES = {
     "RunExpired": "errors",
     "RunPublisher": "streams.publisher",
     "Session": "sessions.session",
+    "SessionError": "errors",
     "SessionMiddleware": "sessions.asgi",
     "SessionStore": "sessions.store",
     "SessionTooLarge": "errors",
@@ -83,6 +86,7 @@ __all__ = [
     "RunExpired",
     "RunPublisher",
     "Session",
+    "SessionError",
     "SessionMiddleware",
     "SessionStore",
     "SessionTooLarge",
