@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -49,15 +49,14 @@ class TestRedis(EventStoreSuite):
 
 def keys_of(redis: RedisServer, prefix: str) -> list[bytes]:
     """The keys of one test: a meta key begins with a brace."""
-    found = []
-    cursor: object = b"0"
+    found: list[Any] = []
+    cursor: Any = b"0"
     while True:
-        reply = redis.execute("SCAN", cursor, "MATCH", f"*{prefix}*", "COUNT", 1000)  # type: ignore[arg-type]
-        assert isinstance(reply, list)
+        reply: Any = redis.execute("SCAN", cursor, "MATCH", f"*{prefix}*", "COUNT", 1000)
         cursor, page = reply
-        found += page  # type: ignore[operator]
+        found += page
         if cursor == b"0":
-            return found  # type: ignore[return-value]
+            return found
 
 
 def ttl(redis: RedisServer, key: bytes) -> int:

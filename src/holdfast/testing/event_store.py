@@ -27,9 +27,10 @@ from holdfast.streams.event import ZERO, parse_id
 from holdfast.streams.publisher import RunPublisher
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
 
-    from holdfast.streams.store import EventStore, News, StreamEvent
+    from holdfast.streams.event import StreamEvent
+    from holdfast.streams.store import EventStore, News
 
 _ONE_MEGABYTE = 1 << 20
 _VALUES: list[Any] = [
@@ -237,7 +238,7 @@ class EventStoreSuite:
         store, run_id = await self.make_store(), new_run_id()
         largest = "x" * (_ONE_MEGABYTE - 2)  # and two quotation marks
         await store.add(run_id, "t", largest)
-        with pytest.raises(EventTooLarge, match="1048577 bytes.*HOLDFAST_STREAM_MAX_EVENT_BYTES"):
+        with pytest.raises(EventTooLarge, match=r"1048577 bytes.*HOLDFAST_STREAM_MAX_EVENT_BYTES"):
             await store.add(run_id, "t", largest + "x")
         with pytest.raises(EventTooLarge):  # bytes of UTF-8 count, not characters
             await store.add(run_id, "t", "é" * (_ONE_MEGABYTE // 2))
@@ -616,10 +617,5 @@ async def _has_status(store: EventStore, run_id: str, status: str) -> bool:
     return await store.status(run_id) == status
 
 
-async def _done(value: bool) -> bool:  # noqa: FBT001
+async def _done(value: bool) -> bool:
     return value
-
-
-def numbers(events: Sequence[StreamEvent]) -> list[Any]:
-    """Return the data of *events*, in their order."""
-    return [event.data for event in events]

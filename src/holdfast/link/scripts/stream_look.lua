@@ -1,9 +1,11 @@
 -- Say what is known of a run without reading its events. It writes nothing.
 --
 -- KEYS: stream, meta
--- Returns {how many events are kept, 1 where another program has added some, meta's fields}.
+-- Returns {how many events are kept, 1 where another program has written, meta's fields}: where it
+-- has added an event, or a stream that would stay for ever.
 local stream, meta = KEYS[1], KEYS[2]
 local m = redis.call('HMGET', meta, 'life', 'n', 'last', 'end', 'gone', 'owner')
 local length = redis.call('XLEN', stream)
 local more = length > 0 and redis.call('XREAD', 'COUNT', 1, 'STREAMS', stream, m[3] or '0-0')
-return {length, more and #more[1][2] or 0, m}
+local foreign = more and #more[1][2] > 0 or length > 0 and redis.call('PTTL', stream) == -1
+return {length, foreign and 1 or 0, m}
