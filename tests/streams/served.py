@@ -18,7 +18,10 @@ from holdfast import EventStore, EventStreamApp, RunPublisher
 from holdfast.streams.select import hub_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.requests import Request
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 _tasks: set[asyncio.Task[None]] = set()
 
@@ -28,7 +31,8 @@ async def emit(request: Request) -> Response:
     query = request.query_params
     publisher = RunPublisher(request.path_params["run"])
     first, count = int(query.get("first", "1")), int(query.get("count", "1"))
-    ids = [(await publisher.emit("t", {"n": n})).id for n in range(first, first + count)]
+    fill = {"x": "x" * int(query["size"])} if "size" in query else {}
+    ids = [(await publisher.emit("t", {"n": n, **fill})).id for n in range(first, first + count)]
     if query.get("end"):
         ids.append((await publisher.workflow_complete()).id)
     return JSONResponse(ids)
@@ -79,14 +83,36 @@ def _middleware() -> list[Middleware]:
     return [known[name] for name in chosen.split(",") if name]
 
 
-app = Starlette(
-    routes=[
-        Route("/emit/{run:path}", emit, methods=["POST"]),
-        Route("/start/{run:path}", start, methods=["POST"]),
-        Route("/state", state),
-        Mount("/streams", EventStreamApp()),
-    ],
-    middleware=_middleware(),
-)
+def make_app() -> Starlette:
+    return Starlette(
+        routes=[
+            Route("/emit/{run:path}", emit, methods=["POST"]),
+            Route("/start/{run:path}", start, methods=["POST"]),
+            Route("/state", state),
+            Mount("/streams", EventStreamApp()),
+        ],
+        middleware=_middleware(),
+    )
 
-alone = EventStreamApp()
+
+class _Late:
+    """An app that is made at the first scope, as Starlette makes its middleware."""
+
+    def __init__(self, make: Callable[[], ASGIApp]) -> None:
+        self._make = make
+        self._made: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._made = self._made or self._make()
+        await self._made(scope, receive, send)
+
+
+app = _Late(make_app)
+alone = _Late(EventStreamApp)
+
+
+def __getattr__(name: str) -> Any:
+    """Make ``early`` at import, before a loop runs, but only for who asks for it."""
+    if name == "early":
+        return make_app()
+    raise AttributeError(name)

@@ -6,6 +6,7 @@ Only the order of the checks lives here; each check and each answer has a module
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Literal
 
 from starlette.middleware.cors import CORSMiddleware
@@ -142,7 +143,7 @@ class _Service:
         position = _position(request)
         if position is None:
             return problems.INVALID_ID.response()
-        wait = _wait(request, self.settings.stream_wait)
+        wait = _wait(request, self.settings.stream_wait, verdict)
         if wait is None:
             return problems.INVALID_WAIT.response()
         if request.method == "HEAD":
@@ -193,7 +194,7 @@ class _Service:
             await _refuse(socket, verdict)
             return
         position = _position(socket)
-        wait = _wait(socket, self.settings.stream_wait)
+        wait = _wait(socket, self.settings.stream_wait, verdict)
         if position is None or wait is None:
             await _refuse(
                 socket, problems.INVALID_ID if position is None else problems.INVALID_WAIT
@@ -255,15 +256,17 @@ def _position(connection: HTTPConnection) -> Position | None:
     return parse_position(connection.query_params.get("last_id") if header is None else header)
 
 
-def _wait(connection: HTTPConnection, default: float) -> float | None:
+def _wait(connection: HTTPConnection, default: float, verdict: Verdict | None) -> float | None:
+    """Return how long to wait for a run to begin; never longer than the permission lasts."""
     text = connection.query_params.get("wait")
-    if not text:
-        return default
     try:
-        seconds = float(text)
+        seconds = float(text) if text else default
     except ValueError:
         return None
-    return min(seconds, MAX_WAIT) if seconds >= 0 else None
+    if not seconds >= 0:
+        return None
+    until = verdict.until if verdict else None
+    return min(seconds, MAX_WAIT, max(until - time.time(), 0) if until else MAX_WAIT)
 
 
 def _denied(status: Literal[401, 403, 200], access: str) -> Response:
