@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from holdfast.errors import SessionTooLarge as SessionTooLarge
     from holdfast.errors import SessionTooLate as SessionTooLate
     from holdfast.errors import SessionUnavailable as SessionUnavailable
+    from holdfast.oauth.store import OAuthStateStore as OAuthStateStore
+    from holdfast.oauth.store import SyncOAuthStateStore as SyncOAuthStateStore
     from holdfast.runtime import aclose as aclose
     from holdfast.sessions.asgi import SessionMiddleware as SessionMiddleware
     from holdfast.sessions.memory import MemorySessionStore as MemorySessionStore
@@ -50,6 +52,7 @@ _HOMES = {
     "InvalidEvent": "errors",
     "JournalFull": "errors",
     "MemorySessionStore": "sessions.memory",
+    "OAuthStateStore": "oauth.store",
     "RedisSessionStore": "sessions.redis",
     "RedisUnavailable": "errors",
     "RunEnded": "errors",
@@ -64,6 +67,7 @@ _HOMES = {
     "SessionUnavailable": "errors",
     "Settings": "settings",
     "StreamEvent": "streams.event",
+    "SyncOAuthStateStore": "oauth.store",
     "aclose": "runtime",
     "get_session": "sessions.session",
     "session_access": "streams.access",
@@ -80,6 +84,7 @@ __all__ = [
     "InvalidEvent",
     "JournalFull",
     "MemorySessionStore",
+    "OAuthStateStore",
     "RedisSessionStore",
     "RedisUnavailable",
     "RunEnded",
@@ -94,6 +99,7 @@ __all__ = [
     "SessionUnavailable",
     "Settings",
     "StreamEvent",
+    "SyncOAuthStateStore",
     "aclose",
     "get_session",
     "session_access",
