@@ -107,7 +107,7 @@ class EventTooLarge(InvalidEvent):
 
 
 class JournalFull(StreamError):
-    """Redis is away and ``HOLDFAST_STREAM_JOURNAL`` events already wait: this one was not accepted."""
+    """Redis is away and ``HOLDFAST_STREAM_JOURNAL`` events wait: this one was not accepted."""
 
 
 class RunEnded(StreamError):

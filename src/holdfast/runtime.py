@@ -46,7 +46,7 @@ class Runtime:
         return self.once("link", self._make_link)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return the one thing named *key*, made by *make* at the first call, in whatever thread."""
+        """Return the one thing named *key*, made by *make* at the first call, in any thread."""
         with _lock:
             if key not in self._things:
                 self._things[key] = make()
@@ -74,7 +74,7 @@ class Runtime:
 
 
 def runtime(settings: Settings | None = None) -> Runtime:
-    """Return this process's runtime for *settings* (default: those of the environment as it is now).
+    """Return this process's runtime for *settings* (default: the environment as it is now).
 
     Raises:
         ConfigurationError: the environment holds values that cannot work; all are named at once.
