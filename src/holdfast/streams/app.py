@@ -17,7 +17,7 @@ from starlette.websockets import WebSocket
 from holdfast.errors import CorruptData, InvalidEvent, RedisReplyError, RedisUnavailable
 from holdfast.health import liveness, readiness
 from holdfast.startup import StartError, kept_or_raised, pass_lifespan
-from holdfast.streams import paths, problems, rest, shutdown, sse, websocket
+from holdfast.streams import assets, paths, problems, rest, shutdown, sse, websocket
 from holdfast.streams.access import Verdict, make_policy, origin_allowed
 from holdfast.streams.cursor import Position, parse_position
 from holdfast.streams.select import close_hubs, default_store, hub_of
@@ -44,6 +44,7 @@ class EventStreamApp:
     ``GET runs/{run_id}/events/stream`` history, then live, as Server-Sent Events
     ``WS runs/{run_id}/events/ws``      the same over a WebSocket
     ``GET livez``, ``GET readyz``       health
+    ``GET holdfast.js``                 the browser's client, and its ``holdfast.d.ts``
     ============================== =====================================================
 
     Args:
@@ -125,6 +126,8 @@ class _Service:
             return _health(*liveness())
         if target.operation == "readyz":
             return _health(*await self._readiness())
+        if target.operation in assets.TYPES:
+            return assets.serve(target.operation, request)
         if target.operation == "stream":
             return await self._stream(target.run_id, request, send)
         verdict = await self.policy(request, target.run_id, "read")

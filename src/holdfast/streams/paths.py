@@ -16,14 +16,21 @@ from holdfast.streams.event import check_run_id
 if TYPE_CHECKING:
     from starlette.types import Scope
 
-Operation = Literal["history", "stream", "websocket", "livez", "readyz"]
+Operation = Literal[
+    "history", "stream", "websocket", "livez", "readyz", "holdfast.js", "holdfast.d.ts"
+]
 
 _RUN_OPERATIONS: dict[tuple[bytes, ...], Operation] = {
     (b"events",): "history",
     (b"events", b"stream"): "stream",
     (b"events", b"ws"): "websocket",
 }
-_OPERATIONS: dict[tuple[bytes, ...], Operation] = {(b"livez",): "livez", (b"readyz",): "readyz"}
+_OPERATIONS: dict[tuple[bytes, ...], Operation] = {
+    (b"livez",): "livez",
+    (b"readyz",): "readyz",
+    (b"holdfast.js",): "holdfast.js",
+    (b"holdfast.d.ts",): "holdfast.d.ts",
+}
 
 
 @dataclass(frozen=True, slots=True)

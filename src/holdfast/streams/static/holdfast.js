@@ -1,0 +1,308 @@
+// Follows one run of a holdfast server, over Server-Sent Events or WebSocket: every event once and in
+// order, through dropped networks, expired tokens and page refreshes. It depends on nothing.
+// What each option means is written in holdfast.d.ts.
+//
+// The one rule: `lastId` is the id of the last event handed to onEvent, and every connection begins
+// after it. What the page shows and `lastId` therefore have to live equally long; `remember` keeps the
+// two together.
+
+const TERMINAL = new Set(["workflow_complete", "workflow_error", "run_stopped", "run_lost"]);
+const FIRST_DELAY = 500;
+const STEADY = 5000; // a connection that lived so long was no failure
+
+// What one connection came to; a number is the least time to wait, an object the refusal.
+const END = "end";
+const AT_ONCE = -1;
+
+export function follow(address, options = {}) {
+  const { transport = "sse", silence = 40000, maxDelay = 30000, remember, credentials } = options;
+  const url = new URL(address, globalThis.document?.baseURI ?? globalThis.location?.href);
+  // A token in a URL ends up in logs; where there is one, it is sent in a header.
+  const inQuery = url.searchParams.getAll("token");
+  if (inQuery.length === 1) url.searchParams.delete("token");
+  const key = `holdfast:${url.pathname}${url.search}`;
+  const enveloped = url.pathname.endsWith("/events/stream");
+  if (enveloped) url.searchParams.set("envelope", "1");
+  const askForToken = options.token ?? inQuery[0];
+
+  let state = "";
+  let over = false;
+  let lastId = "";
+  let token;
+  let refusals = 0;
+  let failures = 0;
+  let heard = 0; // when the connection last gave a sign of life
+  let hurry = false;
+  let connection = new AbortController();
+  let wake = () => {};
+
+  // What a callback throws is the page's own affair, and no reason to lose what follows.
+  function tell(name, ...details) {
+    try {
+      options[name]?.(...details);
+    } catch (error) {
+      reportError(error);
+    }
+  }
+
+  function enter(next, detail) {
+    if (state === next) return;
+    state = next;
+    tell("onState", state, detail);
+  }
+
+  // -- one connection
+
+  async function connect() {
+    heard = Date.now();
+    connection = new AbortController();
+    if (token === undefined) {
+      token = typeof askForToken === "function" ? await askForToken({ refused: refusals > 0 }) : askForToken;
+      heard = Date.now();
+      connection.signal.throwIfAborted();
+    }
+    return transport === "ws" ? openSocket() : openStream();
+  }
+
+  function request(method) {
+    const headers = { accept: "text/event-stream" };
+    if (token) headers.authorization = `Bearer ${token}`;
+    if (lastId) headers["last-event-id"] = lastId;
+    return fetch(url, { method, headers, credentials, cache: "no-store", signal: connection.signal });
+  }
+
+  async function openStream() {
+    const response = await request("GET");
+    if (response.status === 204) return END;
+    if (response.status !== 200) return refusal(response);
+    if (!/^text\/event-stream/i.test(response.headers.get("content-type"))) {
+      connection.abort();
+      return { status: 200, code: "NOT_A_STREAM", title: "The answer is no event stream" };
+    }
+    refusals = 0;
+    enter("live");
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let rest = "";
+    let fields = { data: [] };
+    let id;
+    let retry = 0;
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return retry;
+      heard = Date.now();
+      // A carriage return at the very end may be half of a line break.
+      const lines = (rest + value).split(/\r\n|\n|\r(?!$)/);
+      rest = lines.pop();
+      for (const line of lines) {
+        const [, field, text] = /^([^:]*):? ?(.*)$/s.exec(line);
+        if (field === "data") fields.data.push(text);
+        else if (field === "event") fields.type = text;
+        else if (field === "id") id = text;
+        else if (field === "retry") retry = Number(text) || 0;
+        else if (line === "") {
+          const frame = fields.data.length && frameOf(fields.type || "message", fields.data.join("\n"), id);
+          fields = { data: [] };
+          if (frame && receive(frame, id)) {
+            connection.abort();
+            return END;
+          }
+        }
+      }
+    }
+  }
+
+  function frameOf(type, text, id) {
+    let data = text;
+    try {
+      data = JSON.parse(text);
+    } catch {
+      // An event stream of somebody else may carry any text.
+    }
+    return enveloped || type.startsWith("holdfast.") ? data : { kind: "event", id, type, data };
+  }
+
+  function openSocket() {
+    const at = new URL(url);
+    at.protocol = at.protocol.replace("http", "ws");
+    at.pathname = at.pathname.replace(/stream$/, "ws");
+    at.searchParams.delete("envelope");
+    if (token) at.searchParams.set("token", token); // a browser sends no header with a WebSocket
+    if (lastId) at.searchParams.set("last_id", lastId);
+    return new Promise((resolve) => {
+      const socket = new WebSocket(at);
+      const { signal } = connection;
+      let opened = false;
+      signal.addEventListener("abort", () => {
+        resolve(0);
+        socket.close();
+      });
+      socket.onopen = () => {
+        heard = Date.now();
+        opened = true;
+        refusals = 0;
+        enter("live");
+      };
+      socket.onmessage = ({ data }) => {
+        if (signal.aborted) return;
+        heard = Date.now();
+        if (receive(JSON.parse(data))) {
+          resolve(END);
+          socket.close();
+        }
+      };
+      socket.onclose = ({ code }) => {
+        if (signal.aborted) return;
+        // A refused handshake tells a script nothing, so the same is asked over HTTP.
+        resolve(opened ? closed(code) : request("HEAD").then(refusal));
+      };
+    });
+  }
+
+  function closed(code) {
+    if (code === 4404) return { status: 404, code: "RUN_NOT_FOUND", title: "There is no such run" };
+    if (code === 4410) return { status: 410, code: "RUN_EXPIRED", title: "The run's events are gone" };
+    if (code === 1008) token = undefined;
+    return code === 1013 ? 5000 : 0;
+  }
+
+  async function refusal(response) {
+    const { ok, status, headers } = response;
+    if ((status === 401 || status === 403) && typeof askForToken === "function" && !refusals++) {
+      token = undefined;
+      return AT_ONCE;
+    }
+    if (ok || status >= 500 || [408, 425, 429].includes(status)) return headers.get("retry-after") * 1000 || 0;
+    const { code, title } = await response.json().catch(() => ({}));
+    return { status, code, title };
+  }
+
+  // True after what ends the run.
+  function receive(frame, id = frame.id) {
+    const { kind } = frame;
+    if (over || kind === "end") return true;
+    if (kind === "error" || kind === "denied") return false; // the connection closes next
+    failures = 0;
+    if (kind === "event") {
+      lastId = id ?? lastId;
+      tell("onEvent", frame);
+    } else if (kind === "gap") {
+      tell("onGap", frame);
+    } else if (kind === "reset") {
+      lastId = "";
+      tell("onReset", frame);
+    }
+    return over || TERMINAL.has(frame.type);
+  }
+
+  // -- one after the other
+
+  async function run() {
+    await null; // the caller has the handle before the first callback
+    restore();
+    while (!over) {
+      const begun = Date.now();
+      enter("connecting");
+      const result = await connect().catch(() => 0);
+      if (over) return;
+      if (result === END) return finish("ended");
+      if (typeof result === "object") return finish("failed", result);
+      if (hurry || result === AT_ONCE) {
+        hurry = false;
+        continue;
+      }
+      if (Date.now() - begun > STEADY) failures = 0;
+      enter("waiting");
+      const backoff = Math.min(maxDelay, FIRST_DELAY * 2 ** failures++) * (0.5 + Math.random() / 2);
+      await pause(Math.max(result, backoff));
+    }
+  }
+
+  function pause(milliseconds) {
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, milliseconds);
+      wake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
+  function finish(last, detail) {
+    if (over) return;
+    over = true;
+    connection.abort();
+    wake();
+    clearInterval(watchdog);
+    for (const [target, name, react] of watched) target?.removeEventListener(name, react);
+    keep();
+    enter(last, detail);
+    if (last === "ended") tell("onEnd");
+  }
+
+  // -- signs that the connection is dead, which nobody tells it
+
+  function reconnect() {
+    if (state !== "waiting") hurry = true;
+    connection.abort();
+    wake();
+  }
+
+  function check() {
+    if (state !== "waiting" && Date.now() - heard > silence) reconnect();
+  }
+
+  function shown() {
+    if (document.hidden) return keep();
+    wake();
+    check();
+  }
+
+  const close = () => finish("closed");
+  const watchdog = setInterval(check, Math.min(silence / 4, 5000));
+  const watched = [
+    [globalThis, "online", reconnect],
+    [globalThis, "pagehide", keep],
+    [globalThis.document, "visibilitychange", shown],
+    [options.signal, "abort", close],
+  ];
+  for (const [target, name, react] of watched) target?.addEventListener?.(name, react);
+
+  // -- a refresh
+
+  function keep() {
+    if (!remember || !lastId) return;
+    try {
+      const page = typeof remember === "function" ? remember() : undefined;
+      sessionStorage.setItem(key, JSON.stringify({ id: lastId, page }));
+    } catch (error) {
+      reportError(error); // no room, or storage is forbidden: a refresh begins where it did before
+    }
+  }
+
+  function restore() {
+    lastId = options.lastId ?? "";
+    if (!remember || options.lastId !== undefined) return;
+    let kept;
+    try {
+      kept = JSON.parse(sessionStorage.getItem(key));
+    } catch {
+      return;
+    }
+    if (!kept) return;
+    lastId = kept.id;
+    if (kept.page !== undefined) tell("onRestore", kept.page);
+  }
+
+  if (options.signal?.aborted) close();
+  else run();
+  return {
+    close,
+    reconnect,
+    get state() {
+      return state;
+    },
+    get lastId() {
+      return lastId;
+    },
+  };
+}
