@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import weakref
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import HoldfastError, RedisUnavailable
@@ -243,7 +243,7 @@ class Hub:
         as provisional: a cursor may pass it, and the event read later is recognised.
         """
         waiting = self._unread.pop(ring.run_id, ())
-        self._show(ring, [replace(entry, provisional=True) for entry in waiting])
+        self._show(ring, [entry._replace(provisional=True) for entry in waiting])
         self._show(ring, entries)
 
     def _show_pending(self, ring: Ring) -> None:

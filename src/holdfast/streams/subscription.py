@@ -7,12 +7,13 @@ double at the join.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from holdfast.errors import RedisUnavailable
 from holdfast.streams.cursor import TAIL, Cursor, Position
-from holdfast.streams.event import ZERO
+from holdfast.streams.event import ZERO, EventId
 from holdfast.streams.frames import Frame, encode
 from holdfast.streams.ring import (
     FIRST_PAGE,
@@ -70,6 +71,7 @@ class Subscription:
         self.done = False
         self.left = False
         self._from_tail = position is TAIL
+        self._began = EventId(time.time_ns() // 1_000_000, 0)
         self._hub = hub
         self._chunk_bytes = chunk_bytes
         self._page = FIRST_PAGE
@@ -168,14 +170,20 @@ class Subscription:
         return due
 
     async def _find_tail(self, ring: Ring) -> None:
-        """Pass over what was stored before the store could be asked where the end is."""
+        """Pass over what was stored before this reader came, when the store can be asked again.
+
+        Ids begin with the time of their writing, so the first one of his time tells the end of
+        what was there before.
+        """
         try:
             info = await self._hub.store.describe(self.run_id)
+            first = await self._hub.read(self.run_id, self._began, 1)
         except RedisUnavailable:
             ring.doubtful = True
             return
         self._from_tail = False
-        self.cursor.base = max(self.cursor.base, info.last)
+        end = first[0].prev if first else info.last
+        self.cursor.base = max(self.cursor.base, info.last if end is None else end)
         self._position = None
 
     def _rejoin(self, ring: Ring) -> int | None:
