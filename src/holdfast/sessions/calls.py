@@ -89,6 +89,7 @@ class Calls:
             new_secret, grace = rotation.secret_hash, _ms(rotation.grace)
             max_age = -1 if rotation.max_age is None else _ms(rotation.max_age)
         data = (each for pair in change.set.items() for each in pair)
+        renewed = (each for name, forms in change.renewed.items() for each in (name, *forms))
         args = (
             key.secret_hash,
             _ms(idle_timeout),
@@ -98,7 +99,9 @@ class Calls:
             max_age,
             _ms(SUPERSEDED_SECONDS),
             len(change.set),
+            len(change.renewed),
             *data,
+            *renewed,
             *change.removed,
         )
         return Call(_script("session_save"), self._names(key.id_hash), args)

@@ -209,8 +209,7 @@ class FallbackSessionStore(SessionStore):
             self._copies.drop(key.id_hash)
             if copy is None or outcome is not Outcome.DONE:
                 return
-            fields = {k: v for k, v in copy.fields.items() if k not in change.removed}
-            fields.update(change.set)
+            fields = change.applied(copy.fields)
             copy = Record(fields, copy.created_at, copy.expires_at, now, copy.secret_since)
             if change.rotation is not None:
                 key = SessionKey(key.id_hash, change.rotation.secret_hash)

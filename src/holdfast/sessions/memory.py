@@ -126,8 +126,7 @@ class MemorySessionStore(SessionStore):
                 standing, rotation = "current", None  # done before; its answer was lost
             if standing is None or standing is Missing.SUPERSEDED:
                 return Outcome.GONE
-            fields = {k: v for k, v in entry.record.fields.items() if k not in change.removed}
-            fields.update(change.set)
+            fields = change.applied(entry.record.fields)
             if change.removed and not fields:
                 self._destroy(key.id_hash, now)
                 return Outcome.DESTROYED

@@ -99,11 +99,24 @@ class Change:
         set: new values as JSON, by top-level key.
         removed: keys that are gone.
         rotation: a new secret, in the same atomic step.
+        renewed: the same values in another form, as ``(old, new)`` by key: each is taken only
+            where the old bytes still stand, so that no parallel write is undone. Names neither
+            set nor removed. A store may leave them out.
     """
 
     set: Mapping[str, bytes] = field(default_factory=dict)
     removed: tuple[str, ...] = ()
     rotation: Rotation | None = None
+    renewed: Mapping[str, tuple[bytes, bytes]] = field(default_factory=dict)
+
+    def applied(self, fields: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Return what *fields* become by it."""
+        result = {key: data for key, data in fields.items() if key not in self.removed}
+        result.update(self.set)
+        for key, (old, new) in self.renewed.items():
+            if result.get(key) == old:
+                result[key] = new
+        return result
 
 
 class Outcome(enum.Enum):

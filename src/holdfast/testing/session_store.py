@@ -114,6 +114,13 @@ class SessionStoreSuite:
         assert await store.create(key, {"a": b"1"}, max_age=_HOUR) is Outcome.DONE
         assert dict((await _found(store, key)).fields) == {"a": b"2"}
 
+    async def test_a_value_renewed_in_form_does_not_undo_a_parallel_write(self) -> None:
+        store, key = await self._with_session({"a": b"1", "b": b"2", "c": b"3"})
+        renewed = {"a": (b"1", b" 1"), "b": (b"0", b" 0"), "d": (b"1", b" 1")}
+        assert await store.save(key, Change({"c": b"4"}, renewed=renewed)) is Outcome.DONE
+        fields = dict((await _found(store, key)).fields)
+        assert fields in ({"a": a, "b": b"2", "c": b"4"} for a in (b"1", b" 1"))
+
     async def test_a_session_without_data_can_be_created_and_kept(self) -> None:
         store, key = await self._with_session({})
         assert await store.save(key, Change()) is Outcome.DONE

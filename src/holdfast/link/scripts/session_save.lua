@@ -4,7 +4,8 @@
 -- ARGV: 1 secret   2 idle timeout (ms), 0 for none   3 how long a tombstone stays (ms)
 --       4 new secret, or ''   5 grace of the old one (ms), 0 to kill every older one
 --       6 new lifetime from now (ms), or -1 to keep the end   7 how long a killed one is known (ms)
---       8 number of keys to set, then key, value of each, then the keys to remove
+--       8 number of keys to set   9 number of keys to renew
+--       then key, value of each to set; key, old, new of each to renew; the keys to remove
 -- Returns 1 done, 2 destroyed (keys were removed and none is left), 3 done, but not rotated,
 -- -1 no such session for this secret.
 local meta = read(KEYS[1])
@@ -17,9 +18,16 @@ if fresh ~= '' and fresh == meta.secret then
 end
 if who ~= 'current' and who ~= 'grace' then return -1 end
 
-local first, last = 9, 8 + 2 * tonumber(ARGV[8])
+local first, last = 10, 9 + 2 * tonumber(ARGV[8])
 for at = first, last, 1000 do
   redis.call('HSET', KEYS[1], unpack(ARGV, at, math.min(at + 999, last)))
+end
+first, last = last + 1, last + 3 * tonumber(ARGV[9])
+for at = first, last, 3 do
+  -- Only another form of the same value: who wrote it since is not undone.
+  if redis.call('HGET', KEYS[1], ARGV[at]) == ARGV[at + 1] then
+    redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 2])
+  end
 end
 for at = last + 1, #ARGV, 1000 do
   redis.call('HDEL', KEYS[1], unpack(ARGV, at, math.min(at + 999, #ARGV)))
