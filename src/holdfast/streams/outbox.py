@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 from holdfast.errors import HoldfastError, JournalFull, RunEnded
@@ -32,6 +32,7 @@ class Waiting:
         producer, seq: who writes it, and as its how-many-th of the run.
         created_ms: when it was accepted, in milliseconds since 1970.
         life: the life of the run that its publisher knows.
+        sender: who accepted it, and waits for its answer.
         more: the next one in the queue was accepted with it, and is written with it or not at all.
         base: the last id known before it, once it is journalled.
         answer: tells its publisher, once; ``None`` when that has been done.
@@ -43,6 +44,7 @@ class Waiting:
     created_ms: int
     life: str | None
     owner: str | None
+    sender: Hashable
     more: bool
     answer: Answer | None
     base: EventId | None = None
@@ -138,6 +140,7 @@ class Outbox:
         drafts: Sequence[Draft],
         answers: Sequence[Answer],
         *,
+        sender: Hashable,
         owner: str | None,
         life: str | None,
         now_ms: int,
@@ -166,6 +169,7 @@ class Outbox:
                         now_ms,
                         life,
                         owner,
+                        sender,
                         index < last,
                         answers[index],
                     )
@@ -189,13 +193,25 @@ class Outbox:
             if lane.sender is not None and now < lane.busy_until:
                 return [] if lane.sender == sender else lane.busy_until - now
             lane.sender, lane.busy_until = sender, now + patience
-            return list(_batch(lane.queue))
+            return _batch(lane.queue)
+
+    def next_sender(self, run_id: str) -> Hashable | None:
+        """Return who should send the next batch, ``None`` where none waits or one is on its way.
+
+        Whoever waits for the first of its answers: another may be about to go, and leave the batch
+        it sent without anybody to hear of it.
+        """
+        with self._lock:
+            lane = self._lanes.get(run_id)
+            if lane is None or not lane.queue or lane.sender is not None:
+                return None
+            return lane.queue[0].sender
 
     def head(self, run_id: str) -> list[Waiting]:
         """Return the next batch, whether or not one is on its way: numbers make that harmless."""
         with self._lock:
             lane = self._lanes.get(run_id)
-            return list(_batch(lane.queue)) if lane is not None else []
+            return _batch(lane.queue) if lane is not None and lane.queue else []
 
     def release(self, run_id: str) -> None:
         """Note that the batch on its way will bring no answer: it may be sent again."""
@@ -316,17 +332,22 @@ class Outbox:
         )
 
 
-def _batch(queue: deque[Waiting]) -> Iterator[Waiting]:
-    """Yield from the head what may go as one batch: whole groups, numbers in a row, one life.
+def _batch(queue: deque[Waiting]) -> list[Waiting]:
+    """Return from the head what may go as one batch: whole groups, numbers in a row, one life.
 
-    It is bounded in count and bytes, but a group is never divided.
+    It is bounded in count and bytes, but the first group goes whatever its size.
     """
-    size, whole = 0, True
+    first = queue[0]
+    batch: list[Waiting] = []
+    group: list[Waiting] = []
+    size = 0
     for count, waiting in enumerate(queue):
         size += waiting.size
-        if count and whole and (count >= MAX_BATCH_EVENTS or size > MAX_BATCH_BYTES):
-            return
-        if waiting.life != queue[0].life or waiting.seq != queue[0].seq + count:
-            return
-        yield waiting
-        whole = not waiting.more
+        full = count >= MAX_BATCH_EVENTS or size > MAX_BATCH_BYTES
+        if batch and (full or waiting.life != first.life or waiting.seq != first.seq + count):
+            break
+        group.append(waiting)
+        if not waiting.more:
+            batch += group
+            group = []
+    return batch

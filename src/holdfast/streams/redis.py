@@ -67,7 +67,7 @@ class RedisEventStore(EventStore):
         self._delete = Script.load("stream_delete")
         self._bells = LocalBells()
         self._outbox = Outbox(settings.stream_journal, settings.stream_max_run_bytes)
-        self._patience = 4 * settings.redis_timeout
+        self._patience = 2 * settings.redis_timeout
         self._watching: set[tuple[str, asyncio.AbstractEventLoop]] = set()
         self._retention = int(settings.stream_retention * 1000)
         self._meta_extra = int(max(settings.stream_retention, META_EXTRA) * 1000)
@@ -136,6 +136,7 @@ class RedisEventStore(EventStore):
             run_id,
             drafts,
             [ticket.tell for ticket in tickets],
+            sender=loop,
             owner=owner,
             life=life,
             now_ms=time.time_ns() // 1_000_000,
@@ -201,7 +202,7 @@ class RedisEventStore(EventStore):
         self._bells.ring(run_id, News(None, entries))
         # The link may have come back before this answer was looked at: nobody else would send then.
         if self._link.up:
-            self._send(run_id, loop)
+            self._send_next(run_id, loop)
 
     def _settle(
         self, run_id: str, batch: list[Waiting], loop: asyncio.AbstractEventLoop, reply: Any
@@ -209,7 +210,17 @@ class RedisEventStore(EventStore):
         life, results = replies.results(run_id, batch, reply)
         self._outbox.done(run_id, batch, results)
         self._bells.ring(run_id, News(life, _in_a_row(results)))
-        self._send(run_id, loop)
+        self._send_next(run_id, loop)
+
+    def _send_next(self, run_id: str, here: asyncio.AbstractEventLoop) -> None:
+        loop = self._outbox.next_sender(run_id)
+        if loop is None:
+            return
+        if isinstance(loop, asyncio.AbstractEventLoop) and loop is not here:
+            with contextlib.suppress(RuntimeError):  # it is closed, and nobody there waits any more
+                loop.call_soon_threadsafe(self._send, run_id, loop)
+                return
+        self._send(run_id, here)
 
     def _publish_call(self, run_id: str, batch: Sequence[Waiting]) -> tuple[list[str], list[Any]]:
         keys = self._keys(run_id)
