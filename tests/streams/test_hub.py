@@ -1,0 +1,299 @@
+"""The hub: one reader for all, which loses nothing at the join and keeps nothing afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.streams.clients import until
+from tests.streams.patchy import PatchyStore
+
+from holdfast import RunPublisher, Settings
+from holdfast.errors import CorruptData
+from holdfast.link import Link
+from holdfast.streams.cursor import TAIL, Cursor
+from holdfast.streams.event import decode_data
+from holdfast.streams.frames import Frame
+from holdfast.streams.hub import READS_AT_ONCE, Hub
+from holdfast.streams.memory import MemoryEventStore
+from holdfast.streams.redis import RedisEventStore
+from holdfast.streams.subscription import Subscription
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from holdfast.streams.store import EventStore
+    from holdfast.testing import RedisServer
+
+
+@contextlib.asynccontextmanager
+async def redis_stores(url: str, prefix: str, count: int) -> AsyncIterator[list[RedisEventStore]]:
+    """As many processes as asked for, as far as Redis can see: a link and a producer each."""
+    settings = Settings(redis_url=url, key_prefix=prefix, redis_timeout=1)
+    links = [Link(settings) for _ in range(count)]
+    try:
+        yield [RedisEventStore(link, settings) for link in links]
+    finally:
+        for link in links:
+            await link.aclose()
+
+
+async def read_all(hub: Hub, run: str = "r") -> list[tuple[int, int]]:
+    """Read a run to its end; return number and payload of each event, as they came."""
+    seen = []
+    async with Subscription(hub, run, Cursor()) as subscription:
+        while not subscription.done:
+            due = await subscription.take()
+            for each in due:
+                assert isinstance(each.item, Frame), each
+                seen.append((each.item.entry.n, decode_data(each.item.entry.data)))
+            if not due and not subscription.done:
+                await subscription.wait()
+    return seen
+
+
+async def test_two_hundred_joins_at_random_moments_lose_and_double_nothing(
+    redis: RedisServer, key_prefix: str
+) -> None:
+    """Two processes write at full speed, so half of all events are foreign to the hub."""
+    async with redis_stores(redis.url, key_prefix, 2) as (here, there):
+        hub = Hub(here)
+        total = 1600
+
+        async def write(store: RedisEventStore, first: int) -> None:
+            for n in range(first, total, 2):
+                await store.add("r", "t", n)
+
+        async def join() -> list[tuple[int, int]]:
+            await asyncio.sleep(random.random())
+            return await read_all(hub)
+
+        joins = [asyncio.create_task(join()) for _ in range(200)]
+        await asyncio.gather(write(here, 0), write(there, 1))
+        await here.add("r", "workflow_complete", total)
+        for seen in await asyncio.gather(*joins):
+            assert [n for n, _ in seen] == list(range(1, total + 2))
+            for process in (0, 1):
+                mine = [data for _, data in seen[:-1] if data % 2 == process]
+                assert mine == list(range(process, total, 2))
+        assert repr(hub) == "<Hub 0 runs, 0 subscribers>"
+        await hub.aclose()
+
+
+@pytest.mark.parametrize("backend", ["memory", "redis"])
+async def test_each_event_is_encoded_once_for_all_live_readers(
+    redis: RedisServer, key_prefix: str, backend: str
+) -> None:
+    async with redis_stores(redis.url, key_prefix, 1) as (redis_store,):
+        store: EventStore = redis_store if backend == "redis" else MemoryEventStore()
+        hub = Hub(store)
+        await store.add("r", "t", 0)
+        readers = [asyncio.create_task(read_all(hub)) for _ in range(50)]
+        await until(lambda: len(hub.subscribers) == 50 and "r" in hub._rings)
+        ring = hub._rings["r"]
+        async with RunPublisher("r", store=store) as publisher:
+            for n in range(1, 11):
+                await publisher.emit("t", n)
+        results = await asyncio.gather(*readers)
+        assert all(len(seen) == 12 for seen in results)
+        assert ring.encoded <= 11
+        await hub.aclose()
+
+
+async def test_same_millisecond_ids_across_page_borders(
+    redis: RedisServer, key_prefix: str
+) -> None:
+    async with redis_stores(redis.url, key_prefix, 1) as (store,):
+        for n in range(1, 1300):
+            redis.execute("XADD", f"{key_prefix}run:r:events", f"77-{n}", "type", "t", "data", n)
+        redis.execute("XADD", f"{key_prefix}run:r:events", "78-0", "type", "run_lost")
+        hub = Hub(store)
+        seen = await read_all(hub)
+        assert [data for _, data in seen[:-1]] == list(range(1, 1300))
+        await hub.aclose()
+
+
+async def test_ring_and_bell_are_gone_with_the_last_reader() -> None:
+    store = MemoryEventStore()
+    hub = Hub(store)
+    async with Subscription(hub, "r", TAIL), Subscription(hub, "r", TAIL):
+        assert repr(hub) == "<Hub 1 runs, 2 subscribers>"
+    await until(lambda: not store._bells._listeners)
+    assert repr(hub) == "<Hub 0 runs, 0 subscribers>"
+    await hub.aclose()
+
+
+async def test_reader_who_leaves_while_the_run_is_opened_leaves_nothing_behind() -> None:
+    store = PatchyStore()
+    store.gate.clear()
+    hub = Hub(store)
+    leaving = asyncio.create_task(hub.join("r"))
+    staying = asyncio.create_task(hub.join("r"))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    store.gate.set()
+    hub.leave(await staying)
+    assert repr(hub) == "<Hub 0 runs, 0 subscribers>"
+    store.gate.clear()
+    gone = asyncio.create_task(Subscription(hub, "r", TAIL).__aenter__())
+    await asyncio.sleep(0)
+    assert repr(hub) == "<Hub 0 runs, 1 subscribers>"
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+    store.gate.set()
+    await until(lambda: not store.bells._listeners and not hub._opening)
+    assert repr(hub) == "<Hub 0 runs, 0 subscribers>"
+    await hub.aclose()
+
+
+async def test_run_that_cannot_be_read_leaves_nothing_behind() -> None:
+    store = PatchyStore()
+    store.corrupt = True
+    hub = Hub(store)
+    with pytest.raises(CorruptData):
+        await hub.join("r")
+    await until(lambda: not store.bells._listeners)
+    assert not hub._opening
+    await hub.aclose()
+
+
+async def test_unreadable_run_is_told_and_the_hub_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = PatchyStore()
+    hub = Hub(store)
+    async with Subscription(hub, "r", TAIL) as subscription:
+        store.corrupt = True
+        store.other(bell=True)
+        await until(lambda: "cannot be read" in caplog.text)
+        store.corrupt = False
+        store.other(bell=True)
+        await subscription.wait()
+        assert len(await subscription.take()) == 2
+    await hub.aclose()
+
+
+async def test_slow_run_does_not_hold_up_another() -> None:
+    class OneSlow(PatchyStore):
+        async def _answer(self) -> None:
+            if self.slow:
+                self.slow = False
+                await asyncio.Event().wait()
+
+        slow = False
+
+    store = OneSlow()
+    hub = Hub(store)
+    slow, quick = await hub.join("r"), await hub.join("other")
+    await until(lambda: not hub._refreshing)
+    store.slow = True
+    hub.look("r")
+    await asyncio.sleep(0)
+    news = quick.sleep()
+    hub.look("other")
+    await asyncio.wait_for(news, 1)
+    hub.leave(slow)
+    hub.leave(quick)
+    await hub.aclose()
+
+
+async def test_thousand_readers_who_come_back_together_ask_in_turn() -> None:
+    class Counting(PatchyStore):
+        now = most = 0
+
+        async def _answer(self) -> None:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            await asyncio.sleep(0)
+            self.now -= 1
+
+    store = Counting()
+    store.own(count=20)
+    store.own(kind="workflow_complete")
+    hub = Hub(store)
+    results = await asyncio.gather(*(read_all(hub) for _ in range(1000)))
+    assert all(len(seen) == 21 for seen in results)
+    assert store.most <= READS_AT_ONCE + 2
+    await hub.aclose()
+
+
+async def test_stop_wakes_every_reader_from_any_thread() -> None:
+    hub = Hub(MemoryEventStore())
+    async with Subscription(hub, "r", TAIL) as subscription:
+        waiting = asyncio.create_task(subscription.wait())
+        await asyncio.sleep(0)
+        thread = threading.Thread(target=hub.stop_soon)
+        thread.start()
+        await asyncio.wait_for(waiting, 2)
+        assert subscription.over
+        thread.join()
+    await hub.aclose()
+
+
+def test_events_reach_readers_on_two_loops_in_two_threads() -> None:
+    store = MemoryEventStore()
+    results: list[list[tuple[int, int]]] = []
+    ready = threading.Barrier(3)
+
+    async def read() -> None:
+        hub = Hub(store)
+        async with Subscription(hub, "r", TAIL):
+            await asyncio.to_thread(ready.wait)
+            results.append(await read_all(hub))
+        await hub.aclose()
+
+    threads = [threading.Thread(target=asyncio.run, args=(read(),)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    ready.wait()
+
+    async def write() -> None:
+        async with RunPublisher("r", store=store) as publisher:
+            for n in range(1, 501):
+                await publisher.emit("t", n)
+
+    asyncio.run(write())
+    for thread in threads:
+        thread.join(10)
+    assert [[n for n, _ in seen] for seen in results] == [list(range(1, 502))] * 2
+
+
+def test_news_for_a_loop_that_is_gone_harm_nobody() -> None:
+    store = MemoryEventStore()
+    hubs: list[Hub] = []
+
+    async def watch() -> None:
+        hubs.append(Hub(store))
+        await hubs[0].join("r")
+
+    asyncio.run(watch())
+    asyncio.run(store.append("r", [store.draft("t", 1)]))
+    hubs[0].stop_soon()
+    hubs[0].release()
+    assert not store._bells._listeners
+
+
+async def test_failing_audit_is_told_and_started_again(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(PatchyStore):
+        failures = 1
+
+        @property
+        def available(self) -> bool:
+            self.failures -= 1
+            if self.failures == 0:
+                raise ZeroDivisionError
+            return True
+
+    store = Failing()
+    hub = Hub(store)
+    async with Subscription(hub, "r", TAIL) as subscription:
+        hub._on_missed()
+        await until(lambda: "audit failed" in caplog.text)
+        store.other()
+        await asyncio.wait_for(subscription.wait(), 4)
+    await hub.aclose()
