@@ -27,6 +27,7 @@ from holdfast.sessions.cookie import (
     SameSite,
     candidates,
 )
+from holdfast.sessions.encryption import encrypted
 from holdfast.sessions.exchange import Exchange, Setup
 from holdfast.sessions.lifecycle import DEFAULT_LIFETIME, Terms
 from holdfast.sessions.session import Session
@@ -235,7 +236,7 @@ class _Door:
         self.excluded_paths = own.session_exclude
         self.own_store = store is not None
         self.setup = Setup(
-            store=default_store(self.runtime) if store is None else store,
+            store=default_store(self.runtime) if store is None else encrypted(store, own),
             signer=CookieSigner(own.signing_keys()),
             attributes=attributes,
             terms=Terms.of(own, lifetime),

@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from holdfast.errors import ConfigurationError
+from holdfast.sessions.encryption import encrypted
 from holdfast.sessions.memory import MemorySessionStore
 from holdfast.sessions.store import SessionStore
 
@@ -25,9 +26,10 @@ def default_store(runtime: Runtime) -> SessionStore:
 
     Raises:
         ConfigurationError: ``SESSION_STORE`` names a factory that is not there or gives no store,
-            or memory where several workers are to share it.
+            or memory where several workers are to share it, or an encryption key is set and the
+            package for it is missing.
     """
-    return runtime.once("session_store", lambda: _make(runtime))
+    return runtime.once("session_store", lambda: encrypted(_make(runtime), runtime.settings))
 
 
 def _make(runtime: Runtime) -> SessionStore:

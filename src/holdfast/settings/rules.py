@@ -37,6 +37,18 @@ def clashes(table: Table, key_source: str) -> Iterator[Clash]:
             f"{key_source} (not shown): the first key must have at least {MIN_KEY_LENGTH} "
             f"characters; make one: {MAKE_A_KEY}",
         )
+    if has_short_encryption_key(table):
+        yield _clash(
+            "session_encryption_key",
+            "HOLDFAST_SESSION_ENCRYPTION_KEY (not shown): the first key must have at least "
+            f"{MIN_KEY_LENGTH} characters; make one: {MAKE_A_KEY}",
+        )
+
+
+def has_short_encryption_key(table: Table) -> bool:
+    """Whether the key that encrypts is short enough to be guessed."""
+    keys = table.session_encryption_key
+    return bool(keys) and len(keys[0]) < MIN_KEY_LENGTH
 
 
 def has_short_key(table: Table) -> bool:

@@ -189,8 +189,9 @@ class Table(BaseSettings):
     )
     session_encryption_key: Keys = Field(
         (),
-        description="Encrypts session data at rest (extra `crypto`). Newest first.",
-        examples=["newest-key,older-key"],
+        description="Encrypts session data at rest (extra `crypto`). Newest first: the first "
+        "encrypts, all decrypt; the first has at least 16 characters.",
+        examples=["the-newest-key-of-all,the-older-key"],
     )
     session_encryption_strict: Flag = Field(
         False,
