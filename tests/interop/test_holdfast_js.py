@@ -1,0 +1,498 @@
+"""holdfast.js in a real Chromium, against a real uvicorn: what it survives, and what it says."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from holdfast import Settings, stream_token
+from holdfast.testing import FaultProxy
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+    from tests.conftest import Serve
+    from tests.support.process import ServerProcess
+
+pytestmark = pytest.mark.browser
+
+APP = "tests.interop.client_page:app"
+KEY = "a-key-of-sixteen-characters-or-more"
+OPEN = {"HOLDFAST_STREAM_ACCESS": "open", "HOLDFAST_STREAM_HEARTBEAT": "0.5"}
+TOKENS = {**OPEN, "HOLDFAST_STREAM_ACCESS": "token", "HOLDFAST_SECRET_KEY": KEY}
+TRANSPORTS = ["sse", "ws"]
+MANY = 120
+
+
+class Page:
+    """The page in one tab; what it saw is read from it."""
+
+    def __init__(self, driver: Chrome, url: str, query: str = "") -> None:
+        self.driver = driver
+        self.url = url
+        driver.get(f"{url}/page{query}")
+        self.wait("window.ready")
+
+    def follow(self, run: str, options: str = "", *, query: str = "") -> None:
+        """Follow *run* with the options that the JavaScript *options* spells."""
+        self.follow_address(f"streams/runs/{run}/events/stream{query}", options)
+
+    def follow_address(self, address: str, options: str = "") -> None:
+        self.script(f"open_run({json.dumps(address)}, {{ {options} }})")
+
+    def refresh(self) -> None:
+        self.driver.refresh()
+        self.wait("window.ready")
+
+    def script(self, source: str, *args: object) -> Any:
+        return self.driver.execute_script(source, *args)
+
+    def value(self, expression: str) -> Any:
+        return self.script(f"return {expression}")
+
+    def wait(self, expression: str, seconds: float = 20) -> None:
+        deadline = time.monotonic() + seconds
+        while not self.script(f"return Boolean({expression})"):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not within {seconds} s: {expression}; {self.told()}")
+            time.sleep(0.02)
+
+    def wait_for_state(self, state: str) -> None:
+        self.wait(f"run.state === '{state}'")
+
+    def told(self) -> str:
+        log = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
+        seen = "JSON.stringify({state: window.run?.state, states: seen.states, n: numbers()})"
+        return f"{self.value(seen)} {log}"
+
+    @property
+    def numbers(self) -> list[int]:
+        return [int(number) for number in self.value("numbers()")]
+
+    def expect_each_once(self, count: int) -> None:
+        self.wait_for_state("ended")
+        assert self.numbers == list(range(1, count + 1))
+        assert self.value("seen.events.at(-1).type") == "workflow_complete"
+        assert self.value("seen.ends") == 1
+
+    def expect_no_complaint(self) -> None:
+        log = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
+        assert not [entry["message"] for entry in log if "Uncaught" in entry["message"]]
+
+
+@pytest.fixture
+def server(serve: Serve) -> ServerProcess:
+    return serve(APP, env=OPEN)
+
+
+@pytest.fixture
+def guarded(serve: Serve) -> ServerProcess:
+    return serve(APP, env=TOKENS)
+
+
+def post(server: ServerProcess, path: str) -> Any:
+    return httpx.post(f"{server.url}{path}", trust_env=False).raise_for_status().json()
+
+
+def with_transport(transport: str, *more: str) -> str:
+    return ", ".join([f"transport: '{transport}'", *more])
+
+
+# --- from the first event to the end --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_history_and_live_events_come_once_in_order_and_then_the_end(
+    browser: Chrome, server: ServerProcess, transport: str
+) -> None:
+    ids = post(server, "/emit/r?count=5")
+    page = Page(browser, server.url)
+    page.follow("r", with_transport(transport))
+    page.wait("seen.events.length === 5")
+    assert page.value("run.lastId") == ids[-1]
+    page.wait_for_state("live")
+    post(server, "/emit/r?first=6&count=5&end=1")
+    page.expect_each_once(10)
+    first = page.value("seen.events[0]")
+    assert first == {
+        "kind": "event",
+        "run_id": "r",
+        "id": ids[0],
+        "type": "t",
+        "data": {"n": 1},
+        "created_at": first["created_at"],
+    }
+    assert page.value("seen.states") == ["connecting", "live", "ended"]
+    page.expect_no_complaint()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_reader_past_the_end_is_told_the_end_and_no_event(
+    browser: Chrome, server: ServerProcess, transport: str
+) -> None:
+    ids = post(server, "/emit/r?count=3&end=1")
+    page = Page(browser, server.url)
+    page.follow("r", with_transport(transport, f"lastId: '{ids[-1]}'"))
+    page.wait_for_state("ended")
+    assert page.value("[seen.events.length, seen.ends]") == [0, 1]
+
+
+def test_it_works_as_small_as_a_build_makes_it(browser: Chrome, server: ServerProcess) -> None:
+    page = Page(browser, server.url, "?small")
+    with FaultProxy.threaded("127.0.0.1", server.port) as proxy:
+        for transport in TRANSPORTS:
+            run = f"small-{transport}"
+            post(server, f"/start/{run}?count={MANY}&pause=0.01")
+            page = Page(browser, f"http://127.0.0.1:{proxy.port}", "?small")
+            page.follow(run, with_transport(transport, "...keeping"))
+            page.wait("seen.events.length > 10")
+            proxy.cut()
+            page.wait("seen.events.length > 20")
+            page.refresh()
+            page.follow(run, with_transport(transport, "...keeping"))
+            page.expect_each_once(MANY)
+            assert page.value("seen.restored") > 20
+
+
+# --- what happens to a page -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_network_cut_for_three_seconds_costs_no_event_and_doubles_none(
+    browser: Chrome, server: ServerProcess, transport: str
+) -> None:
+    post(server, f"/start/r?count={MANY}&pause=0.05")
+    with FaultProxy.threaded("127.0.0.1", server.port) as proxy:
+        page = Page(browser, f"http://127.0.0.1:{proxy.port}")
+        page.follow("r", with_transport(transport))
+        page.wait("seen.events.length > 10")
+        proxy.refuse()
+        proxy.cut()
+        page.wait_for_state("waiting")
+        time.sleep(3)  # the length of the cut is what is tested
+        assert page.value("run.state") in {"waiting", "connecting"}
+        proxy.heal()
+        page.expect_each_once(MANY)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_refresh_goes_on_where_the_page_was_and_shows_what_it_had(
+    browser: Chrome, server: ServerProcess, transport: str
+) -> None:
+    post(server, f"/start/r?count={MANY}&pause=0.03")
+    page = Page(browser, server.url)
+    page.follow("r", with_transport(transport, "...keeping"))
+    for seen in (10, 40):
+        page.wait(f"seen.events.length > {seen}")
+        page.refresh()
+        page.follow("r", with_transport(transport, "...keeping"))
+        page.wait("seen.restored !== null")
+        assert page.value("seen.restored") > seen
+    page.expect_each_once(MANY)
+    page.refresh()
+    page.follow("r", with_transport(transport, "...keeping"))
+    page.expect_each_once(MANY)
+    assert page.value("seen.restored") == MANY + 1
+    page.expect_no_complaint()
+
+
+def test_without_remember_a_refresh_gets_the_whole_run_again(
+    browser: Chrome, server: ServerProcess
+) -> None:
+    post(server, "/emit/r?count=5")
+    page = Page(browser, server.url)
+    for _ in range(2):
+        page.follow("r")
+        page.wait("seen.events.length === 5")
+        page.refresh()
+
+
+def test_the_position_alone_can_be_remembered_and_is_beaten_by_a_given_one(
+    browser: Chrome, server: ServerProcess
+) -> None:
+    post(server, "/emit/r?count=5")
+    page = Page(browser, server.url)
+    page.follow("r", "remember: true")
+    page.wait("seen.events.length === 5")
+    page.refresh()
+    post(server, "/emit/r?first=6&count=1")
+    page.follow("r", "remember: true")
+    page.wait("seen.events.length === 1")
+    assert page.numbers == [6]
+    page.refresh()
+    page.follow("r", "remember: true, lastId: ''")
+    page.wait("seen.events.length === 6")
+
+
+def test_storage_that_is_forbidden_or_broken_costs_nothing_but_the_memory(
+    browser: Chrome, server: ServerProcess
+) -> None:
+    post(server, "/emit/r?count=3&end=1")
+    page = Page(browser, server.url)
+    page.script("sessionStorage.setItem('holdfast:/streams/runs/r/events/stream', '{')")
+    page.script("Storage.prototype.setItem = () => { throw new DOMException('full') }")
+    page.follow("r", "...keeping")
+    page.expect_each_once(3)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_connection_that_died_without_a_word_is_given_up(
+    browser: Chrome, server: ServerProcess, transport: str
+) -> None:
+    post(server, f"/start/r?count={MANY}&pause=0.05")
+    with FaultProxy.threaded("127.0.0.1", server.port) as proxy:
+        page = Page(browser, f"http://127.0.0.1:{proxy.port}")
+        page.follow("r", with_transport(transport, "silence: 1500"))
+        page.wait("seen.events.length > 10")
+        proxy.blackhole()
+        page.wait_for_state("connecting")
+        proxy.heal()
+        page.expect_each_once(MANY)
+
+
+def test_a_silent_run_is_no_dead_connection(browser: Chrome, server: ServerProcess) -> None:
+    post(server, "/emit/r?count=1")
+    page = Page(browser, server.url)
+    page.follow("r", "silence: 1500")
+    page.wait_for_state("live")
+    time.sleep(4)  # several times the silence that would be too long: heartbeats count
+    assert page.value("seen.states") == ["connecting", "live"]
+
+
+@pytest.mark.parametrize("sign", ["online", "visibilitychange"])
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_page_that_comes_back_does_not_wait_for_its_turn(
+    browser: Chrome, server: ServerProcess, transport: str, sign: str
+) -> None:
+    post(server, "/emit/r?count=3")
+    with FaultProxy.threaded("127.0.0.1", server.port) as proxy:
+        page = Page(browser, f"http://127.0.0.1:{proxy.port}")
+        page.script("Math.random = () => 1")
+        page.follow("r", with_transport(transport, "maxDelay: 600000"))
+        page.wait("seen.events.length === 3")
+        proxy.refuse()
+        proxy.cut()
+        # Half a second, one, two, four: after the third failure there is time.
+        page.wait("seen.states.filter((state) => state === 'waiting').length === 4")
+        proxy.heal()
+        begun = time.monotonic()
+        target = "window" if sign == "online" else "document"
+        page.script(f"{target}.dispatchEvent(new Event('{sign}'))")
+        page.wait_for_state("live")
+        assert time.monotonic() - begun < 2
+        post(server, "/emit/r?first=4&count=1&end=1")
+        page.expect_each_once(4)
+
+
+def test_a_page_that_went_online_leaves_its_old_connection_at_once(
+    browser: Chrome, server: ServerProcess
+) -> None:
+    post(server, "/emit/r?count=3")
+    page = Page(browser, server.url)
+    page.follow("r", "silence: 600000")
+    page.wait("seen.events.length === 3")
+    page.script("window.dispatchEvent(new Event('online'))")
+    page.wait("seen.states.filter((state) => state === 'live').length === 2")
+    post(server, "/emit/r?first=4&count=1&end=1")
+    page.expect_each_once(4)
+    assert "waiting" not in page.value("seen.states")
+    assert server.log().count("GET /streams/runs/r/events/stream") == 2
+
+
+def test_a_server_that_restarts_is_come_back_to(browser: Chrome, serve: Serve) -> None:
+    server = serve(APP, env=OPEN)
+    post(server, "/emit/r?count=3")
+    page = Page(browser, server.url)
+    page.follow("r")
+    page.wait("seen.events.length === 3")
+    server.stop()
+    page.wait_for_state("waiting")
+    server.start()
+    # Its memory is empty, so the run begins a next life, and the page is told.
+    post(server, "/emit/r?count=2&end=1")
+    page.wait_for_state("ended")
+    assert page.value("seen.resets.length") == 1
+    assert page.numbers == [1, 2]
+
+
+# --- tokens ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_an_expired_token_is_renewed_without_losing_an_event(
+    browser: Chrome, guarded: ServerProcess, transport: str
+) -> None:
+    post(guarded, f"/start/r?count={MANY}&pause=0.05")
+    page = Page(browser, guarded.url)
+    page.follow("r", with_transport(transport, "token: token_of('r', 1.5)"))
+    page.expect_each_once(MANY)
+    asked = page.value("seen.asked")
+    assert asked[0] is False
+    assert len(asked) >= 2
+
+
+def test_a_token_travels_in_a_header_and_in_no_address(
+    browser: Chrome, guarded: ServerProcess
+) -> None:
+    post(guarded, "/emit/r?count=3&end=1")
+    token = stream_token("r", settings=Settings(secret_key=KEY))
+    page = Page(browser, guarded.url)
+    page.follow("r", query=f"?token={token}")
+    page.expect_each_once(3)
+    assert token not in guarded.log()
+    assert "events/stream?envelope=1" in guarded.log()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_token_that_is_refused_twice_ends_in_failed(
+    browser: Chrome, guarded: ServerProcess, transport: str
+) -> None:
+    post(guarded, "/emit/r?count=1")
+    page = Page(browser, guarded.url)
+    page.follow("r", with_transport(transport, "token: token_of('another', 60)"))
+    page.wait_for_state("failed")
+    assert page.value("seen.asked") == [False, True]
+    assert page.value("seen.states.at(-1)[1].status") == 403
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_without_a_token_it_fails_and_does_not_try_again(
+    browser: Chrome, guarded: ServerProcess, transport: str
+) -> None:
+    page = Page(browser, guarded.url)
+    page.follow("r", with_transport(transport))
+    page.wait_for_state("failed")
+    assert page.value("seen.states.at(-1)[1].status") == 401
+
+
+def test_a_token_that_cannot_be_had_now_is_asked_for_again(
+    browser: Chrome, guarded: ServerProcess
+) -> None:
+    post(guarded, "/emit/r?count=2&end=1")
+    page = Page(browser, guarded.url)
+    page.script("window.tries = 0")
+    late = "++tries < 3 ? Promise.reject(new Error('away')) : token_of('r', 60)({})"
+    page.follow("r", f"token: () => {late}")
+    page.expect_each_once(2)
+    assert page.value("tries") == 3
+
+
+# --- what is missing, refused or foreign ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_what_is_gone_is_told_and_the_rest_follows(
+    browser: Chrome, serve: Serve, transport: str
+) -> None:
+    server = serve(APP, env={**OPEN, "HOLDFAST_STREAM_MAXLEN": "10"})
+    ids = post(server, "/emit/r?count=30")
+    page = Page(browser, server.url)
+    page.follow("r", with_transport(transport, f"lastId: '{ids[0]}'"))
+    page.wait("seen.events.length === 10")
+    assert page.value("seen.gaps") == [
+        {"kind": "gap", "run_id": "r", "requested": ids[0], "earliest": ids[20]}
+    ]
+    assert page.numbers == list(range(21, 31))
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_run_begun_anew_is_shown_from_its_start(
+    browser: Chrome, server: ServerProcess, transport: str
+) -> None:
+    post(server, "/emit/r?count=5")
+    page = Page(browser, server.url)
+    page.follow("r", with_transport(transport, "...keeping"))
+    page.wait("seen.events.length === 5")
+    post(server, "/delete/r")
+    post(server, "/emit/r?count=2&end=1")
+    page.expect_each_once(2)
+    assert page.value("seen.resets.length") == 1
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_run_that_nobody_starts_ends_in_failed(
+    browser: Chrome, serve: Serve, transport: str
+) -> None:
+    server = serve(APP, env={**OPEN, "HOLDFAST_STREAM_WAIT": "0"})
+    page = Page(browser, server.url)
+    page.follow("nobody", with_transport(transport))
+    page.wait_for_state("failed")
+    refusal = page.value("seen.states.at(-1)[1]")
+    assert (refusal["status"], refusal["code"]) == (404, "RUN_NOT_FOUND")
+
+
+def test_a_page_in_place_of_a_stream_ends_in_failed(browser: Chrome, server: ServerProcess) -> None:
+    page = Page(browser, server.url)
+    page.follow_address("wrong")
+    page.wait_for_state("failed")
+    assert page.value("seen.states.at(-1)[1].code") == "NOT_A_STREAM"
+
+
+def test_an_event_stream_of_somebody_else_is_followed_too(
+    browser: Chrome, server: ServerProcess
+) -> None:
+    page = Page(browser, server.url)
+    page.follow_address("foreign")
+    page.wait_for_state("ended")
+    assert page.value("seen.events") == [
+        {"kind": "event", "id": "7", "type": "message", "data": "one\ntwo"},
+        {"kind": "event", "id": "7", "type": "t", "data": {"n": 1}},
+        {"kind": "event", "id": "9", "type": "workflow_complete", "data": None},
+    ]
+
+
+# --- leaving --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("how", ["controller.abort()", "run.close()"])
+def test_leaving_ends_the_connection_and_every_try(
+    browser: Chrome, server: ServerProcess, transport: str, how: str
+) -> None:
+    post(server, "/emit/r?count=2")
+    with FaultProxy.threaded("127.0.0.1", server.port) as proxy:
+        page = Page(browser, f"http://127.0.0.1:{proxy.port}")
+        page.script("window.controller = new AbortController()")
+        page.follow("r", with_transport(transport, "signal: controller.signal"))
+        page.wait("seen.events.length === 2")
+        page.script(how)
+        assert page.value("seen.states") == ["connecting", "live", "closed"]
+        accepted = proxy.accepted
+        proxy.cut()
+        post(server, "/emit/r?first=3&count=1")
+        page.script("window.dispatchEvent(new Event('online'))")
+        time.sleep(1)  # longer than the first delay of a client that still tried
+        assert (page.numbers, proxy.accepted) == ([1, 2], accepted)
+        page.expect_no_complaint()
+
+
+def test_a_signal_that_is_aborted_already_connects_nothing(
+    browser: Chrome, server: ServerProcess
+) -> None:
+    page = Page(browser, server.url)
+    page.follow("r", "signal: AbortSignal.abort()")
+    assert page.value("run.state") == "closed"
+    assert "/runs/r/" not in server.log()
+
+
+def test_leaving_in_the_middle_of_what_arrived_hands_over_no_more(
+    browser: Chrome, server: ServerProcess
+) -> None:
+    post(server, "/emit/r?count=20&end=1")
+    page = Page(browser, server.url)
+    page.follow("r", "onEvent: (e) => { seen.events.push(e); if (e.data.n === 3) run.close(); }")
+    page.wait_for_state("closed")
+    assert page.numbers == [1, 2, 3]
+    assert page.value("seen.ends") == 0
+
+
+def test_a_callback_that_throws_loses_nothing(browser: Chrome, server: ServerProcess) -> None:
+    post(server, "/emit/r?count=3&end=1")
+    page = Page(browser, server.url)
+    page.script("window.thrown = 0; window.addEventListener('error', () => { thrown += 1; })")
+    page.follow("r", "onEvent: (e) => { seen.events.push(e); throw new Error('mine'); }")
+    page.expect_each_once(3)
+    assert page.value("thrown") == 4
