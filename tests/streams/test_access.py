@@ -155,7 +155,7 @@ def test_a_signature_of_another_purpose_opens_nothing() -> None:
     ],
 )
 def test_a_token_that_grants_nothing_or_for_ever_is_not_made(values: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="ttl|actions"):
+    with pytest.raises(ValueError, match=r"ttl|actions"):
         stream_token("a", settings=settings(), **values)
 
 
@@ -385,7 +385,7 @@ def test_a_callable_that_is_not_there_is_told_at_start(
     policies: Callable[[str, Any], None], path: str, told: str
 ) -> None:
     policies("value", 5)
-    with pytest.raises(ConfigurationError, match=f"HOLDFAST_STREAM_ACCESS.*{told}"):
+    with pytest.raises(ConfigurationError, match=rf"HOLDFAST_STREAM_ACCESS.*{told}"):
         make_policy(settings(stream_access=path), MemoryEventStore())
 
 

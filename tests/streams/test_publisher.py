@@ -132,10 +132,10 @@ async def test_a_refused_event_leaves_the_run_as_it_was(store: MemoryEventStore)
     assert await told(store) == [("t", 1), ("t", 2)]
 
 
-@pytest.mark.parametrize("values", [{"run_id": ""}, {"run_id": "r", "owner": "alice"}])
-def test_a_wrong_run_or_owner_is_refused_at_once(values: dict[str, str]) -> None:
+@pytest.mark.parametrize(("run_id", "owner"), [("", None), ("r", "alice")])
+def test_a_wrong_run_or_owner_is_refused_at_once(run_id: str, owner: str | None) -> None:
     with pytest.raises(InvalidEvent):
-        RunPublisher(**values, store=MemoryEventStore())
+        RunPublisher(run_id, owner=owner, store=MemoryEventStore())
 
 
 async def test_without_a_store_it_publishes_to_the_default_one() -> None:

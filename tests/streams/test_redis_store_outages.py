@@ -191,6 +191,24 @@ class TestAway:
             with pytest.raises(RunEnded):
                 await cut_off.add(RUN, "t", 4)
 
+    async def test_a_key_that_holds_something_else_by_then_refuses_only_its_run(
+        self,
+        redis: RedisServer,
+        proxy: FaultProxy,
+        key_prefix: str,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        async with opened(url_of(proxy), key_prefix, redis_timeout=0.25) as store:
+            await store.add(RUN, "t", 1)
+            proxy.refuse()
+            for run_id in ("spoilt", RUN):
+                await store.add(run_id, "t", 2)
+            redis.execute("SET", store.keys("spoilt").stream, "x", "EX", 60)
+            proxy.heal()
+            await flushed(store)
+            assert "were refused for the run 'spoilt'" in caplog.text
+            assert await data_of(store, RUN) == [1, 2]
+
     async def test_two_processes_that_were_both_cut_off_lose_nothing_to_a_reader(
         self, redis: RedisServer, key_prefix: str
     ) -> None:

@@ -13,7 +13,9 @@ from tests.streams.redis_stores import data_of, entries_of, opened, ttls, until
 
 from holdfast.errors import CorruptData, RunEnded, RunExpired
 from holdfast.link import Script
+from holdfast.streams import replies
 from holdfast.streams.event import ZERO, parse_id
+from holdfast.streams.outbox import Outbox
 from holdfast.streams.publisher import RunPublisher
 from holdfast.streams.ring import continuity
 from holdfast.testing import FaultProxy
@@ -526,6 +528,22 @@ class TestExpiry:
         redis.execute("DEL", keys.meta)
         await run.emit("t", 3)
         assert min(ttls(redis, store, RUN)) > 0
+
+
+@pytest.mark.parametrize("reply", [[b"ok"], [b"ok", b"", 1, b"x", 0, b"1-0"], b"?", None])
+async def test_an_answer_that_cannot_be_read_is_told_and_blocks_nothing(
+    store: RedisEventStore, reply: Any
+) -> None:
+    told: list[Any] = []
+    outbox = Outbox(10, 10)
+    draft = store.draft("t", 1)
+    outbox.put(RUN, [draft], [told.append], sender=None, owner=None, life=None, now_ms=1)
+    batch = outbox.head(RUN)
+    life, results = replies.results(RUN, batch, reply)
+    outbox.done(RUN, batch, results)
+    assert life is None
+    assert [type(each) for each in told] == [CorruptData]
+    assert outbox.waiting_runs() == []
 
 
 async def test_all_keys_of_a_run_share_one_slot(store: RedisEventStore) -> None:
