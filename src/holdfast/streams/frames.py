@@ -23,21 +23,28 @@ class Frame:
 
     Attributes:
         entry: the event itself.
+        cursor: its id as a cursor, which is that of every reader whom no outage has touched.
         sse: everything after the ``id:`` line.
         size: bytes it takes in a ring.
     """
 
     run_id: str
     entry: Entry
+    cursor: str
     sse: bytes
     size: int
+    _whole: bytes | None = field(default=None, repr=False)
     _ws: tuple[str, str] | None = field(default=None, repr=False)
 
     def event_source(self, cursor: str, *, envelope: bool = False) -> bytes:
         """The frame for ``EventSource``, with *cursor* as its id (WHATWG HTML 9.2.6)."""
         if envelope:
             return f"id: {cursor}\ndata: {self.websocket(cursor)}\n\n".encode()
-        return b"id: " + cursor.encode() + b"\n" + self.sse
+        if cursor is not self.cursor:
+            return b"id: " + cursor.encode() + b"\n" + self.sse
+        if self._whole is None:
+            self._whole = b"id: " + cursor.encode() + b"\n" + self.sse
+        return self._whole
 
     def websocket(self, cursor: str) -> str:
         """The same event as a JSON frame."""
@@ -57,7 +64,7 @@ class Frame:
 def encode(run_id: str, entry: Entry) -> Frame:
     """Encode *entry* once, for everybody. Its data is compact JSON, which holds no line break."""
     body = b"event: " + entry.type.encode() + b"\ndata: " + entry.data + b"\n\n"
-    return Frame(run_id, entry, body, len(body) + 64)
+    return Frame(run_id, entry, str(entry.id), body, len(body) + 64)
 
 
 def control_event_source(kind: ControlKind, run_id: str, **fields: str | None) -> bytes:

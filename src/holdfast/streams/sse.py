@@ -183,12 +183,11 @@ class _Stream:
             if due:
                 await self._write(b"".join(map(self._encode, due)))
                 self._pulse.touch()
-            elif not subscription.done:
-                await subscription.wait()
-                await self._beat()
+            await subscription.wait()
+            await self._beat()
 
     async def _beat(self, text: str = "") -> None:
-        if self._pulse.due and not self._over():
+        if self._pulse.due and not (self._subscription.done or self._over()):
             await self._write(frames.comment(text))
             self._pulse.touch()
 

@@ -54,8 +54,8 @@ class Subscription:
         position: where to start: a cursor, or ``TAIL`` for only what comes from now.
         chunk_bytes: the most that :meth:`take` hands over at once from the ring.
 
-    Use it as an asynchronous context manager; then alternate :meth:`take` and :meth:`wait` until
-    :attr:`done`.
+    Use it as an asynchronous context manager; then alternate :meth:`take` and :meth:`wait`, which
+    returns at once where there is more, until :attr:`done`.
 
     Attributes:
         cursor: what has been handed over.
@@ -75,6 +75,7 @@ class Subscription:
         self._hub = hub
         self._chunk_bytes = chunk_bytes
         self._page = FIRST_PAGE
+        self._more = False
         self._ring: Ring | None = None
         self._position: int | None = None
         self._sleeper: asyncio.Future[None] | None = None
@@ -141,7 +142,7 @@ class Subscription:
     async def wait(self) -> None:
         """Wait until there may be something to take. May be woken for nothing."""
         ring = self._joined()
-        if not (self.done or self._has_news(ring)):
+        if not (self.done or self._more or self._has_news(ring)):
             await self.news()
 
     async def take(self) -> list[Due]:
@@ -159,7 +160,10 @@ class Subscription:
         if self._position is None:
             self._position = self._rejoin(ring)
         if self._position is None:
-            return await self._take_from_store(ring)
+            due = await self._take_from_store(ring)
+            self._more = bool(due)
+            return due
+        self._more = False
         items = ring.slice(self._position, self._chunk_bytes)
         if items is None:
             self._position = None
@@ -287,7 +291,7 @@ class Subscription:
                 self.cursor.seen = {entry.producer: entry.seq}
         else:
             self.cursor.advance(entry.id, entry.producer, entry.seq)
-        yield Due(str(self.cursor), frame)
+        yield Due(str(self.cursor) if self.cursor.seen else frame.cursor, frame)
 
     def _has_news(self, ring: Ring) -> bool:
         return self._position is not None and self._position < ring.end

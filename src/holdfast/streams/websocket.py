@@ -118,13 +118,11 @@ class _Socket:
         """Send events until the run ends (True), or the client, the right or the process does."""
         subscription = self._subscription
         while not self._over():
-            dues = await subscription.take()
-            for due in dues:
+            for due in await subscription.take():
                 await _send(self._websocket, _encode(subscription.run_id, due))
             if subscription.done:
                 return True
-            if not dues:
-                await subscription.wait()
+            await subscription.wait()
         return False
 
     def _over(self) -> bool:
