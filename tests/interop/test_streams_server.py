@@ -51,6 +51,8 @@ async def test_sigterm_ends_every_stream_at_once_and_the_process_normally(serve:
     sockets = [await websockets.connect(socket_url(server, "r"), proxy=None) for _ in range(10)]
     waiting = EventSource(stream(server, "not-yet", "?wait=60"), reconnect=False).start()
     await until(lambda: all(len(page.events) == 5 for page in pages))
+    while (await state(server))["subscribers"] < 61:
+        await asyncio.sleep(0.01)
     begun = time.monotonic()
     status = await asyncio.to_thread(server.stop)
     assert time.monotonic() - begun < 2
