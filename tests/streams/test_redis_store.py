@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -45,6 +46,19 @@ class TestRedis(EventStoreSuite):
         )
         self._links.append(Link(settings))
         return RedisEventStore(self._links[-1], settings)
+
+    async def test_what_is_published_before_the_first_verdict_comes_first(self) -> None:
+        store = await self.make_store()
+        link = self._links[-1]
+
+        async def publish_once_up() -> None:
+            while not link.up:
+                await asyncio.sleep(0)
+            await store.add("early", "t", 20)
+
+        early = [store.add("early", "t", number) for number in range(20)]
+        await asyncio.gather(publish_once_up(), *early)
+        assert [event.data for event in await store.get_events("early")] == [*range(21)]
 
 
 def keys_of(redis: RedisServer, prefix: str) -> list[bytes]:

@@ -128,8 +128,6 @@ class RedisEventStore(EventStore):
         self._keys(run_id)
         if not drafts:
             return []
-        if not self._link.up:
-            await self._link.ready()
         loop = asyncio.get_running_loop()
         tickets = [_Ticket(loop) for _ in drafts]
         self._outbox.put(
@@ -141,6 +139,9 @@ class RedisEventStore(EventStore):
             life=life,
             now_ms=time.time_ns() // 1_000_000,
         )
+        if not self._link.up:
+            # Queued before this wait: tasks are woken from it in any order.
+            await self._link.ready()
         reply = self._send(run_id, loop)
         if reply is not None:
             # What it says has been settled by its callback before this goes on: waiting for it
