@@ -48,10 +48,12 @@ RESERVED = {
     "pydantic_settings": {"settings"},
     "click": {"cli"},
     "uvicorn": {"cli"},
+    "httpx": {"client", "oauth"},
     "pytest": {"testing"},
     "flask": {"flask", "frameworks"},
     "quart": {"quart", "frameworks"},
-    "django": {"django", "frameworks"},
+    # The import of sessions asks Django's database by Django's own code, where it is set up.
+    "django": {"django", "frameworks", "sessions"},
     "authlib": {"oauth"},
     "prometheus_client": {"metrics"},
     "opentelemetry": {"metrics"},

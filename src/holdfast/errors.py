@@ -19,7 +19,8 @@ it.
         ├── RunEnded                       the run has its terminal event
         │   └── RunExpired                 … and its events are no longer kept
         ├── RunNotYours                    another owner's run
-        └── RunStopped                     somebody asked this run to stop
+        ├── RunStopped                     somebody asked this run to stop
+        └── StreamRefused                  a server will not let a client read a run
 """
 
 from __future__ import annotations
@@ -124,3 +125,18 @@ class RunNotYours(StreamError):
 
 class RunStopped(StreamError):
     """The run was asked to stop."""
+
+
+class StreamRefused(StreamError):
+    """A server refused to let a run be read, and would refuse again.
+
+    Args:
+        status: the HTTP status of its answer.
+        code: the ``code`` of the problem, such as ``RUN_NOT_FOUND``, where it had one.
+        title: what the problem says, for people.
+    """
+
+    def __init__(self, status: int, code: str | None = None, title: str | None = None) -> None:
+        super().__init__(f"{title or 'the server refused the stream'} ({code or status})")
+        self.status = status
+        self.code = code

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
-from tests.streams.served import emit, start
+from tests.streams.served import emit, start, state
 from tests.support.minify import minified
 
 from holdfast import EventStore, EventStreamApp, stream_token
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PAGE = """<!doctype html><meta charset="utf-8"><title>client</title>
 <script type="module">
   import { follow } from "SCRIPT";
-  window.seen = { events: [], gaps: [], resets: [], states: [], asked: [], ends: 0, restored: null };
+  window.seen = { events: [], gaps: [], resets: [], states: [], asked: [], ends: 0 };
   window.open_run = (address, options = {}) => {
     window.run = follow(address, {
       silence: 3000,
@@ -96,6 +96,7 @@ routes = [
     Route("/delete/{run}", delete, methods=["POST"]),
     Route("/emit/{run}", emit, methods=["POST"]),
     Route("/start/{run}", start, methods=["POST"]),
+    Route("/state", state),
     Route("/foreign", foreign),
     Route("/wrong", wrong),
     Mount("/streams", EventStreamApp()),

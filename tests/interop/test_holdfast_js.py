@@ -189,7 +189,7 @@ def test_a_refresh_goes_on_where_the_page_was_and_shows_what_it_had(
         page.wait(f"seen.events.length > {seen}")
         page.refresh()
         page.follow("r", with_transport(transport, "...keeping"))
-        page.wait("seen.restored !== null")
+        page.wait("seen.restored")
         assert page.value("seen.restored") > seen
     page.expect_each_once(MANY)
     page.refresh()

@@ -1,0 +1,362 @@
+"""Following a run from Python, over Server-Sent Events: what a browser does, as an iterator.
+
+What to ask for and what an answer means is decided in one place without I/O; the asynchronous and
+the synchronous iterator only carry bytes. Nothing here publishes, and nothing needs Redis.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import random
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import anyio
+
+from holdfast.errors import StreamRefused
+from holdfast.streams.event import TERMINAL_TYPES, StreamEvent, moment, parse_id
+
+try:
+    import httpx
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        'holdfast.client needs httpx: pip install "holdfast[client]"', name="httpx"
+    ) from error
+
+__all__ = ["End", "Gap", "Item", "Reset", "StreamRefused", "follow", "follow_sync"]
+
+FIRST_DELAY = 0.5
+STEADY = 5.0
+"""A connection that lived for so many seconds was no failure."""
+
+CONNECT_TIMEOUT = 10.0
+TRY_AGAIN = {408, 425, 429}
+
+_LINE_BREAK = re.compile(rb"\r\n|\n|\r(?!\Z)")  # a CR at the very end may be half of a line break
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Events after *requested* are no longer kept; the rest follows, from *earliest* on."""
+
+    run_id: str
+    requested: str | None
+    earliest: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """The position is not of this run as it is now.
+
+    Drop what was taken: the run follows from its start.
+    """
+
+    run_id: str
+    requested: str | None
+    earliest: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The run is over and every event was handed over. It is the last item."""
+
+    run_id: str
+
+
+Item = StreamEvent | Gap | Reset | End
+Token = str | Callable[[bool], str | None]
+AsyncToken = str | Callable[[bool], str | Awaitable[str | None] | None]
+
+
+async def follow(
+    url: str,
+    *,
+    last_id: str = "",
+    token: AsyncToken | None = None,
+    silence: float = 40.0,
+    max_delay: float = 30.0,
+    http: httpx.AsyncClient | None = None,
+) -> AsyncIterator[Item]:
+    """Follow a run to its end: every event once and in order, whatever happens to the network.
+
+    Args:
+        url: the run's stream, ``…/runs/{run_id}/events/stream``, or any address that answers GET
+            with an event stream. A ``token`` in it is sent as a header instead.
+        last_id: begin after this event. Default: the start of the run.
+        token: the token, or a function (it may be asynchronous) that returns one. The function is
+            called before the first connection with ``False``, and with ``True`` after a token was
+            refused or has expired. What it raises ends the iteration.
+        silence: seconds without a byte, heartbeats included, after which a connection is given up.
+        max_delay: the longest delay between two tries, in seconds. The first is at most 0.5.
+        http: the client to use, with its cookies, certificates and proxies. Default: a new one.
+
+    Yields:
+        :class:`StreamEvent`, :class:`Gap` and :class:`Reset` as they come, and one :class:`End`.
+
+    Raises:
+        StreamRefused: the server will not let the run be read: no such run, expired, no right.
+    """
+    reader = _Reader(url, last_id, max_delay, renewable=callable(token))
+    async with contextlib.AsyncExitStack() as stack:
+        if http is None:
+            http = await stack.enter_async_context(httpx.AsyncClient())
+        while True:
+            if reader.wants_token:
+                given = token(reader.refused) if callable(token) else token
+                reader.use(await given if inspect.isawaitable(given) else given)
+            with contextlib.suppress(httpx.TransportError):
+                async with http.stream("GET", **reader.request(silence)) as answer:
+                    if not reader.is_stream(answer):
+                        reader.judge(answer, await answer.aread())
+                    else:
+                        async for chunk in answer.aiter_bytes():
+                            for item in reader.feed(chunk):
+                                yield item
+                            if reader.over:
+                                break
+                        reader.closed()
+            for item in reader.left():
+                yield item
+            if reader.over:
+                return
+            await anyio.sleep(reader.delay())
+
+
+def follow_sync(
+    url: str,
+    *,
+    last_id: str = "",
+    token: Token | None = None,
+    silence: float = 40.0,
+    max_delay: float = 30.0,
+    http: httpx.Client | None = None,
+) -> Iterator[Item]:
+    """Follow a run as :func:`follow` does, from a thread without an event loop."""
+    reader = _Reader(url, last_id, max_delay, renewable=callable(token))
+    with contextlib.ExitStack() as stack:
+        if http is None:
+            http = stack.enter_context(httpx.Client())
+        while True:
+            if reader.wants_token:
+                reader.use(token(reader.refused) if callable(token) else token)
+            with (
+                contextlib.suppress(httpx.TransportError),
+                http.stream("GET", **reader.request(silence)) as answer,
+            ):
+                if not reader.is_stream(answer):
+                    reader.judge(answer, answer.read())
+                else:
+                    for chunk in answer.iter_bytes():
+                        yield from reader.feed(chunk)
+                        if reader.over:
+                            break
+                    reader.closed()
+            yield from reader.left()
+            if reader.over:
+                return
+            time.sleep(reader.delay())
+
+
+class _Reader:
+    """What is known between two connections, and every decision: no I/O."""
+
+    def __init__(self, url: str, last_id: str, max_delay: float, *, renewable: bool) -> None:
+        address = httpx.URL(url)
+        in_query = address.params.get_list("token")
+        if len(in_query) == 1:  # a token in a URL ends up in logs
+            address = address.copy_remove_param("token")
+        self._enveloped = address.path.endswith("/events/stream")
+        if self._enveloped:
+            address = address.copy_set_param("envelope", "1")
+        named = re.search(r"/runs/([^/]+)/events/stream$", address.path)
+        self._url = address
+        self._run_id: str = named[1] if named else ""
+        self._last_id = last_id
+        self._max_delay = max_delay
+        self._renewable = renewable
+        self._default_token = in_query[0] if len(in_query) == 1 else None
+        self._token: str | None = None
+        self._parser = _Parser()
+        self._failures = 0
+        self._begun = 0.0
+        self._pause = 0.0
+        self._at_once = False
+        self.wants_token = True
+        self.refused = False
+        self.over = False
+        self._ended = False
+
+    def use(self, token: str | None) -> None:
+        """Send *token* from now on."""
+        self._token = token or self._default_token
+        self.wants_token = False
+
+    def request(self, silence: float) -> dict[str, Any]:
+        """Return the next request, after all that was handed over."""
+        self._begun = time.monotonic()
+        self._parser = _Parser()
+        self._pause = 0.0
+        headers = {"accept": "text/event-stream"}
+        if self._token:
+            headers["authorization"] = f"Bearer {self._token}"
+        if self._last_id:
+            headers["last-event-id"] = self._last_id
+        timeout = httpx.Timeout(CONNECT_TIMEOUT, read=silence)
+        return {"url": self._url, "headers": headers, "timeout": timeout}
+
+    def is_stream(self, answer: httpx.Response) -> bool:
+        """Whether there is something to feed; else :meth:`judge` the answer."""
+        kind = answer.headers.get("content-type", "")
+        if answer.status_code != 200 or not kind.startswith("text/event-stream"):
+            return False
+        self.refused = False
+        return True
+
+    def judge(self, answer: httpx.Response, body: bytes) -> None:
+        """Note what an answer that is no stream means.
+
+        Raises:
+            StreamRefused: another try would be answered alike.
+        """
+        status = answer.status_code
+        if status == 204:
+            self._ended = True
+        elif status in {401, 403} and self._renewable and not self.refused:
+            self.refused = self.wants_token = self._at_once = True
+        elif status >= 500 or status in TRY_AGAIN:
+            after = answer.headers.get("retry-after", "")
+            self._pause = float(after) if after.isdecimal() else 0.0
+        else:
+            raise _refusal(status, body)
+
+    def feed(self, chunk: bytes) -> Iterator[Item]:
+        """Return the items that *chunk* completes; none after the end."""
+        for block in self._parser.feed(chunk):
+            item = self._item(block)
+            if item is not None:
+                self._failures = 0
+                yield item
+            if self._ended:
+                yield from self.left()
+                return
+
+    def closed(self) -> None:
+        """Note that the server itself closed the stream: it has said when to come back."""
+        self._pause = self._parser.retry
+
+    def left(self) -> Iterator[Item]:
+        """Return the end, once, where it was reached."""
+        if self._ended and not self.over:
+            self.over = True
+            yield End(self._run_id)
+
+    def delay(self) -> float:
+        """Return the seconds to wait before the next try, jittered."""
+        if self._at_once:
+            self._at_once = False
+            return 0.0
+        if time.monotonic() - self._begun > STEADY:
+            self._failures = 0
+        backoff = min(self._max_delay, FIRST_DELAY * 2.0 ** min(self._failures, 30))
+        self._failures += 1
+        spread = random.uniform(0.5, 1)  # noqa: S311 - spreads load
+        return max(self._pause, backoff * spread)
+
+    def _item(self, block: _Block) -> Item | None:
+        data = _decoded(block.data)
+        if not self._enveloped and not block.type.startswith("holdfast."):
+            frame = {"kind": "event", "id": block.id, "type": block.type, "data": data}
+        else:
+            frame = data if isinstance(data, dict) else {}
+        match frame.get("kind"):
+            case "event":
+                self._last_id = block.id or self._last_id
+                self._ended = frame["type"] in TERMINAL_TYPES
+                return self._event(frame)
+            case "gap":
+                return Gap(self._run_id, frame.get("requested"), frame.get("earliest"))
+            case "reset":
+                self._last_id = ""
+                return Reset(self._run_id, frame.get("requested"), frame.get("earliest"))
+        return None
+
+    def _event(self, frame: dict[str, Any]) -> StreamEvent:
+        created: str | None = frame.get("created_at")
+        return StreamEvent(
+            id=frame["id"],
+            run_id=frame.get("run_id") or self._run_id,
+            type=frame["type"],
+            data=frame["data"],
+            created_at=datetime.fromisoformat(created) if created else _created_at(frame["id"]),
+        )
+
+
+@dataclass(slots=True)
+class _Block:
+    """One dispatched event of a stream (WHATWG HTML 9.2.6)."""
+
+    type: str
+    data: str
+    id: str
+
+
+class _Parser:
+    """Bytes of one connection in, whole events out, however they were cut."""
+
+    def __init__(self) -> None:
+        self.retry = 0.0
+        self._rest = b""
+        self._id = ""
+        self._type = ""
+        self._data: list[str] = []
+
+    def feed(self, chunk: bytes) -> Iterator[_Block]:
+        *lines, self._rest = _LINE_BREAK.split(self._rest + chunk)
+        for line in lines:
+            if line:
+                self._field(*line.decode("utf-8", "replace").partition(":"))
+            else:
+                if self._data:
+                    yield _Block(self._type or "message", "\n".join(self._data), self._id)
+                self._type, self._data = "", []
+
+    def _field(self, name: str, _: str, value: str) -> None:
+        value = value.removeprefix(" ")
+        match name:
+            case "data":
+                self._data.append(value)
+            case "event":
+                self._type = value
+            case "id" if "\0" not in value:
+                self._id = value
+            case "retry" if value.isascii() and value.isdecimal():
+                self.retry = int(value) / 1000
+
+
+def _refusal(status: int, body: bytes) -> StreamRefused:
+    problem = _decoded(body.decode("utf-8", "replace"))
+    if status == 200:
+        return StreamRefused(status, "NOT_A_STREAM", "the answer is no event stream")
+    if not isinstance(problem, dict):
+        problem = {}
+    return StreamRefused(status, problem.get("code"), problem.get("title"))
+
+
+def _decoded(text: str) -> Any:
+    """The JSON value; an event stream of somebody else may carry any text."""
+    try:
+        return cast("Any", json.loads(text))
+    except (ValueError, RecursionError):
+        return text
+
+
+def _created_at(event_id: str) -> datetime:
+    """The moment in the id of a stream that sends no frames; else now."""
+    found = parse_id(event_id.partition("~")[0])
+    return moment(found.ms) if found else datetime.now(UTC)
