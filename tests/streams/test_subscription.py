@@ -295,6 +295,21 @@ async def test_flush_under_a_live_stream_never_mixes_two_lives(
         await reader.has("own.1", "own.2", "own.3", "reset", "other.1", "own.1")
 
 
+async def test_new_life_whose_first_events_are_gone_is_a_reset_and_a_gap(
+    store: PatchyStore, hub: Hub
+) -> None:
+    async with reading(hub) as reader:
+        store.own()
+        await reader.has("own.1")
+        store.flush()
+        store.life = "life-2"
+        store.other()
+        store.other()
+        store.trim(1)
+        hub.look("r")
+        await reader.has("own.1", "reset", "gap", "other.2")
+
+
 async def test_audit_finds_a_bell_that_nobody_heard(store: PatchyStore, hub: Hub) -> None:
     async with reading(hub) as reader:
         store.own()

@@ -304,7 +304,7 @@ class Hub:
 
     def _extend(self, ring: Ring, entries: Iterable[Entry]) -> None:
         for entry in entries:
-            if ring.last != ZERO and continuity(ring.last, entry.prev):
+            if continuity(ring.last, entry.prev):
                 ring.interrupt(Break("gap", str(ring.last), str(entry.id)))
             ring.append(encode(ring.run_id, entry))
         ring.wake()
