@@ -28,7 +28,7 @@ FLOORS = [
     {"settings"},
     {"link"},
     {"runtime"},
-    {"startup", "health"},
+    {"startup", "health", "endings"},
     {"sessions", "streams"},
     {"oauth"},
     {"metrics"},

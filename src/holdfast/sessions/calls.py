@@ -168,6 +168,16 @@ def record(
     return Record(_fields(raw), created - skew, expires - skew, seen - skew, since - skew, current)
 
 
+def bare_record(meta: bytes) -> Record:
+    """Return what the metadata alone says of a session, by the clock of Redis.
+
+    Raises:
+        CorruptData: it is no metadata that this version can read.
+    """
+    _, created, expires, seen, since = _meta(meta)
+    return Record({}, created, expires, seen, since)
+
+
 def _meta(text: bytes | None) -> tuple[bytes, float, float, float, float]:
     try:
         version, secret, created, expires, seen, since = (text or b"").split(b" ")

@@ -92,6 +92,16 @@ class FallbackSessionStore(SessionStore):
         return f"<FallbackSessionStore {self._mode}, {len(self._journal)} waiting, {self._link!r}>"
 
     @property
+    def link(self) -> Link:
+        """The link to its Redis."""
+        return self._link
+
+    @property
+    def key_prefix(self) -> str:
+        """What is put before every key."""
+        return self._remote.key_prefix
+
+    @property
     def waiting(self) -> int:
         """How many sessions have something that Redis has not heard yet."""
         return len(self._journal)

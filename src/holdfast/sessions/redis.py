@@ -52,7 +52,8 @@ class RedisSessionStore(SessionStore):
                 "a redis_url"
             )
         self.link = found
-        self._calls = calls.Calls(default.settings.key_prefix)
+        self.key_prefix = default.settings.key_prefix
+        self._calls = calls.Calls(self.key_prefix)
         # Lifetimes are judged by the clock of Redis, which all processes share.
         self._skew = 0.0
         self._skew_due = 0.0
