@@ -24,7 +24,7 @@ from holdfast.sessions.store import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from holdfast.link import Arg, Reply, Script
 
@@ -37,6 +37,7 @@ _OUTCOMES = {
     1: Outcome.DONE,
     2: Outcome.DESTROYED,
     3: Outcome.NOT_ROTATED,
+    4: Outcome.CONFLICT,
 }
 
 
@@ -100,11 +101,18 @@ class Calls:
             _ms(SUPERSEDED_SECONDS),
             len(change.set),
             len(change.renewed),
+            len(change.expected),
+            *_expectations(change),
             *data,
             *renewed,
             *change.removed,
         )
         return Call(_script("session_save"), self._names(key.id_hash), args)
+
+    def increment(self, key: SessionKey, name: str, by: int, *, idle_timeout: float) -> Call:
+        """Build ``SessionStore.increment``."""
+        args = (key.secret_hash, _ms(idle_timeout), name, by)
+        return Call(_script("session_increment"), (self.name(key.id_hash),), args)
 
     def touch(self, key: SessionKey, *, idle_timeout: float, interval: float) -> Call:
         """Build ``SessionStore.touch``."""
@@ -121,6 +129,17 @@ def outcome(reply: Reply) -> Outcome:
     if isinstance(reply, int) and reply in _OUTCOMES:
         return _OUTCOMES[reply]
     raise CorruptData("a session script gave an unknown answer")
+
+
+def incremented(reply: Reply) -> int | Outcome:
+    """Return what the reply of ``session_increment`` means: text is the new value."""
+    return int(reply) if isinstance(reply, bytes) else outcome(reply)
+
+
+def _expectations(change: Change) -> Iterator[str | bytes]:
+    for key, raw in change.expected.items():
+        yield key
+        yield "-" if raw is None else b"=" + raw
 
 
 def deleted(reply: Reply) -> Outcome:

@@ -231,6 +231,9 @@ class EncryptedSessionStore(SessionStore):
     async def save(self, key: SessionKey, change: Change, *, idle_timeout: float = 0.0) -> Outcome:
         """See :meth:`SessionStore.save`. What a load found in an older form is renewed as well."""
         cipher = self._cipher.of(key.id_hash)
+        expected = await self._expected(key, change, idle_timeout)
+        if isinstance(expected, Outcome):
+            return expected
         with self._lock:
             outdated = self._outdated.pop(key.id_hash, {})
         sealed = Change(
@@ -242,8 +245,27 @@ class EncryptedSessionStore(SessionStore):
                 for name, data in outdated.items()
                 if name not in change.set and name not in change.removed
             },
+            expected=expected,
         )
         return await self.inner.save(key, sealed, idle_timeout=idle_timeout)
+
+    async def _expected(
+        self, key: SessionKey, change: Change, idle_timeout: float
+    ) -> Mapping[str, bytes | None] | Outcome:
+        """Return what *change* expects, in the form that is stored; or why it is refused.
+
+        No value is sealed alike twice, so that only what is there now can be expected.
+        """
+        if not change.expected:
+            return change.expected
+        found = await self.inner.load(key, idle_timeout=idle_timeout)
+        if isinstance(found, Missing):
+            return Outcome.GONE
+        cipher, stored = self._cipher.of(key.id_hash), found.fields
+        present = [name for name in change.expected if name in stored]
+        if not change.fits({n: self._opened_one(cipher, n, stored[n]) for n in present}):
+            return Outcome.CONFLICT
+        return {name: stored.get(name) for name in change.expected}
 
     async def touch(
         self, key: SessionKey, *, idle_timeout: float, interval: float = 0.0

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Never
+from typing import TYPE_CHECKING, Any, Never, TypeVar
 
 import anyio
 
@@ -51,6 +51,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from holdfast.sessions.cookie import CookieAnswer, CookieAttributes, CookieSigner
+    from holdfast.sessions.store import Degraded
+
+_T = TypeVar("_T")
 
 logger = logging.getLogger("holdfast.sessions")
 
@@ -144,7 +147,7 @@ class Exchange:
         try:
             found = await self.setup.store.load(key, idle_timeout=self.setup.terms.idle_timeout)
         except SessionUnavailable:
-            self._open_unavailable(presented)
+            self.open_unavailable(presented.credential)
         except CorruptData as error:
             self._tell_corrupt(key.id_hash, error)
         else:
@@ -176,8 +179,13 @@ class Exchange:
         self._user = terms.user_of(data)
         dict.update(self.session, data)
 
-    def _open_unavailable(self, presented: Presented) -> None:
-        self.standing, self.credential = Standing.UNAVAILABLE, presented.credential
+    def begin(self, data: dict[str, Any]) -> None:
+        """Give the handler a new session that holds *data* already."""
+        dict.update(self.session, data)
+
+    def open_unavailable(self, credential: Credential | None = None) -> None:
+        """Give the handler a session that cannot be seen, under *credential* if that is known."""
+        self.standing, self.credential = Standing.UNAVAILABLE, credential
         if self.setup.terms.closed:
             self.session = self._bind(UnreadableSession())
 
@@ -250,6 +258,79 @@ class Exchange:
     def check_values(self, values: Any) -> None:
         """Refuse values that cannot be kept. See :meth:`Ledger.note` for the errors."""
         self._ledger.note(values, self.session)
+
+    # --- one key in one piece, for verbs.py -----------------------------------------------------
+
+    def swaps(self, key: str) -> bool:
+        """Whether *key* can be changed in the store at once, else by a plain write.
+
+        Raises:
+            SessionTooLate: a plain write would have no prospect: the response has started.
+            SessionUnavailable: the value cannot be known while Redis is away.
+        """
+        self.check_write()
+        terms, stale = self.setup.terms, self.degraded == "stale"
+        if stale and key in terms.fresh_keys:
+            self.refuse_unavailable()
+        # A change of user changes the secret too, and that is the commit's business.
+        plain = self.standing is not Standing.FOUND or key in terms.user_keys
+        if plain and self.started and self.standing is not Standing.OVER:
+            new = self.standing is Standing.NEW
+            raise SessionTooLate(_TOO_LATE[Notice.TOO_LATE if new else Notice.USER_TOO_LATE])
+        return not plain
+
+    @property
+    def degraded(self) -> Degraded | None:
+        """See ``Session.degraded``."""
+        return None if self.record is None else self.record.degraded
+
+    def raw(self, key: str) -> tuple[bytes | None, bool]:
+        """Return the JSON of a key's value here, and whether the store holds the same."""
+        return self._ledger.raw(key, self.session)
+
+    def judged(self, key: str, value: Any) -> bytes:
+        """Return the JSON of *value*, once it may be stored. See :meth:`Ledger.note`."""
+        return self._ledger.note({key: value}, self.session)[key]
+
+    async def stored(self, key: str) -> bytes | Outcome | None:
+        """Ask the store for one value; ``GONE`` where the session is no more."""
+        idle = self.setup.terms.idle_timeout
+        loading = self.setup.store.load(self._held().key, idle_timeout=idle)
+        found = await self._asked(self._written(loading))
+        return found.fields.get(key) if isinstance(found, Record) else Outcome.GONE
+
+    async def swap(self, change: Change) -> Outcome:
+        """Have the store apply *change* now."""
+        idle = self.setup.terms.idle_timeout
+        saving = self.setup.store.save(self._held().key, change, idle_timeout=idle)
+        return await self._asked(self._written(saving))
+
+    async def increment(self, key: str, by: int) -> int | Outcome:
+        """Have the store add to one value now."""
+        idle = self.setup.terms.idle_timeout
+        adding = self.setup.store.increment(self._held().key, key, by, idle_timeout=idle)
+        return await self._asked(self._written(adding))
+
+    async def _asked(self, asking: Awaitable[_T]) -> _T:
+        try:
+            return await asking
+        except SessionUnavailable as error:
+            raise self.setup.unavailable(str(error)) from error
+
+    def learn(self, key: str, raw: bytes, value: Any) -> None:
+        """Note that the store holds *raw* now, which is *value*."""
+        session = self.session
+        session.accessed = session.modified = True
+        dict.__setitem__(session, key, value)
+        if self.standing is Standing.FOUND and self.record is not None:
+            self._ledger.settle({key: raw}, ())
+            self.record.seen_at = time.time()
+
+    def end(self, outcome: Outcome) -> None:
+        """Note that a write of one key found the session no more."""
+        self._settle(Command.SAVE, outcome, None, {"": b""}, ())
+
+    # --- verbs that change the whole ------------------------------------------------------------
 
     def refuse_unavailable(self) -> Never:
         """Raise what the framework turns into 503."""
@@ -375,7 +456,7 @@ class Exchange:
             saved = store.save(self._held().key, change, idle_timeout=idle)
             self._settle(command, await self._written(saved), credential, changed, removed)
 
-    async def _written(self, writing: Awaitable[Outcome]) -> Outcome:
+    async def _written(self, writing: Awaitable[_T]) -> _T | Outcome:
         try:
             return await writing
         except CorruptData as error:

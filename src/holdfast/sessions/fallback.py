@@ -228,6 +228,32 @@ class FallbackSessionStore(SessionStore):
                     copy.expires_at = now + change.rotation.max_age
             self._copies.put(key, copy, now)
 
+    async def increment(
+        self, key: SessionKey, name: str, by: int, *, idle_timeout: float = 0.0
+    ) -> int | Outcome:
+        """See :meth:`SessionStore.increment`."""
+        if self._asks_redis():
+            try:
+                if len(self._journal):
+                    await self._write_waiting(key.id_hash)
+                value = await self._remote.increment(key, name, by, idle_timeout=idle_timeout)
+            except SessionUnavailable:
+                self._only_if_local()
+            else:
+                if isinstance(value, Outcome):
+                    self._follow(key, Change(), value)
+                else:
+                    self._follow(key, Change({name: b"%d" % value}), Outcome.DONE)
+                return value
+        self._only_if_local()
+        now = time.time()
+        with self._lock:
+            known = self._copy(key)
+            value = self._journal.increment(key, known, name, by, idle_timeout, now)
+            self._copies.drop(key.id_hash)
+        await self._settle_race(key.id_hash)
+        return value
+
     async def touch(
         self, key: SessionKey, *, idle_timeout: float, interval: float = 0.0
     ) -> Outcome:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from holdfast.errors import SessionUnavailable
+from holdfast.sessions.atomic import incremented
 from holdfast.sessions.store import (
     SUPERSEDED_SECONDS,
     Change,
@@ -145,6 +146,47 @@ class Journal:
         Raises:
             SessionUnavailable: the journal is full, or the session is not known here.
         """
+        entry, seen = self._seen(key, known, idle_timeout, now)
+        if isinstance(seen, Missing):
+            return Outcome.GONE
+        if not change.fits(seen.fields):
+            return Outcome.CONFLICT
+        changed = _applied(entry, seen, change, now)
+        if change.removed and changed.record is not None and not changed.record.fields:
+            self.delete(key.id_hash)
+            return Outcome.DESTROYED
+        self._put(changed)
+        return Outcome.DONE
+
+    def increment(
+        self,
+        key: SessionKey,
+        known: Record | None,
+        name: str,
+        by: int,
+        idle_timeout: float,
+        now: float,
+    ) -> int | Outcome:
+        """Add to a whole number, as :meth:`save` does; Redis is told the sum, not the addition.
+
+        What was added at the very start of an outage may have reached Redis with its answer lost:
+        a sum can be told twice, an addition cannot.
+
+        Raises:
+            SessionUnavailable: as :meth:`save`.
+        """
+        _, seen = self._seen(key, known, idle_timeout, now)
+        if isinstance(seen, Missing):
+            return Outcome.GONE
+        value = incremented(seen.fields.get(name), by)
+        if value is None:
+            return Outcome.CONFLICT
+        self.save(key, known, Change({name: b"%d" % value}), idle_timeout, now)
+        return value
+
+    def _seen(
+        self, key: SessionKey, known: Record | None, idle_timeout: float, now: float
+    ) -> tuple[Entry, Record | Missing]:
         entry = self._entries.get(key.id_hash)
         if entry is None:
             if known is None:
@@ -153,14 +195,7 @@ class Journal:
         seen = entry.seen_with(key.secret_hash, now, idle_timeout)
         if seen is None:
             raise SessionUnavailable("only Redis knows this secret, and it is away")
-        if isinstance(seen, Missing):
-            return Outcome.GONE
-        changed = _applied(entry, seen, change, now)
-        if change.removed and changed.record is not None and not changed.record.fields:
-            self.delete(key.id_hash)
-            return Outcome.DESTROYED
-        self._put(changed)
-        return Outcome.DONE
+        return entry, seen
 
     def delete(self, id_hash: str) -> None:
         """Note a logout: from now on the session is absent here, and Redis is told first of all.

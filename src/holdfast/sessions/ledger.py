@@ -6,16 +6,17 @@ and bounds their size. It knows neither stores nor requests.
 
 from __future__ import annotations
 
-import marshal
+from itertools import repeat
+from marshal import dumps
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import SessionTooLarge
-from holdfast.sessions.record import SCALARS, encode_key, encode_value
+from holdfast.sessions.record import encode_key, encode_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_MISSING = object()
+_UNKNOWN = object()
 
 
 class Ledger:
@@ -27,19 +28,24 @@ class Ledger:
         max_bytes: what keys and values may come to.
     """
 
-    __slots__ = ("_encoded", "_marks", "_max_bytes", "_size", "stored")
+    __slots__ = ("_clean", "_encoded", "_marks", "_max_bytes", "_size", "stored")
 
-    def __init__(self, stored: Mapping[str, bytes], data: Mapping[str, Any], max_bytes: int):
+    def __init__(self, stored: Mapping[str, bytes], data: dict[str, Any], max_bytes: int):
         self.stored = stored
-        # By key: the JSON of a value, and a mark by which the same value is known again.
+        # By key, a mark by which the value that is stored is known again.
+        self._clean = _marks(data)
+        # By key, the JSON of a value seen since, and its mark.
         self._encoded: dict[str, bytes] = dict(stored)
-        self._marks = {key: _mark(value) for key, value in data.items()}
+        self._marks: dict[str, object] = {}
         self._max_bytes = max_bytes
         # Never less than the size; exact once it matters. None: nothing was written yet.
         self._size: int | None = None
 
-    def note(self, values: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    def note(self, values: dict[str, Any], data: Mapping[str, Any]) -> dict[str, bytes]:
         """Check *values* before they go into *data*, so that the line that wrote them is told.
+
+        Returns:
+            Their JSON.
 
         Raises:
             TypeError: a key is no str, or a value is not JSON.
@@ -55,7 +61,20 @@ class Ledger:
             size = self._bound({k: v for k, v in merged.items() if k in data or k in encoded})
         self._size = size
         self._encoded.update(encoded)
-        self._marks.update((key, _mark(value)) for key, value in values.items())
+        self._marks.update(_marks(values))
+        return encoded
+
+    def raw(self, key: str, data: dict[str, Any]) -> tuple[bytes | None, bool]:
+        """Return the JSON of *key* in *data*, ``None`` for none, and whether that is stored.
+
+        Raises:
+            TypeError: the value is not JSON (any more).
+        """
+        stored = self.stored.get(key)
+        if not dict.__contains__(data, key):
+            return None, stored is None
+        raw = encode_value(key, dict.__getitem__(data, key), stored)
+        return raw, raw == stored
 
     def difference(self, data: dict[str, Any]) -> tuple[dict[str, bytes], tuple[str, ...]]:
         """Return the keys of *data* whose bytes are not those stored, and the keys that are gone.
@@ -64,32 +83,42 @@ class Ledger:
             TypeError: a value is not JSON (any more).
             SessionTooLarge: data is too large.
         """
-        stored, marks = self.stored, self._marks
+        present, clean, stored = _marks(data), self._clean, self.stored
+        if present == clean:
+            return {}, ()
         changed = {}
-        # Unbound, because an unreadable session refuses its own items().
-        for key, value in dict.items(data):
-            mark = _mark(value)
-            known = marks.get(key, _MISSING)
-            # Scalars by identity: True is no 1. Of a mark that is None nothing is known.
-            same = mark is known if mark is value else mark is not None and mark == known
-            raw = self._encoded[key] if same else self._encode(key, value, mark)
+        for key, mark in present.items():
+            if clean.get(key) == mark:
+                continue
+            known = self._marks.get(key) == mark
+            # Unbound, because an unreadable session refuses its own items.
+            raw = self._encoded[key] if known else self._encode(key, dict.get(data, key), mark)
             if raw != stored.get(key):
                 changed[key] = raw
-        removed = tuple(key for key in stored if not dict.__contains__(data, key))
+        removed: tuple[str, ...] = ()
+        if not stored.keys() <= present.keys():
+            removed = tuple(key for key in stored if key not in present)
         if changed and self._grown({}) > self._max_bytes:
-            self._size = self._bound({key: self._encoded[key] for key in dict.keys(data)})
+            self._size = self._bound({key: self._encoded[key] for key in present})
         return changed, removed
 
     def settle(self, changed: Mapping[str, bytes], removed: tuple[str, ...]) -> None:
         """Note that the store now holds *changed* and no longer *removed*."""
-        kept = {key: raw for key, raw in self.stored.items() if key not in removed}
-        self.stored = kept | dict(changed)
+        stored = {**self.stored, **changed}
+        for key, raw in changed.items():
+            # Another task may have written since; what is known of its value is not what is stored.
+            mine = self._encoded.get(key) == raw
+            self._clean[key] = self._marks.get(key, _UNKNOWN) if mine else _UNKNOWN
+        for key in removed:
+            stored.pop(key, None)
+            self._clean.pop(key, None)
+        self.stored = stored
 
     def forget(self) -> None:
         """Note that the store holds nothing any more."""
-        self.stored = {}
+        self.stored, self._clean = {}, {}
 
-    def _encode(self, key: str, value: Any, mark: Any) -> bytes:
+    def _encode(self, key: str, value: Any, mark: object) -> bytes:
         encode_key(key)
         raw = encode_value(key, value, self.stored.get(key))
         self._size = self._grown({key: raw})
@@ -116,21 +145,26 @@ class Ledger:
         return size
 
 
-def _mark(value: Any) -> Any:
-    """Return something by which *value* is known again; ``None`` where nothing is.
+def _marks(data: dict[str, Any]) -> dict[str, object]:
+    """Return, by key, something by which the value is known again.
 
-    A scalar is its own mark. A container is marked by ``marshal``, a tenth of the cost of JSON:
-    equal bytes are equal values of equal types, and where they differ JSON has the word. They are
-    only ever compared, never loaded.
+    It is marked by ``marshal``, a tenth of the cost of JSON: equal bytes are equal values of equal
+    types, and where they differ JSON has the word. They are only ever compared, never loaded.
     """
-    if type(value) in SCALARS:
-        return value
+    values = dict.values(data)
     try:
         # Version 2 has no back references, so that bytes do not depend on who else holds a part.
-        return marshal.dumps(value, 2)
+        return dict(zip(dict.keys(data), map(dumps, values, repeat(2)), strict=True))
     except (ValueError, TypeError):
-        return None
+        return {key: _mark(value) for key, value in dict.items(data)}
+
+
+def _mark(value: Any) -> object:
+    try:
+        return dumps(value, 2)
+    except (ValueError, TypeError):
+        return object()  # like nothing else
 
 
 def _size(fields: Mapping[str, bytes]) -> int:
-    return sum(len(key.encode()) + len(raw) for key, raw in fields.items())
+    return sum(map(len, fields.values())) + sum(map(len, map(str.encode, fields)))

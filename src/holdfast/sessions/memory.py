@@ -13,6 +13,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from holdfast.sessions.atomic import incremented
 from holdfast.sessions.forks import after_fork
 from holdfast.sessions.store import (
     SUPERSEDED_SECONDS,
@@ -126,6 +127,8 @@ class MemorySessionStore(SessionStore):
                 standing, rotation = "current", None  # done before; its answer was lost
             if standing is None or standing is Missing.SUPERSEDED:
                 return Outcome.GONE
+            if not change.fits(entry.record.fields):
+                return Outcome.CONFLICT
             fields = change.applied(entry.record.fields)
             if change.removed and not fields:
                 self._destroy(key.id_hash, now)
@@ -137,6 +140,24 @@ class MemorySessionStore(SessionStore):
             entry.ends_at = _end(entry.record, idle_timeout)
             self._entries.move_to_end(key.id_hash)
             return Outcome.NOT_ROTATED if late else Outcome.DONE
+
+    async def increment(
+        self, key: SessionKey, name: str, by: int, *, idle_timeout: float = 0.0
+    ) -> int | Outcome:
+        """See :meth:`SessionStore.increment`."""
+        now = self._clock()
+        with self._lock:
+            entry = self._alive(key.id_hash, now, idle_timeout)
+            if entry is None or _standing(entry, key.secret_hash, now) not in _VALID:
+                return Outcome.GONE
+            value = incremented(entry.record.fields.get(name), by)
+            if value is None:
+                return Outcome.CONFLICT
+            fields = {**entry.record.fields, name: b"%d" % value}
+            entry.record = replace(entry.record, fields=fields, seen_at=now)
+            entry.ends_at = _end(entry.record, idle_timeout)
+            self._entries.move_to_end(key.id_hash)
+            return value
 
     async def touch(
         self, key: SessionKey, *, idle_timeout: float, interval: float = 0.0

@@ -104,6 +104,13 @@ class RedisSessionStore(SessionStore):
             await self._run(self._calls.save(key, change, idle_timeout=idle_timeout))
         )
 
+    async def increment(
+        self, key: SessionKey, name: str, by: int, *, idle_timeout: float = 0.0
+    ) -> int | Outcome:
+        """See :meth:`SessionStore.increment`."""
+        call = self._calls.increment(key, name, by, idle_timeout=idle_timeout)
+        return calls.incremented(await self._run(call))
+
     async def touch(
         self, key: SessionKey, *, idle_timeout: float, interval: float = 0.0
     ) -> Outcome:

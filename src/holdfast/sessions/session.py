@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Never, Self
 
 from holdfast.errors import SessionError
+from holdfast.sessions import verbs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from starlette.requests import HTTPConnection
 
@@ -131,6 +132,47 @@ class Session(dict[str, Any]):
             TypeError: a value is not JSON.
         """
         await self._bound().save()
+
+    async def incr(self, key: str, by: float = 1) -> int | float:
+        """Add *by* to a number, in one piece: of a hundred requests at once, each one counts.
+
+        It is stored when this returns, whatever becomes of the request. Of a session that the
+        store does not hold yet, or of the user key, it is a plain write.
+
+        Args:
+            key: a key that is not there counts as 0.
+            by: an ``int`` or ``float``, negative too.
+
+        Returns:
+            The new value.
+
+        Raises:
+            TypeError: the stored value or *by* is no number.
+            SessionTooLate: the session is new, or *key* names its user, and the response has
+                started.
+            SessionTooLarge, SessionUnavailable: as :meth:`save`.
+        """
+        return await verbs.incr(self._bound(), key, by)
+
+    async def update_with(self, key: str, function: Callable[[Any], Any]) -> Any:
+        """Replace a value by what *function* makes of it, in one piece.
+
+        If another request changes the value meanwhile, *function* is called again with the newer
+        one: it must have no other effect. It may change what it is given and return it.
+
+        Args:
+            key: the key.
+            function: takes the present value, ``None`` where there is none, and returns the new
+                one. It may be a coroutine function.
+
+        Returns:
+            The value that is stored now.
+
+        Raises:
+            SessionTooLate, SessionTooLarge, TypeError: as :meth:`save` and :meth:`incr`.
+            SessionUnavailable: as :meth:`save`, or others changed the value at each of 100 tries.
+        """
+        return await verbs.update_with(self._bound(), key, function)
 
     def _bound(self) -> Exchange:
         if self._exchange is None:

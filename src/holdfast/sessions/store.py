@@ -102,12 +102,19 @@ class Change:
         renewed: the same values in another form, as ``(old, new)`` by key: each is taken only
             where the old bytes still stand, so that no parallel write is undone. Names neither
             set nor removed. A store may leave them out.
+        expected: what has to be stored under these keys, ``None`` for nothing, or else the change
+            is refused whole: compare-and-set.
     """
 
     set: Mapping[str, bytes] = field(default_factory=dict)
     removed: tuple[str, ...] = ()
     rotation: Rotation | None = None
     renewed: Mapping[str, tuple[bytes, bytes]] = field(default_factory=dict)
+    expected: Mapping[str, bytes | None] = field(default_factory=dict)
+
+    def fits(self, fields: Mapping[str, bytes]) -> bool:
+        """Whether *fields* are as expected."""
+        return all(fields.get(key) == raw for key, raw in self.expected.items())
 
     def applied(self, fields: Mapping[str, bytes]) -> dict[str, bytes]:
         """Return what *fields* become by it."""
@@ -127,6 +134,7 @@ class Outcome(enum.Enum):
     NOT_ROTATED = "done, but another request has rotated the secret just before"
     GONE = "refused: no such session, or not with this secret"
     EXISTS = "refused: the id is taken"
+    CONFLICT = "refused: what is stored is not what the change expected"
 
 
 class SessionStore(abc.ABC):
@@ -179,8 +187,23 @@ class SessionStore(abc.ABC):
 
         Returns:
             ``DONE``, ``DESTROYED``, ``NOT_ROTATED`` (a rotation with grace, by a secret in its
-            grace) or ``GONE``.
+            grace), ``GONE``, or ``CONFLICT`` where *change* expected something else; nothing is
+            written then, and ``GONE`` comes first.
         """
+
+    async def increment(
+        self, key: SessionKey, name: str, by: int, *, idle_timeout: float = 0.0
+    ) -> int | Outcome:
+        """Add *by* to the whole number stored under *name*, and count it as activity.
+
+        A key that is not there counts as 0. The default says ``CONFLICT``, so that the caller goes
+        by ``save`` with ``expected``; a store that can add in one step does it here.
+
+        Returns:
+            The new value; ``GONE``; or ``CONFLICT``, with nothing written, where no whole number
+            is stored, or where the sum would be one that the store cannot add to.
+        """
+        return Outcome.CONFLICT
 
     @abc.abstractmethod
     async def touch(

@@ -4,10 +4,12 @@
 -- ARGV: 1 secret   2 idle timeout (ms), 0 for none   3 how long a tombstone stays (ms)
 --       4 new secret, or ''   5 grace of the old one (ms), 0 to kill every older one
 --       6 new lifetime from now (ms), or -1 to keep the end   7 how long a killed one is known (ms)
---       8 number of keys to set   9 number of keys to renew
---       then key, value of each to set; key, old, new of each to renew; the keys to remove
+--       8 number of keys to set   9 number of keys to renew   10 number of keys to compare
+--       then key, '=' .. value or '-' for none of each to compare; key, value of each to set;
+--       key, old, new of each to renew; the keys to remove
 -- Returns 1 done, 2 destroyed (keys were removed and none is left), 3 done, but not rotated,
--- -1 no such session for this secret.
+-- 4 refused, because something else is stored than was expected, -1 no such session for this
+-- secret.
 local meta = read(KEYS[1])
 if not meta then return -1 end
 if meta.err then return meta end
@@ -18,7 +20,12 @@ if fresh ~= '' and fresh == meta.secret then
 end
 if who ~= 'current' and who ~= 'grace' then return -1 end
 
-local first, last = 10, 9 + 2 * tonumber(ARGV[8])
+local first, last = 11, 10 + 2 * tonumber(ARGV[10])
+for at = first, last, 2 do
+  local stored = redis.call('HGET', KEYS[1], ARGV[at])
+  if ARGV[at + 1] ~= (stored and '=' .. stored or '-') then return 4 end
+end
+first, last = last + 1, last + 2 * tonumber(ARGV[8])
 for at = first, last, 1000 do
   redis.call('HSET', KEYS[1], unpack(ARGV, at, math.min(at + 999, last)))
 end
