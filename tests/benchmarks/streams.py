@@ -120,7 +120,7 @@ async def emits(url: str, rounds: int) -> None:
 
 
 class Bare:
-    """The least an ASGI app can do: one shared list of frames, an integer cursor for each reader."""
+    """The least an ASGI app can do: a shared list of frames, an integer cursor for each reader."""
 
     def __init__(self) -> None:
         self.frames: list[bytes] = []
@@ -333,15 +333,13 @@ def _many_files() -> None:
 
 def report(title: str, columns: list[str], results: Results, warm_up: int) -> None:
     """Print medians and spreads, and each contender as a multiple of the first."""
-    print(
-        f"\n{title}, median (least to most) of {len(next(iter(results.values()))) - warm_up} rounds"
-    )
     names = list(results)
+    rounds = len(results[names[0]]) - warm_up
+    print(f"\n{title}, median (least to most) of {rounds} rounds")
     for index, column in enumerate(columns):
         for name in names:
-            print(
-                f"  {name:20}{_spread([each[index] for each in results[name][warm_up:]]):>34} {column}"
-            )
+            told = _spread([each[index] for each in results[name][warm_up:]])
+            print(f"  {name:20}{told:>34} {column}")
         for name in names[1:]:
             pairs = zip(results[name][warm_up:], results[names[0]][warm_up:], strict=True)
             ratios = [mine[index] / theirs[index] for mine, theirs in pairs]
