@@ -239,6 +239,34 @@ async def test_trimmed_history_is_told_once_before_the_rest(store: PatchyStore, 
         assert "gap" not in reader.names
 
 
+async def test_foreign_event_after_what_is_gone_is_told_as_a_gap_when_in_doubt(
+    store: PatchyStore, hub: Hub
+) -> None:
+    first, second = store.other(), store.other()
+    store.foreign()
+    async with reading(hub, str(second.id)) as reader:
+        await reader.has("None.0")
+    store.trim(1)
+    async with reading(hub, str(first.id)) as reader:
+        await reader.has("other.2", "None.0")
+    store.trim(1)
+    for position in (str(second.id), "0"):
+        async with reading(hub, position) as reader:
+            await reader.has("gap", "None.0")
+
+
+async def test_foreign_events_alone_are_read_from_the_start_without_a_gap(
+    store: PatchyStore, hub: Hub
+) -> None:
+    store.foreign()
+    async with reading(hub) as reader:
+        await reader.has("None.0")
+        store.foreign()
+        hub.look("r")
+        await reader.has("None.0", "None.0")
+        assert repr(reader.subscription) == f"<Subscription 'r' at {store.last}>"
+
+
 async def test_all_trimmed_behind_the_reader_is_a_gap_and_the_reader_goes_on(
     store: PatchyStore, hub: Hub
 ) -> None:

@@ -287,17 +287,16 @@ class Hub:
         entries = await self.read(ring.run_id, seen.next(), page)
         if ring.last != seen:
             return True  # our own events arrived meanwhile, by the short way
-        if not entries or ring.life is None:
+        broken = continuity(seen, entries[0].prev) if entries and seen != ZERO else None
+        if broken or not entries or ring.life is None:
+            # Ids alone would call it a gap where the first events of another life are gone already.
             info = await self.store.describe(ring.run_id)
             if ring.last != seen:
                 return True
-            if _is_another_life(ring, info):
+            if broken == "reset" or _is_another_life(ring, info):
                 await self._begin_life(ring, info)
                 return True
             ring.life = info.life if info.status != "absent" else None
-        elif seen != ZERO and continuity(seen, entries[0].prev) == "reset":
-            await self._begin_life(ring, await self.store.describe(ring.run_id))
-            return True
         self._extend(ring, entries)
         ring.page = next_page(entries, page)
         return len(entries) == page
