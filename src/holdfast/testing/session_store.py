@@ -1,7 +1,7 @@
 # ruff: noqa: S101 - pytest explains a bare assert best
 """The conformance suite of session stores: what every store must do, as tests to inherit.
 
-Only the contract of ``holdfast.sessions.store`` is tested here, through its five verbs. What a
+Only the contract of ``holdfast.sessions.store`` is tested here, through its verbs. What a
 store does beside it (sharing, bounds, outages) is tested where that store lives.
 
     class TestMyStore(SessionStoreSuite):
@@ -174,6 +174,90 @@ class SessionStoreSuite:
         assert await store.save(key, Change({"b": b"2"}, ("a",))) is Outcome.DONE
         assert dict((await _found(store, key)).fields) == {"b": b"2"}
 
+    # --- one key in one piece -------------------------------------------------------------------
+
+    async def test_a_change_is_made_where_all_is_as_it_expects(self) -> None:
+        store, key = await self._with_session({"a": b"1"})
+        change = Change({"a": b"2", "b": b"3"}, expected={"a": b"1", "b": None})
+        assert await store.save(key, change) is Outcome.DONE
+        assert dict((await _found(store, key)).fields) == {"a": b"2", "b": b"3"}
+
+    @pytest.mark.parametrize(
+        "expected",
+        [{"a": b"2"}, {"a": None}, {"b": b"1"}, {"a": b"1", "b": b""}, {"a": b"=1"}, {"a": b""}],
+        ids=str,
+    )
+    async def test_a_change_that_expects_something_else_is_refused_whole(
+        self, expected: dict[str, bytes | None]
+    ) -> None:
+        store, key = await self._with_session({"a": b"1"})
+        change = Change({"a": b"9", "c": b"9"}, ("a",), expected=expected)
+        assert await store.save(key, change) is Outcome.CONFLICT
+        assert dict((await _found(store, key)).fields) == {"a": b"1"}
+
+    async def test_what_is_gone_meets_no_expectation(self) -> None:
+        store, key = await self._with_session()
+        await store.delete(key.id_hash)
+        for expected in (b"1", None):
+            change = Change({"a": b"2"}, expected={"a": expected})
+            assert await store.save(key, change) is Outcome.GONE
+        assert await store.load(key) is Missing.ABSENT
+
+    async def test_of_parallel_changes_with_one_expectation_one_is_made(self) -> None:
+        store, key = await self._with_session({"a": b"0"})
+        outcomes: list[Outcome] = []
+
+        async def swap(number: int) -> None:
+            change = Change({"a": b"%d" % number}, expected={"a": b"0"})
+            outcomes.append(await store.save(key, change))
+
+        async with anyio.create_task_group() as group:
+            for number in range(1, 51):
+                group.start_soon(swap, number)
+        assert sorted(outcome.name for outcome in outcomes) == ["CONFLICT"] * 49 + ["DONE"]
+
+    async def test_a_hundred_parallel_additions_all_count(self) -> None:
+        store, key = await self._with_session({"other": b"1"})
+        async with anyio.create_task_group() as group:
+            for _ in range(100):
+                group.start_soon(_add, store, key, "n", 1)
+        assert dict((await _found(store, key)).fields) == {"n": b"100", "other": b"1"}
+
+    async def test_an_addition_tells_the_new_value(self) -> None:
+        store, key = await self._with_session({"n": b"-3"})
+        assert await _add(store, key, "n", 5) == 2
+        assert await _add(store, key, "n", -12) == -10
+        assert await _add(store, key, "m", 0) == 0
+        assert await _add(store, key, "big", 2**53) == 2**53
+        assert await _add(store, key, "big", 1) == 2**53 + 1
+
+    @pytest.mark.parametrize("stored", [b'"1"', b"1.5", b"true", b"null", b"[1]", b"1" + b"0" * 30])
+    async def test_an_addition_to_no_whole_number_is_left_to_the_caller(
+        self, stored: bytes
+    ) -> None:
+        store, key = await self._with_session({"n": stored})
+        assert await store.increment(key, "n", 1) is Outcome.CONFLICT
+        assert dict((await _found(store, key)).fields) == {"n": stored}
+
+    @pytest.mark.parametrize(("first", "by"), [(2**63 - 1, 1), (-(2**63), -1), (5, 2**63 - 1)])
+    async def test_a_sum_beyond_64_bits_is_left_to_the_caller(self, first: int, by: int) -> None:
+        store, key = await self._with_session({"n": b"%d" % first})
+        assert await store.increment(key, "n", by) is Outcome.CONFLICT
+        assert dict((await _found(store, key)).fields) == {"n": b"%d" % first}
+
+    async def test_a_late_addition_does_not_undo_a_logout(self) -> None:
+        store, key = await self._with_session({"n": b"1"})
+        await store.delete(key.id_hash)
+        assert await store.increment(key, "n", 1) in {Outcome.GONE, Outcome.CONFLICT}
+        assert await store.load(key) is Missing.ABSENT
+
+    async def test_a_killed_secret_adds_nothing(self) -> None:
+        store, old = await self._with_session({"n": b"1"})
+        new = new_secret(old)
+        await store.save(old, Change(rotation=Rotation(new.secret_hash)))
+        assert await store.increment(old, "n", 1) in {Outcome.GONE, Outcome.CONFLICT}
+        assert dict((await _found(store, new)).fields) == {"n": b"1"}
+
     # --- delete ---------------------------------------------------------------------------------
 
     async def test_a_destroyed_id_cannot_be_created_again(self) -> None:
@@ -332,3 +416,15 @@ async def _found(store: SessionStore, key: SessionKey) -> Record:
     found = await store.load(key)
     assert isinstance(found, Record), f"expected the session, and it is {found}"
     return found
+
+
+async def _add(store: SessionStore, key: SessionKey, name: str, by: int) -> int:
+    """Add as a session does: by compare-and-set where the store leaves it to that."""
+    value = await store.increment(key, name, by)
+    while value is Outcome.CONFLICT:
+        raw = (await _found(store, key)).fields.get(name)
+        change = Change({name: b"%d" % (int(raw or 0) + by)}, expected={name: raw})
+        if await store.save(key, change) is Outcome.DONE:
+            return int(change.set[name])
+    assert isinstance(value, int), f"expected a sum, and it is {value}"
+    return value
