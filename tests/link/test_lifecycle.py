@@ -30,7 +30,7 @@ import asyncio, os, sys, threading, time
 from holdfast.errors import RedisUnavailable
 from holdfast.link import Link, Listener
 from holdfast.settings import Settings
-link = Link(Settings(redis_url=sys.argv[1]))
+link = Link(Settings(redis_url=sys.argv[1], redis_timeout=5))
 async def echo(text):
     assert await link.execute("ECHO", text) == text.encode()
 """
