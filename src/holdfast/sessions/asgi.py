@@ -19,7 +19,6 @@ from holdfast.errors import ConfigurationError, SessionUnavailable
 from holdfast.runtime import runtime
 from holdfast.sessions.choice import default_store
 from holdfast.sessions.cookie import (
-    CookieAnswer,
     CookieAttributes,
     CookieSigner,
     NoCredential,
@@ -29,6 +28,7 @@ from holdfast.sessions.cookie import (
 )
 from holdfast.sessions.encryption import encrypted
 from holdfast.sessions.exchange import Exchange, Setup
+from holdfast.sessions.imports.importer import importer_of
 from holdfast.sessions.lifecycle import DEFAULT_LIFETIME, Terms
 from holdfast.sessions.session import Session
 from holdfast.startup import StartError, kept_or_raised, pass_lifespan, refusal
@@ -123,7 +123,7 @@ class SessionMiddleware:
         door = kept_or_raised(lambda: _Door(settings, given, max_age, store))
         self._door = door
         #: Whether the short way of requests without a cookie is closed.
-        self._always = isinstance(door, StartError) or bool(door.excluded_paths)
+        self._always = isinstance(door, StartError) or bool(door.excluded_paths or door.importer)
         if isinstance(door, StartError):
             self.app = door
         else:
@@ -183,16 +183,7 @@ class SessionMiddleware:
             await self._serve(door, scope, receive, send)
 
     async def _serve(self, door: _Door, scope: Scope, receive: Receive, send: Send) -> None:
-        setup = door.setup
-        answer: CookieAnswer = NoCredential.NO_COOKIE
-        excluded = door.excludes(scope)
-        if not excluded:
-            answer = setup.signer.choose(candidates(scope["headers"], door.cookie_name))
-        exchange = Exchange(setup, answer, excluded=excluded)
-        if isinstance(answer, Presented):
-            await exchange.load(answer)
-        elif answer is NoCredential.AMBIGUOUS:
-            logger.warning("a request came with two different session cookies: none is believed")
+        exchange = await door.open(scope)
         scope["session"] = exchange.session
         websocket = scope["type"] == "websocket"
         conversation = (_Socket if websocket else _Conversation)(exchange, scope, send)
@@ -242,6 +233,22 @@ class _Door:
             terms=Terms.of(own, lifetime),
             unavailable=HTTPSessionUnavailable,
         )
+        self.importer = importer_of(own, self.runtime.link, self.setup)
+
+    async def open(self, scope: Scope) -> Exchange:
+        """Return the session of a connection, loaded."""
+        setup, headers = self.setup, scope["headers"]
+        if self.excludes(scope):
+            return Exchange(setup, NoCredential.NO_COOKIE, excluded=True)
+        answer = setup.signer.choose(candidates(headers, self.cookie_name))
+        if answer is NoCredential.AMBIGUOUS:
+            logger.warning("a request came with two different session cookies: none is believed")
+        elif isinstance(answer, NoCredential) and self.importer is not None:
+            return await self.importer.open(headers) or Exchange(setup, answer)
+        exchange = Exchange(setup, answer)
+        if isinstance(answer, Presented):
+            await exchange.load(answer)
+        return exchange
 
     def excludes(self, scope: Scope) -> bool:
         """Whether the path is below one of ``SESSION_EXCLUDE``, by whole segments."""

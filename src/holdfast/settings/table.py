@@ -51,7 +51,6 @@ PLANNED = frozenset(
     {
         "redis_wait",
         "session_audit_log",
-        "session_import",
         "session_index_address",
         "stream_capture",
         "stream_capture_abandon",

@@ -1,0 +1,1 @@
+"""Sessions that another package wrote, read once so that moving over logs nobody out."""
