@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("holdfast.sessions")
 
 
+RotationCause = Literal["regenerated", "user changed"]
+Refusal = Literal["forged cookie", "two cookies", "too late", "ended"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class SessionEvent:
     """Something that happened to a session; the base of all others.
@@ -59,7 +63,7 @@ class SessionRotated(SessionEvent):
 
     name = "rotated"
 
-    reason: Literal["regenerated", "user changed"]
+    reason: RotationCause
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +116,7 @@ class SessionRefused(SessionEvent):
 
     name = "refused"
 
-    reason: Literal["forged cookie", "two cookies", "too late", "ended"]
+    reason: Refusal
 
 
 Listen = Callable[[SessionEvent], object]

@@ -22,6 +22,14 @@ from holdfast.errors import (
     SessionUnavailable,
 )
 from holdfast.sessions.cookie import Credential, Presented, new_credential
+from holdfast.sessions.events import (
+    SessionCreated,
+    SessionDestroyed,
+    SessionRefused,
+    SessionRenewed,
+    SessionRotated,
+    SessionUnknown,
+)
 from holdfast.sessions.ledger import Ledger
 from holdfast.sessions.lifecycle import (
     Command,
@@ -46,12 +54,14 @@ from holdfast.sessions.store import (
     Rotation,
     SessionStore,
 )
+from holdfast.sessions.tidings import SILENT, Tidings
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Mapping
 
     from holdfast.sessions.cookie import CookieAnswer, CookieAttributes, CookieSigner
-    from holdfast.sessions.store import Degraded
+    from holdfast.sessions.events import Refusal, RotationCause, SessionEvent
+    from holdfast.sessions.store import Degraded, SessionKey
 
 _T = TypeVar("_T")
 
@@ -78,6 +88,7 @@ class Setup:
         attributes: of the cookie.
         terms: the settings that decide.
         unavailable: the error raised to handlers, as their framework's own 503.
+        tidings: tells what happens to sessions, and keeps the index of users.
     """
 
     store: SessionStore
@@ -85,6 +96,7 @@ class Setup:
     attributes: CookieAttributes
     terms: Terms
     unavailable: type[SessionUnavailable] = SessionUnavailable
+    tidings: Tidings = SILENT
 
 
 class Exchange:
@@ -108,6 +120,7 @@ class Exchange:
         "doomed",
         "header",
         "record",
+        "scope",
         "session",
         "setup",
         "standing",
@@ -129,6 +142,8 @@ class Exchange:
         self.record: Record | None = None
         self.credential: Credential | None = None
         self.doomed: str | None = None
+        #: The connection, for the index; set by whoever knows it.
+        self.scope: Mapping[str, Any] | None = None
         self.wants_new_id = False
         self.started = False
         self.header = Header.KEEP
@@ -155,10 +170,8 @@ class Exchange:
 
     def open(self, presented: Presented, found: Record | Missing) -> None:
         """Give the handler what the store found."""
-        if found is Missing.SUPERSEDED:
-            self.standing = Standing.OVER
         if isinstance(found, Missing):
-            logger.debug("a cookie names a session that is not there (%s)", found.value)
+            self._open_missing(presented, found)
             return
         try:
             data = decode_fields(found.fields)
@@ -166,6 +179,13 @@ class Exchange:
             self._tell_corrupt(presented.credential.key.id_hash, error)
             return
         self._open_found(presented, found, data)
+
+    def _open_missing(self, presented: Presented, found: Missing) -> None:
+        if found is Missing.SUPERSEDED:
+            self.standing = Standing.OVER
+        else:
+            self.setup.tidings.tell(SessionUnknown(id_hash=presented.credential.key.id_hash))
+        logger.debug("a cookie names a session that is not there (%s)", found.value)
 
     def _open_found(self, presented: Presented, found: Record, data: dict[str, Any]) -> None:
         terms, stored = self.setup.terms, found.fields
@@ -434,6 +454,9 @@ class Exchange:
         if notice is None or notice in self._told:
             return
         self._told.add(notice)
+        id_hash = None if self.credential is None else self.credential.key.id_hash
+        reason: Refusal = "ended" if notice is Notice.DROPPED else "too late"
+        self.setup.tidings.tell(SessionRefused(id_hash=id_hash, user=self._user, reason=reason))
         level = logging.INFO if notice is Notice.DROPPED else logging.WARNING
         logger.log(level, "%s", _TOO_LATE.get(notice, f"a write was dropped: {notice.value}"))
 
@@ -442,8 +465,10 @@ class Exchange:
     ) -> None:
         store, idle = self.setup.store, self.setup.terms.idle_timeout
         if command is Command.DELETE:
-            await store.delete(self._doomed_id())
+            doomed = self._doomed_id()
+            await store.delete(doomed)
             self.doomed = None
+            self.setup.tidings.tell(SessionDestroyed(id_hash=doomed, reason="invalidated"))
         elif command is Command.CREATE:
             self._settle_created(await self._create(changed), changed)
         elif command is Command.TOUCH:
@@ -451,10 +476,21 @@ class Exchange:
             touched = store.touch(self._held().key, idle_timeout=idle, interval=interval)
             self._settle(command, await self._written(touched), None, {}, ())
         else:
+            before, key = self._user, self._held().key
             credential, rotation = self._rotation(command)
             change = Change(changed, removed, rotation)
-            saved = store.save(self._held().key, change, idle_timeout=idle)
+            if command is Command.REGENERATE:
+                await self._note(key.id_hash)
+            saved = store.save(key, change, idle_timeout=idle)
             self._settle(command, await self._written(saved), credential, changed, removed)
+            if self.standing is Standing.FOUND and before != self._user:
+                await self.setup.tidings.forget(before, key.id_hash)
+
+    async def _note(self, id_hash: str) -> None:
+        # First, so that no session of a user is ever missed by who ends them all.
+        terms = self.setup.terms
+        user = terms.user_of(self.session)
+        await self.setup.tidings.note(user, id_hash, self.scope, terms.lifetime)
 
     async def _written(self, writing: Awaitable[_T]) -> _T | Outcome:
         try:
@@ -478,6 +514,7 @@ class Exchange:
         terms = self.setup.terms
         for _ in range(_CREATE_TRIES):
             credential = self.credential or new_credential()
+            await self._note(credential.key.id_hash)
             outcome = await self.setup.store.create(
                 credential.key, fields, max_age=terms.lifetime, idle_timeout=terms.idle_timeout
             )
@@ -492,6 +529,7 @@ class Exchange:
         self.record = Record(fields, now, now + self.setup.terms.lifetime, now, now)
         self._ledger.settle(fields, ())
         self._user = self.setup.terms.user_of(self.session)
+        self.setup.tidings.tell(SessionCreated(id_hash=credential.key.id_hash, user=self._user))
 
     def _rotation(self, command: Command) -> tuple[Credential | None, Rotation | None]:
         if command is Command.SAVE:
@@ -516,6 +554,10 @@ class Exchange:
         if aftermath.standing is not Standing.FOUND:
             if outcome is Outcome.GONE and (changed or removed):
                 self._tell(Notice.DROPPED)
+            elif outcome is Outcome.DESTROYED:
+                id_hash = self._held().key.id_hash
+                event = SessionDestroyed(id_hash=id_hash, user=self._user, reason="emptied")
+                self.setup.tidings.tell(event)
             self._start_anew(aftermath.standing)
             return
         self._ledger.settle(changed, removed)
@@ -523,11 +565,20 @@ class Exchange:
         now = time.time()
         if self.record is not None:
             self.record.seen_at = now
-        if aftermath.rotated and self.record is not None:
+        if aftermath.rotated and self.record is not None and credential is not None:
+            self._tell_rotated(command, credential.key)
             self.wants_new_id, self.credential = False, credential
             self.record.secret_since = now
             if command is Command.REGENERATE:
                 self.record.expires_at = now + self.setup.terms.lifetime
+
+    def _tell_rotated(self, command: Command, key: SessionKey) -> None:
+        if command is Command.RENEW:
+            event: SessionEvent = SessionRenewed(id_hash=key.id_hash, user=self._user)
+        else:
+            reason: RotationCause = "regenerated" if self.wants_new_id else "user changed"
+            event = SessionRotated(id_hash=key.id_hash, user=self._user, reason=reason)
+        self.setup.tidings.tell(event, secret_hash=key.secret_hash)
 
     # --- the cookie -----------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from weakref import WeakKeyDictionary
 
 from holdfast.errors import CorruptData, RedisReplyError, RedisUnavailable, SessionUnavailable
 from holdfast.sessions import calls
+from holdfast.sessions.encryption import EncryptedSessionStore
 from holdfast.sessions.fallback import FallbackSessionStore
 from holdfast.sessions.forks import after_fork
 from holdfast.sessions.memory import MemorySessionStore
@@ -296,6 +297,8 @@ class RedisUserIndex(UserIndex):
 
 def user_index(store: SessionStore) -> UserIndex | None:
     """Return the index beside *store*, the same at every call; ``None`` for other people's."""
+    while isinstance(store, EncryptedSessionStore):
+        store = store.inner
     with _making:
         if store not in _indexes:
             made = _make(store)

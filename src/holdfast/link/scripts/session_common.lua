@@ -26,6 +26,12 @@ local function write(key, meta, idle)
   redis.call('PEXPIREAT', key, string.format('%.0f', ends))
 end
 
+-- Tell every process that a session has ended, or that its secrets but one have. The channel is the
+-- key's prefix and 'ended'. A user of Redis who may not publish must still be able to log out.
+local function ended(key, spared)
+  redis.pcall('PUBLISH', string.sub(key, 1, -65) .. 'ended', string.sub(key, -64) .. ' ' .. spared)
+end
+
 -- 'current', 'grace', 'killed', or nil for a stranger.
 local function standing(key, meta, secret)
   if meta.secret == secret then return 'current' end

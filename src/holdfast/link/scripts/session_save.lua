@@ -42,6 +42,7 @@ end
 if #ARGV > last and redis.call('HLEN', KEYS[1]) == 1 + redis.call('HEXISTS', KEYS[1], OLD) then
   redis.call('DEL', KEYS[1])
   redis.call('SET', KEYS[2], 1, 'PX', ARGV[3])
+  ended(KEYS[1], '')
   return 2
 end
 
@@ -65,6 +66,7 @@ elseif fresh ~= '' then
     olds[#olds + 1] = 'k:' .. meta.secret .. ':' .. killed
   end
   redis.call('HSET', KEYS[1], OLD, table.concat(olds, ';', math.max(1, #olds - 3)))
+  if grace == 0 then ended(KEYS[1], fresh) end
   meta.secret, meta.since = fresh, now
   if tonumber(ARGV[6]) >= 0 then meta.expires = now + tonumber(ARGV[6]) end
 end

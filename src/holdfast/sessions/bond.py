@@ -1,0 +1,145 @@
+"""Something long that is served under a session, and ends with it.
+
+A WebSocket or an event stream whose handler used the session is closed when the session is
+destroyed or its secret is killed, in whichever process that happens, and when its lifetime is over.
+The client is told at once; the handler is told as by a client that has left, and is cancelled where
+it does not take the hint. On event loops other than asyncio nothing is bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from starlette.requests import ClientDisconnect
+from starlette.websockets import WebSocketDisconnect
+
+from holdfast.errors import CorruptData, SessionUnavailable
+from holdfast.sessions.lifecycle import Standing
+from holdfast.sessions.store import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from holdfast.sessions.exchange import Exchange
+
+#: Seconds that a handler has to end by itself.
+GRACE = 0.5
+# How soon a store that could not be asked is asked again.
+_AGAIN = 2.0
+_LEFT = (OSError, ClientDisconnect, WebSocketDisconnect)
+
+
+class Bond:
+    """One stream or socket, bound to its session.
+
+    Args:
+        exchange: the session.
+        close: tells the client that it is over.
+        task: what runs the handler; ``None``: it is not cancelled.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        close: Callable[[], Awaitable[None]],
+        task: asyncio.Task[object] | None,
+    ) -> None:
+        self.over = False
+        self._exchange = exchange
+        self._close = close
+        self._task = task
+        self._cancelled = False
+        self._part: Callable[[], None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._work: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Follow the session from now on, if it is one that can end."""
+        held, announcer = self._exchange.credential, self._exchange.setup.tidings.announcer
+        if held is None or announcer is None or announcer.endings is None:
+            return
+        if self._exchange.standing is Standing.FOUND and _on_asyncio():
+            self._part = announcer.endings.watch(*held.key, self._end)
+            self._set_timer(self._exchange.ends_at)
+
+    def finish(self) -> None:
+        """The handler is done: follow no longer."""
+        if self._part is not None:
+            self._part()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._work is not None and asyncio.current_task() is not self._work:
+            self._work.cancel()
+        self._take_back()
+
+    def caused(self, error: BaseException) -> bool:
+        """Whether *error* is how the handler ended because the session did."""
+        if not self.over:
+            return False
+        if isinstance(error, asyncio.CancelledError):
+            # Somebody else may have cancelled it as well.
+            return self._cancelled and self._take_back() == 0
+        return isinstance(error, _LEFT)
+
+    def _take_back(self) -> int:
+        if self._cancelled and self._task is not None:
+            self._cancelled = False
+            return self._task.uncancel()
+        return 0
+
+    def _set_timer(self, ends_at: float | None) -> None:
+        if ends_at is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(0.0, ends_at - time.time()), self._due)
+
+    def _due(self) -> None:
+        if not self.over:
+            self._work = asyncio.get_running_loop().create_task(self._look())
+
+    async def _look(self) -> None:
+        """See whether the lifetime is really over: other requests may have prolonged it."""
+        held, setup = self._exchange.credential, self._exchange.setup
+        idle = setup.terms.idle_timeout
+        if held is not None and idle > 0:
+            try:
+                found = await setup.store.load(held.key, idle_timeout=idle)
+            except SessionUnavailable:
+                self._set_timer(time.time() + _AGAIN)
+                return
+            except CorruptData:
+                found = None
+            if isinstance(found, Record):
+                self._set_timer(min(found.expires_at, found.seen_at + idle))
+                return
+        self._end()
+
+    def _end(self) -> None:
+        if not self.over:
+            self.over = True
+            self._work = asyncio.get_running_loop().create_task(self._wind_up())
+
+    async def _wind_up(self) -> None:
+        try:
+            # A client that takes nothing must not keep the handler.
+            async with asyncio.timeout(GRACE):
+                await self._close()
+                await asyncio.Event().wait()
+        except (TimeoutError, OSError, RuntimeError):
+            pass
+        if self._task is not None and not self._task.done():
+            self._cancelled = True
+            self._task.cancel()
+
+
+def running_task() -> asyncio.Task[object] | None:
+    """Return the running asyncio task, ``None`` on another kind of loop."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
+
+
+def _on_asyncio() -> bool:
+    return running_task() is not None
