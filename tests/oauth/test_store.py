@@ -586,3 +586,31 @@ async def test_the_default_settings_are_those_of_the_environment(
     browser = Browser()
     await Door(holdfast.OAuthStateStore()).begin(browser, DATA)
     assert len(keys(redis, f"{key_prefix}oauth:")) == 1
+
+
+def scripts_run(redis: RedisServer) -> int:
+    stats = redis.execute("INFO", "commandstats")
+    assert isinstance(stats, bytes)
+    return sum(
+        int(line.partition(b"calls=")[2].partition(b",")[0])
+        for line in stats.splitlines()
+        if line.startswith((b"cmdstat_evalsha:", b"cmdstat_eval:"))
+    )
+
+
+@pytest.mark.parametrize("kind", [OAuthStateStore, SyncOAuthStateStore])
+async def test_each_call_is_one_command_and_a_request_without_our_cookie_none(
+    kind: Any, fresh_redis: RedisServer
+) -> None:
+    door, browser = Door(kind(Settings(redis_url=fresh_redis.url, secret_key=KEY))), Browser()
+    await door.end(browser, await door.begin(browser, DATA))
+    before = scripts_run(fresh_redis)
+    state = await door.begin(browser, DATA)
+    assert scripts_run(fresh_redis) == before + 1
+    forged = Browser({name: value[::-1] for name, value in browser.cookies.items()})
+    for other in (Browser(), forged):
+        assert await door.end(other, state) is None
+    assert await door.end(browser, "") is None
+    assert scripts_run(fresh_redis) == before + 1
+    assert await door.end(browser, state) == DATA
+    assert scripts_run(fresh_redis) == before + 2
