@@ -11,6 +11,7 @@ import holdfast
 from holdfast.cli.check import check
 from holdfast.cli.demo import demo
 from holdfast.cli.env import env
+from holdfast.cli.runs import runs
 from holdfast.errors import ConfigurationError
 
 
@@ -25,7 +26,7 @@ def root() -> None:
     read_dotenv(Path(".env"))
 
 
-for command in (check, demo, env):
+for command in (check, demo, env, runs):
     root.add_command(command)
 
 

@@ -1,0 +1,245 @@
+"""`holdfast runs`: look into a run from the command line, follow it, and put in a word.
+
+What is shown here comes from the configured Redis, or for `tail` from the address of a stream.
+There is no list of all runs: nobody keeps one, and making it would read every key of Redis.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import sys
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from holdfast.cli import missing
+from holdfast.errors import (
+    ConfigurationError,
+    HoldfastError,
+    InvalidEvent,
+    RedisUnavailable,
+    RunExpired,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+
+    from holdfast.client import Item
+    from holdfast.streams.store import EventStore, RunInfo
+
+T = TypeVar("T")
+
+
+@click.group()
+def runs() -> None:
+    """Look into runs: tail, show, publish, expire.
+
+    Exit status: 0 it was done (tail: the run completed), 1 it could not be (tail: the run ended
+    otherwise), 2 the call or the configuration cannot work, 130 it was interrupted.
+    """
+    try:
+        import holdfast.client  # noqa: F401 - asked here, so that whoever lacks httpx is told
+    except ModuleNotFoundError:
+        missing("httpx")
+
+
+def _async(command: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., T]:
+    """Run an asynchronous command; a refusal becomes one line and an exit status."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **options: Any) -> T:
+        try:
+            return asyncio.run(_closed_afterwards(command(*args, **options)))
+        except InvalidEvent as error:
+            raise click.UsageError(str(error)) from None
+        except ConfigurationError:
+            raise
+        except HoldfastError as error:
+            raise click.ClickException(str(error)) from None
+        except KeyboardInterrupt:
+            sys.exit(130)  # 128 + SIGINT, as shells count; leaving is no error to tell
+
+    return run
+
+
+async def _closed_afterwards(work: Coroutine[Any, Any, T]) -> T:
+    from holdfast.runtime import aclose
+
+    try:
+        return await work
+    finally:
+        await aclose()
+
+
+@runs.command()
+@click.argument("run")
+@click.option(
+    "--after", "last_id", default="", help="Begin after this event id; $ for new ones only."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print each event as one line of JSON.")
+@click.option("--token", help="For an address: the token to send; - reads it from standard input.")
+@click.pass_context
+@_async
+async def tail(
+    context: click.Context, run: str, last_id: str, as_json: bool, token: str | None
+) -> None:
+    """Follow RUN to its end: a run id, or the address of a stream (http://…/events/stream)."""
+    from holdfast.cli.live import make_view
+    from holdfast.client import follow
+
+    if "://" in run:
+        token = sys.stdin.readline().strip() if token == "-" else token  # noqa: S105 - not a token
+        items = follow(run, last_id=last_id, token=token)
+    else:
+        items = from_store(await _store(), run, last_id)
+    view = make_view(run, sys.stdout, as_json=as_json)
+    ticking = asyncio.create_task(view.keep_fresh())
+    try:
+        async with contextlib.aclosing(items):  # type: ignore[type-var]
+            async for item in items:
+                view.show(item)
+    finally:
+        ticking.cancel()
+        view.close()
+    context.exit(0 if view.completed else 1)
+
+
+async def from_store(store: EventStore, run_id: str, last_id: str) -> AsyncIterator[Item]:
+    """Follow a run at its store; one that nobody has started is waited for.
+
+    Raises:
+        InvalidEvent: the run id or the position cannot exist.
+        RunExpired: the run is over and its events are no longer kept.
+    """
+    from holdfast.client import End
+    from holdfast.streams.cursor import parse_position
+    from holdfast.streams.event import check_run_id
+    from holdfast.streams.opening import Opening, decide, look
+    from holdfast.streams.select import hub_of
+    from holdfast.streams.subscription import Subscription
+
+    position = parse_position(last_id)
+    if position is None:
+        raise InvalidEvent(f"{last_id!r} is no event id")
+    opening = decide(await look(store, check_run_id(run_id)), position)
+    if opening is Opening.EXPIRED:
+        raise RunExpired(f"the run {run_id!r} is over and its events are no longer kept")
+    if opening is not Opening.NOTHING_FOLLOWS:
+        async with Subscription(hub_of(store), run_id, position) as subscription:
+            while not subscription.done:
+                for due in await subscription.take():
+                    yield _item(run_id, due)
+                if not subscription.done:
+                    await subscription.wait()
+    yield End(run_id)
+
+
+def _item(run_id: str, due: Any) -> Item:
+    from dataclasses import replace
+
+    from holdfast.client import Gap, Reset
+    from holdfast.streams.frames import Frame
+    from holdfast.streams.store import to_event
+
+    if isinstance(due.item, Frame):
+        return replace(to_event(run_id, due.item.entry), id=due.cursor)
+    kind = Gap if due.item.kind == "gap" else Reset
+    return kind(run_id, due.item.requested, due.item.earliest)
+
+
+@runs.command()
+@click.argument("run")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+@_async
+async def show(context: click.Context, run: str, as_json: bool) -> None:
+    """Print what is known of RUN: its status, owner, first and last event."""
+    from holdfast.cli.live import printable
+    from holdfast.streams.event import check_run_id
+
+    store = await _store()
+    facts = await _facts(store, check_run_id(run), await store.describe(run))
+    if as_json:
+        click.echo(json.dumps(facts, ensure_ascii=False))
+    else:
+        for name, value in facts.items():
+            click.echo(f"{name:8}  {printable('none' if value is None else str(value))}")
+    context.exit(1 if facts["status"] == "absent" else 0)
+
+
+async def _facts(store: EventStore, run_id: str, info: RunInfo) -> dict[str, str | int | None]:
+    from holdfast.streams.event import ZERO
+
+    kept = await store.get_events(run_id, limit=1)
+    ended = await store.get_events(run_id, str(info.end), str(info.end)) if info.end else []
+    return {
+        "run": run_id,
+        "status": info.status,
+        "owner": info.owner,
+        "kept": info.length,
+        "written": info.n,
+        "first": kept[0].id if kept else None,
+        "last": str(info.last) if info.last > ZERO else None,
+        "end": ended[0].type if ended else None,
+    }
+
+
+@runs.command()
+@click.argument("run")
+@click.argument("type")
+@click.argument("data", default="null")
+@_async
+async def publish(run: str, type: str, data: str) -> None:  # noqa: A002 - the wire's own name
+    """Append one event to RUN and print its id.
+
+    DATA is JSON, or - to read it from standard input. A TYPE that ends a run ends it.
+    """
+    try:
+        value = json.loads(sys.stdin.read() if data == "-" else data)
+    except ValueError as error:
+        raise click.UsageError(f"DATA is not JSON: {error}; text needs quotes of its own") from None
+    event = await (await _store()).add(run, type, value)
+    if "~" in event.id:
+        # It waits in the memory of a process that is about to end.
+        raise RedisUnavailable("lost", "it went away meanwhile; the event may not be stored")
+    click.echo(event.id)
+
+
+@runs.command()
+@click.argument("run")
+@click.argument("seconds", type=click.IntRange(min=0))
+@click.pass_context
+@_async
+async def expire(context: click.Context, run: str, seconds: int) -> None:
+    """Keep the events of RUN for SECONDS from now; 0 removes them at once."""
+    from holdfast.streams.event import check_run_id
+
+    store = await _store()
+    if not await store.set_expire(check_run_id(run), seconds):
+        click.echo(f"holdfast: {run}: there are no events to expire", err=True)
+        context.exit(1)
+    click.echo(f"{run}: events are kept for {seconds} s from now")
+
+
+async def _store() -> EventStore:
+    """Return the configured store, once it answers.
+
+    Raises:
+        ConfigurationError: none is configured that another process could see.
+        RedisUnavailable: it does not answer now.
+    """
+    from holdfast.runtime import runtime
+    from holdfast.streams.select import default_store
+
+    link = runtime().link
+    if link is None:
+        raise ConfigurationError(
+            "HOLDFAST_REDIS_URL is not set: runs in the memory of another process cannot be seen"
+            " from here (tail takes the address of a stream instead)"
+        )
+    if not await link.ready():
+        raise RedisUnavailable(link.status.reason or "timeout")
+    return default_store(runtime())
