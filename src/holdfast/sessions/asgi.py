@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from holdfast.errors import ConfigurationError, SessionUnavailable
 from holdfast.runtime import runtime
+from holdfast.sessions.bond import Bond, running_task
 from holdfast.sessions.choice import default_store
 from holdfast.sessions.cookie import (
     CookieAttributes,
@@ -27,13 +28,17 @@ from holdfast.sessions.cookie import (
     candidates,
 )
 from holdfast.sessions.encryption import encrypted
+from holdfast.sessions.events import SessionRefused, announcer
 from holdfast.sessions.exchange import Exchange, Setup
 from holdfast.sessions.imports.importer import importer_of
 from holdfast.sessions.lifecycle import DEFAULT_LIFETIME, Terms
 from holdfast.sessions.session import Session
+from holdfast.sessions.tidings import Tidings
+from holdfast.sessions.users import user_index
 from holdfast.startup import StartError, kept_or_raised, pass_lifespan, refusal
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Awaitable
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -186,7 +191,8 @@ class SessionMiddleware:
         exchange = await door.open(scope)
         scope["session"] = exchange.session
         websocket = scope["type"] == "websocket"
-        conversation = (_Socket if websocket else _Conversation)(exchange, scope, send)
+        kind = _Socket if websocket else _Conversation
+        conversation = kind(exchange, scope, send, running_task())
         receive = conversation.watch(receive) if isinstance(conversation, _Socket) else receive
         try:
             await self.app(scope, receive, conversation.send)
@@ -226,12 +232,18 @@ class _Door:
         self.cookie_name = attributes.name.encode("latin-1")
         self.excluded_paths = own.session_exclude
         self.own_store = store is not None
+        chosen = default_store(self.runtime) if store is None else encrypted(store, own)
         self.setup = Setup(
-            store=default_store(self.runtime) if store is None else encrypted(store, own),
+            store=chosen,
             signer=CookieSigner(own.signing_keys()),
             attributes=attributes,
             terms=Terms.of(own, lifetime),
             unavailable=HTTPSessionUnavailable,
+            tidings=Tidings(
+                announcer(self.runtime, own),
+                user_index(chosen),
+                address=own.session_index_address,
+            ),
         )
         self.importer = importer_of(own, self.runtime.link, self.setup)
 
@@ -243,8 +255,13 @@ class _Door:
         answer = setup.signer.choose(candidates(headers, self.cookie_name))
         if answer is NoCredential.AMBIGUOUS:
             logger.warning("a request came with two different session cookies: none is believed")
+            setup.tidings.tell(SessionRefused(id_hash=None, reason="two cookies"))
         elif isinstance(answer, NoCredential) and self.importer is not None:
-            return await self.importer.open(headers) or Exchange(setup, answer)
+            opened = await self.importer.open(headers)
+            if opened is not None:
+                return opened
+        if answer is NoCredential.INVALID:
+            setup.tidings.tell(SessionRefused(id_hash=None, reason="forged cookie"))
         exchange = Exchange(setup, answer)
         if isinstance(answer, Presented):
             await exchange.load(answer)
@@ -313,12 +330,21 @@ class _Conversation:
         exchange: the session.
         scope: the connection.
         send: the server's.
+        task: what runs the application, where it may be cancelled with its session.
     """
 
-    def __init__(self, exchange: Exchange, scope: Scope, send: Send) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        scope: Scope,
+        send: Send,
+        task: asyncio.Task[object] | None = None,
+    ) -> None:
         self._exchange = exchange
-        self._scope = scope
+        exchange.scope = self._scope = scope
         self._send = send
+        self._task = task
+        self._bond: Bond | None = None
         self._replaced = False
         self._spoiled = False
 
@@ -326,12 +352,16 @@ class _Conversation:
         """Pass *message* on, after the commit where it starts the response."""
         if self._replaced:
             return _nothing()
+        if self._bond is not None and self._bond.over:
+            return _left()
         if message["type"] == "http.response.start" and not self._exchange.started:
             return self._start(message)
         return self._send(message)
 
     async def finish(self) -> None:
         """Store what was written after the start; the application has returned."""
+        if self._bond is not None:
+            self._bond.finish()
         if self._replaced or self._spoiled:
             return
         try:
@@ -342,6 +372,12 @@ class _Conversation:
 
     async def failed(self, error: BaseException) -> None:
         """Deal with what the application raised: it is raised again, unless it is answered here."""
+        if self._bond is not None:
+            ended = self._bond.caused(error)
+            self._bond.finish()
+            if ended:
+                await self.finish()
+                return
         gone = self._client_gone(error)
         with anyio.CancelScope(shield=True), anyio.move_on_after(_LAST_WORD_SECONDS):
             if gone:
@@ -368,6 +404,17 @@ class _Conversation:
         if await self._commit():
             self._exchange.started = True
             await self._send(self._dressed(message))
+            if self._exchange.session.accessed and _is_event_stream(message):
+                self._bind()
+
+    def _bind(self) -> None:
+        """End what is served from now on with the session."""
+        self._bond = Bond(self._exchange, self._part, self._task)
+        self._bond.begin()
+
+    async def _part(self) -> None:
+        # An EventSource comes back by itself, and meets the session as it is then.
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _commit(self) -> bool:
         """Commit; false where the response had to be replaced."""
@@ -403,8 +450,14 @@ class _Conversation:
 class _Socket(_Conversation):
     """One WebSocket: the handshake's answer is its start, and a disconnect its end."""
 
-    def __init__(self, exchange: Exchange, scope: Scope, send: Send) -> None:
-        super().__init__(exchange, scope, send)
+    def __init__(
+        self,
+        exchange: Exchange,
+        scope: Scope,
+        send: Send,
+        task: asyncio.Task[object] | None = None,
+    ) -> None:
+        super().__init__(exchange, scope, send, task)
         self._accepted = False
         self._disconnected = False
 
@@ -423,6 +476,8 @@ class _Socket(_Conversation):
         """Pass *message* on; a denial after the handshake becomes a close."""
         if self._replaced:
             return _nothing()
+        if self._bond is not None and self._bond.over:
+            return _left()
         kind = message["type"]
         if kind == "websocket.accept" and not self._accepted:
             return self._accept(message)
@@ -440,6 +495,14 @@ class _Socket(_Conversation):
             headers = [*message.get("headers", ()), (b"set-cookie", cookie)]
             message = {**message, "headers": headers}
         await self._send(message)
+        if self._exchange.session.accessed:
+            self._bind()
+
+    async def _part(self) -> None:
+        # RFC 6455, section 7.4.1: 1008, a policy is violated.
+        await self._send(
+            {"type": "websocket.close", "code": 1008, "reason": "the session has ended"}
+        )
 
     async def _close_later(self) -> None:
         self._replaced = True
@@ -458,6 +521,18 @@ class _Socket(_Conversation):
 
 async def _nothing() -> None:
     """Swallow a message of a response that was replaced."""
+
+
+async def _left() -> None:
+    """Say what a server says of a client that has left."""
+    raise OSError("the session has ended, and what was served under it")
+
+
+def _is_event_stream(message: Message) -> bool:
+    return any(
+        name.lower() == b"content-type" and value.startswith(b"text/event-stream")
+        for name, value in message.get("headers", ())
+    )
 
 
 def response_headers(

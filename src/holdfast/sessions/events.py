@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from holdfast.endings import Endings
     from holdfast.runtime import Runtime
     from holdfast.sessions.audit import AuditLog
+    from holdfast.settings import Settings
 
 logger = logging.getLogger("holdfast.sessions")
 
@@ -187,20 +188,24 @@ class Announcer:
 _ENDS = (SessionDestroyed, SessionRotated)
 
 
-def announcer(runtime: Runtime) -> Announcer:
+def announcer(runtime: Runtime, settings: Settings | None = None) -> Announcer:
     """Return the one announcer of *runtime*.
+
+    Args:
+        runtime: whose audit log it is.
+        settings: whose secret key hides the ids, in place of the runtime's.
 
     Raises:
         ConfigurationError: an audit log is set, and no secret key to hide ids with.
     """
-    return runtime.once("session_announcer", lambda: _make(runtime))
+    return runtime.once("session_announcer", lambda: _make(runtime, settings or runtime.settings))
 
 
-def _make(runtime: Runtime) -> Announcer:
+def _make(runtime: Runtime, settings: Settings) -> Announcer:
     audit, path = None, runtime.settings.session_audit_log
     if path is not None:
         from holdfast.sessions.audit import AuditLog
 
-        audit = AuditLog(path, runtime.settings.signing_keys()[0])
+        audit = AuditLog(path, settings.signing_keys()[0])
         runtime.on_close(audit.aclose)
     return Announcer(audit, endings(runtime))
