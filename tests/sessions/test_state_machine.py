@@ -26,6 +26,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from tests.sessions.aging import age
 from tests.sessions.browser import Answer, Browser
 
 from holdfast.link import Link
@@ -49,9 +50,9 @@ if TYPE_CHECKING:
 EXAMPLES = int(os.environ.get("HOLDFAST_TEST_EXAMPLES", "500"))
 PROCESSES = 3
 KEY = "the key of the state machine"
-# All multiples of ten seconds, and so are the steps of the clock: the moments that a test takes by
-# itself decide nothing.
-LIFETIME, IDLE, TOUCH, ROTATE, GRACE = 1000, 200, 50, 90, 30
+# The clock moves by multiples of twenty seconds, and every term ends in between: the moments that a
+# test takes by itself decide nothing. Touches are due after a quarter of the idle timeout.
+LIFETIME, IDLE, TOUCH, ROTATE, GRACE = 990, 190, 50, 90, 30
 TERMS = {
     "session_max_age": LIFETIME,
     "session_idle_timeout": IDLE,
@@ -172,7 +173,7 @@ class Visitor:
 
 KEYS = st.sampled_from(["a", "b", "c", "cart"])
 VALUES = st.sampled_from([0, 1, True, None, "x", [], [1], {"n": 1}])
-SECONDS = st.sampled_from([10, 10, 30, 50, 90, 100, 200, 990])
+SECONDS = st.sampled_from([20, 20, 20, 40, 80, 100, 180, 1000])
 PROCESS = st.integers(0, PROCESSES - 1)
 
 
@@ -452,28 +453,6 @@ def play(world: World, examples: int) -> None:
 
 # --- on every store ------------------------------------------------------------------------------
 
-# A session as old as the clock says, were it not for the test that cannot wait: every time that is
-# kept moves back instead.
-_AGE = """
-for _, key in ipairs(KEYS) do
-  local by = tonumber(ARGV[1])
-  local meta = redis.call('HGET', key, '\\255meta')
-  if meta then
-    local secret, created, expires, seen, since =
-      string.match(meta, '^1 (%x+) (%d+) (%d+) (%d+) (%d+)$')
-    redis.call('HSET', key, '\\255meta', string.format('1 %s %.0f %.0f %.0f %.0f',
-      secret, created - by, expires - by, seen - by, since - by))
-    local old = redis.call('HGET', key, '\\255old')
-    if old then
-      redis.call('HSET', key, '\\255old', (string.gsub(old, ':(%d+)%f[;%z]', function (till)
-        return ':' .. string.format('%.0f', till - by)
-      end)))
-    end
-    redis.call('PEXPIRE', key, redis.call('PTTL', key) - by)
-  end
-end
-"""
-
 
 @pytest.fixture
 def memory_world() -> Iterator[World]:
@@ -496,10 +475,7 @@ def redis_world(redis: RedisServer, key_prefix: str) -> Iterator[World]:
             record.expires_at -= seconds
             record.seen_at -= seconds
             record.secret_since -= seconds
-        keys = redis.execute("KEYS", f"{key_prefix}session:*")
-        assert isinstance(keys, list)
-        names = [key for key in keys if isinstance(key, bytes)]
-        redis.execute("EVAL", _AGE, len(names), *names, int(seconds * 1000))
+        age(redis, key_prefix, seconds)
 
     world = World([RedisSessionStore(own, link=link) for _ in range(PROCESSES)], advance)
     with world.runner:
