@@ -1,8 +1,8 @@
 """A Django site in a process of its own, because Django is configured once per process.
 
-``python django_site.py cache|db [json|expired|resigned|broken]`` has Django write a session, then
-prints what holdfast makes of it for three requests that bring Django's cookie, as JSON. It reads
-REDIS and FOLDER.
+``python django_site.py cache|db|cached_db [json|expired|resigned|broken]`` has Django write a
+session, then prints what holdfast makes of it for three requests that bring Django's cookie, as
+JSON. It reads REDIS and FOLDER.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import asyncio
 import json
 import logging
 import os
+import pickle
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import django
+import redis
 from django.conf import settings
 from tests.sessions.browser import Browser, Doing
 
@@ -29,13 +31,16 @@ DATA = {"_auth_user_id": "7", "cart": [1, "Zoë"]}
 
 
 class JSONSerializer:
-    """What a site sets as the serializer of its cache in place of pickle."""
+    """What the guide has a site set as the serializer of its cache."""
 
     def dumps(self, value: Any) -> bytes:
         return json.dumps(value).encode()
 
     def loads(self, data: bytes) -> Any:
-        return json.loads(data)
+        try:
+            return json.loads(data)
+        except ValueError:
+            return pickle.loads(data)
 
 
 def set_up(kind: str, *, as_json: bool) -> None:
@@ -59,7 +64,7 @@ def set_up(kind: str, *, as_json: bool) -> None:
         USE_TZ=True,
     )
     django.setup()
-    if kind == "db":
+    if kind.endswith("db"):
         from django.core.management import call_command
 
         call_command("migrate", verbosity=0)
@@ -68,10 +73,18 @@ def set_up(kind: str, *, as_json: bool) -> None:
 def written_by_django() -> str:
     from importlib import import_module
 
-    session = import_module(settings.SESSION_ENGINE).SessionStore()
+    engine = import_module(settings.SESSION_ENGINE)
+    session = engine.SessionStore()
     session.update(DATA)
     session.save()
     assert session.session_key
+    if "json" in sys.argv:
+        # As it was before the site set the serializer, and then was written once more.
+        with redis.Redis.from_url(os.environ["REDIS"]) as client:
+            client.set(f":1:{session.cache_key}", pickle.dumps(DATA), ex=60)
+        session = engine.SessionStore(session.session_key)
+        assert dict(session.items()) == DATA
+        session.save()
     return str(session.session_key)
 
 
@@ -94,7 +107,7 @@ async def requests(cookie: str) -> list[list[Any]]:
     doing, store = Doing(), MemorySessionStore()
     ours = Settings(
         secret_key=KEY,
-        redis_url=os.environ["REDIS"] if "cache" in sys.argv else None,
+        redis_url=None if "db" in sys.argv else os.environ["REDIS"],
         session_import="django",
     )
     browser = Browser(SessionMiddleware(doing, settings=ours, store=store), {"sessionid": cookie})

@@ -530,7 +530,9 @@ def django_site(redis: RedisServer, folder: Path, *arguments: str) -> tuple[list
     return json.loads(done.stdout), done.stderr
 
 
-@pytest.mark.parametrize("arguments", [("cache", "json"), ("db",)], ids=["cache", "database"])
+@pytest.mark.parametrize(
+    "arguments", [("cache", "json"), ("db",), ("cached_db",)], ids=["cache", "database", "both"]
+)
 def test_a_session_of_django_is_found_and_a_logout_holds(
     arguments: tuple[str, ...], redis: RedisServer, tmp_path: Path
 ) -> None:

@@ -28,6 +28,8 @@ _ID = re.compile(r"[0-9a-z]{32}")
 # KEY_PREFIX "" and VERSION 1, Django's defaults, then what the session engine adds.
 _KEY = ":1:django.contrib.sessions.cache"
 _APP = "django.contrib.sessions"
+# The engines that keep sessions in the database, be it beside the cache.
+_ENGINES = {"django.contrib.sessions.backends.db", "django.contrib.sessions.backends.cached_db"}
 _SALT = "django.contrib.sessions.SessionStore"
 
 
@@ -52,17 +54,22 @@ class DjangoSource(Source):
     async def read(self, claim: Claim) -> Foreign | None:
         """See :meth:`Source.read`."""
         cached = await self._cached(claim.id)
-        return await self._from_database(claim.id) if cached is None else cached
+        if isinstance(cached, Foreign):
+            return cached
+        found = await self._from_database(claim.id)
+        if found is None and cached is not None:
+            self.refuse(f"in the cache {cached}")
+        return found
 
-    async def _cached(self, session_key: str) -> Foreign | None:
+    async def _cached(self, session_key: str) -> Foreign | str | None:
+        """Return the session in the cache, ``None`` for none, or why it cannot be read."""
         found = None if self._link is None else await fetch(self._link, _KEY + session_key)
         if found is None:
             return None
         value, seconds = found
         data = object_of(value)
         if data is None:
-            self.refuse(f"in the cache {PICKLE if is_pickle(value) else 'it is not JSON'}")
-            return None
+            return PICKLE if is_pickle(value) else "it is not JSON"
         return Foreign(data, seconds)
 
     async def _from_database(self, session_key: str) -> Foreign | None:
@@ -98,7 +105,8 @@ def _database_is_there() -> bool:
         return False
     from django.apps import apps
 
-    return bool(apps.ready and apps.is_installed(_APP))
+    kept_there = conf.settings.SESSION_ENGINE in _ENGINES
+    return bool(kept_there and apps.ready and apps.is_installed(_APP))
 
 
 def _unsigned(text: str) -> dict[str, Any] | None:
