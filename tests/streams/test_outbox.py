@@ -206,6 +206,18 @@ class TestJournal:
         assert publishers.outbox.pending(RUN) is None
         assert publishers.names == ["a"]
 
+    def test_what_a_flush_that_was_cut_short_has_stored_is_no_longer_pending(self) -> None:
+        at = make()
+        at.put("a", "b")
+        take(at.outbox)
+        at.outbox.unavailable(RUN)
+        settle(at.outbox, at.outbox.head(RUN)[:1], first=7)
+        pending = at.outbox.pending(RUN)
+        assert pending is not None
+        assert [entry.seq for entry in pending.entries] == [2]
+        # A reader who has not the stored one must not be served from here alone.
+        assert pending.base == EventId(7, 0)
+
     def test_what_the_store_refuses_at_the_flush_is_counted(self) -> None:
         publishers = make()
         publishers.put("a")

@@ -264,7 +264,9 @@ class Outbox:
             if not journal:
                 return None
             entries = tuple(waiting.provisional() for waiting in journal)
-            return Pending(entries[0].id, entries, entries[-1].terminal, journal[0].owner)
+            # After a flush that was cut short, more is stored than when the first of these came.
+            base = max(entries[0].id, lane.last)
+            return Pending(base, entries, entries[-1].terminal, journal[0].owner)
 
     def waiting_runs(self) -> list[str]:
         """The runs that have something in their queue, oldest use first."""
