@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import contextlib
 import json
 import logging
 import os
@@ -31,7 +32,9 @@ from tests.sessions.browser import Browser, CountingStore, Doing, app_of
 
 from holdfast.errors import ConfigurationError
 from holdfast.sessions.asgi import SessionMiddleware
+from holdfast.sessions.events import SessionCreated, SessionEvent, on_session_event
 from holdfast.sessions.imports.foreign import is_pickle
+from holdfast.sessions.index import SessionIndex
 from holdfast.sessions.memory import MemorySessionStore
 from holdfast.settings import Settings
 
@@ -258,6 +261,24 @@ async def test_a_mark_that_cannot_be_read_counts_as_one(
     )
     redis.execute("SET", mark, "no session")
     redis.execute("DEL", session)
+    assert await moved.sees(moved.browser()) == {}
+
+
+async def test_an_imported_session_is_told_and_stands_in_the_index_of_its_user(
+    redis: RedisServer, key_prefix: str
+) -> None:
+    cookie = await starsessions_(DATA, redis.url)
+    moved = Moved("starsessions", cookie, redis.url, key_prefix)
+    told: list[SessionEvent] = []
+    with contextlib.ExitStack() as stack:
+        stack.callback(on_session_event(told.append))
+        for _ in range(2):
+            await moved.sees(moved.browser())
+    created = [event for event in told if isinstance(event, SessionCreated)]
+    assert [event.user for event in created] == ["7"]
+    index = SessionIndex(moved.settings())
+    assert [each.id_hash for each in await index.list(7)] == [created[0].id_hash]
+    assert await index.revoke_all(7) == 1
     assert await moved.sees(moved.browser()) == {}
 
 

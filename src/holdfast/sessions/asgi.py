@@ -257,7 +257,7 @@ class _Door:
             logger.warning("a request came with two different session cookies: none is believed")
             setup.tidings.tell(SessionRefused(id_hash=None, reason="two cookies"))
         elif isinstance(answer, NoCredential) and self.importer is not None:
-            opened = await self.importer.open(headers)
+            opened = await self.importer.open(headers, scope)
             if opened is not None:
                 return opened
         if answer is NoCredential.INVALID:

@@ -11,10 +11,11 @@ import hashlib
 import hmac
 import logging
 from base64 import urlsafe_b64encode
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from holdfast.errors import ConfigurationError, CorruptData, SessionUnavailable
 from holdfast.sessions.cookie import Credential, NoCredential, Presented, candidates
+from holdfast.sessions.events import SessionCreated
 from holdfast.sessions.exchange import Exchange, Setup
 from holdfast.sessions.imports.django import DjangoSource
 from holdfast.sessions.imports.flask_session import FlaskSessionSource
@@ -26,7 +27,7 @@ from holdfast.sessions.record import encode_key, encode_value
 from holdfast.sessions.store import Record, SessionKey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from holdfast.link import Link
     from holdfast.settings import Settings
@@ -77,15 +78,22 @@ class Importer:
         self._keys = keys
         self._setup = setup
 
-    async def open(self, headers: Iterable[tuple[bytes, bytes]]) -> Exchange | None:
-        """Return the session of a request, ``None`` where no other package has one for it."""
+    async def open(
+        self, headers: Iterable[tuple[bytes, bytes]], scope: Mapping[str, Any] | None = None
+    ) -> Exchange | None:
+        """Return the session of a request, ``None`` where no other package has one for it.
+
+        Args:
+            headers: of the request, names in lower case.
+            scope: the connection, for the index of users.
+        """
         headers = list(headers)
         for source in self._sources:
             claim = self._claim(source, headers)
             if claim is None:
                 continue
             try:
-                exchange = await self._open(source, claim)
+                exchange = await self._open(source, claim, scope)
             except SessionUnavailable:
                 exchange = Exchange(self._setup, NoCredential.INVALID)
                 exchange.open_unavailable()
@@ -107,18 +115,29 @@ class Importer:
                 return None
         return None
 
-    async def _open(self, source: Source, claim: Claim) -> Exchange | None:
+    async def _open(
+        self, source: Source, claim: Claim, scope: Mapping[str, Any] | None
+    ) -> Exchange | None:
         foreign = await source.read(claim)
         fields = {} if foreign is None else self._fields(source, foreign)
         if foreign is None or not fields or self._setup.terms.lifetime <= 0:
             return None
-        if claim.carried is not None and self._setup.terms.user_of(foreign.data) is None:
+        user = self._setup.terms.user_of({key: foreign.data[key] for key in fields})
+        if claim.carried is not None and user is None:
             # What a cookie carries is no id: two visitors may hold the very same. Without a user
             # in it each gets a session of his own.
             exchange = Exchange(self._setup, NoCredential.INVALID)
             exchange.begin({key: foreign.data[key] for key in fields})
             return exchange
-        credential = await self._imported(claim, fields, foreign.seconds)
+        ours = [_derived(key, claim) for key in self._keys]
+        credential = await self._credential(ours)
+        if credential is None:
+            credential = ours[0].credential
+            life = self._setup.terms.lifetime
+            # First, so that no session of a user is missed by who ends them all.
+            await self._setup.tidings.note(user, credential.key.id_hash, scope, life)
+            await self._create(ours[0], fields, foreign.seconds)
+            self._tell(claim, credential, user)
         # As a cookie signed with an older key: the browser is to get the present one.
         presented = Presented(credential, old_key=True)
         exchange = Exchange(self._setup, presented)
@@ -139,24 +158,27 @@ class Importer:
             return {}
         return fields
 
-    async def _imported(self, claim: Claim, fields: dict[str, bytes], seconds: float) -> Credential:
-        """Return the credential of the imported session, after importing it if nobody has yet."""
-        store, terms = self._setup.store, self._setup.terms
-        ours = [_derived(key, claim) for key in self._keys]
+    async def _credential(self, ours: Sequence[_Derived]) -> Credential | None:
+        """Return that of the session which was imported before, ``None`` where nobody has yet."""
         for each in ours:
             if await self._is_marked(each):
                 return each.credential
-        newest = ours[0]
+        return None
+
+    async def _create(self, ours: _Derived, fields: dict[str, bytes], seconds: float) -> None:
+        store, terms = self._setup.store, self._setup.terms
         # The session before its mark: between the two another request finds it by its credential.
         await store.create(
-            newest.credential.key,
+            ours.credential.key,
             fields,
             max_age=terms.lifetime,
             idle_timeout=terms.idle_timeout,
         )
-        await store.create(newest.mark, {}, max_age=max(seconds, terms.lifetime))
+        await store.create(ours.mark, {}, max_age=max(seconds, terms.lifetime))
+
+    def _tell(self, claim: Claim, credential: Credential, user: str | None) -> None:
         logger.info("a session of %s was imported", claim.package)
-        return newest.credential
+        self._setup.tidings.tell(SessionCreated(id_hash=credential.key.id_hash, user=user))
 
     async def _is_marked(self, derived: _Derived) -> bool:
         try:
