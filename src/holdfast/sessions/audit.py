@@ -8,6 +8,7 @@ of their own, so that no request ever waits for a disk.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import hashlib
 import hmac
 import json
@@ -35,6 +36,7 @@ _MAX_WAITING = 10_000
 # What a pipe takes as one piece (POSIX, PIPE_BUF on Linux); a file opened for appending takes more.
 _PIECE_BYTES = 4096
 _LAST_WORD_SECONDS = 2.0
+_END = b""
 _PURPOSE = b"holdfast.session.audit"
 
 
@@ -96,8 +98,13 @@ class AuditLog:
             )
 
     async def aclose(self) -> None:
-        """Write what waits."""
+        """Write what waits, and end the thread; the next line starts another."""
         await anyio.to_thread.run_sync(self.flush)
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            with contextlib.suppress(queue.Full):
+                self._waiting.put_nowait(_END)
 
     def _start(self) -> None:
         with self._lock:
@@ -123,6 +130,9 @@ class AuditLog:
                 self._tell(getattr(error, "strerror", None) or str(error))
             for _ in lines:
                 self._waiting.task_done()
+            if _END in lines:
+                self._close()
+                return
 
     def _append(self, piece: bytes) -> None:
         file = self._opened()
