@@ -171,6 +171,11 @@ class EncryptedSessionStore(SessionStore):
         return f"<EncryptedSessionStore of {self.inner!r}>"
 
     @property
+    def waits_in_place(self) -> bool:
+        """As the store inside."""
+        return self.inner.waits_in_place
+
+    @property
     def writable(self) -> bool:
         """Whether a write has any prospect now."""
         return self.inner.writable

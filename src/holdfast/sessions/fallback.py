@@ -16,8 +16,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import anyio
-
 from holdfast.errors import RedisReplyError, RedisUnavailable, SessionUnavailable
 from holdfast.runtime import runtime
 from holdfast.sessions import calls
@@ -26,6 +24,7 @@ from holdfast.sessions.forks import after_fork
 from holdfast.sessions.journal import Entry, Journal, alive
 from holdfast.sessions.redis import RedisSessionStore
 from holdfast.sessions.store import Change, Missing, Outcome, Record, SessionKey, SessionStore
+from holdfast.sessions.sync import blocking, pause
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -105,6 +104,11 @@ class FallbackSessionStore(SessionStore):
     def waiting(self) -> int:
         """How many sessions have something that Redis has not heard yet."""
         return len(self._journal)
+
+    @property
+    def waits_in_place(self) -> bool:
+        """Redis is asked in the way that the caller can wait."""
+        return True
 
     @property
     def writable(self) -> bool:
@@ -379,12 +383,12 @@ class FallbackSessionStore(SessionStore):
             elif time.monotonic() > deadline:
                 raise SessionUnavailable("what waited of this session is still being written")
             else:
-                await anyio.sleep(0.002)
+                await pause(0.002)
 
     async def _take_turn(self, entry: Entry) -> None:
         try:
             call = entry.call(self._calls, time.time())
-            reply = await self._link.run(*call)
+            reply = self._link.run_sync(*call) if blocking() else await self._link.run(*call)
         except RedisUnavailable as error:
             raise SessionUnavailable(str(error)) from error
         except RedisReplyError as error:

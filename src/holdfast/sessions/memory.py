@@ -78,6 +78,11 @@ class MemorySessionStore(SessionStore):
         """How many are kept, those not yet seen to be expired included."""
         return len(self._entries)
 
+    @property
+    def waits_in_place(self) -> bool:
+        """There is nothing to wait for."""
+        return True
+
     async def load(self, key: SessionKey, *, idle_timeout: float = 0.0) -> Record | Missing:
         """See :meth:`SessionStore.load`."""
         now = self._clock()

@@ -18,6 +18,7 @@ from holdfast.errors import (
 from holdfast.runtime import runtime
 from holdfast.sessions import calls
 from holdfast.sessions.store import Change, Missing, Outcome, Record, SessionKey, SessionStore
+from holdfast.sessions.sync import blocking
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,12 +62,17 @@ class RedisSessionStore(SessionStore):
     def __repr__(self) -> str:
         return f"<RedisSessionStore on {self.link!r}>"
 
+    @property
+    def waits_in_place(self) -> bool:
+        """Redis is asked in the way that the caller can wait."""
+        return True
+
     async def load(self, key: SessionKey, *, idle_timeout: float = 0.0) -> Record | Missing:
         """See :meth:`SessionStore.load`: one round trip."""
         command = ("HGETALL", self._calls.name(key.id_hash))
         try:
             if time.monotonic() < self._skew_due:
-                reply = await self.link.execute(*command)
+                reply = await self._execute(command)
             else:
                 reply = await self._load_with_time(command)
         except RedisUnavailable as error:
@@ -76,8 +82,17 @@ class RedisSessionStore(SessionStore):
         now = time.time() + self._skew
         return calls.record(reply, key.secret_hash, now, idle_timeout, self._skew)
 
+    async def _execute(self, command: tuple[str, str]) -> Reply:
+        if blocking():
+            return self.link.execute_sync(*command)
+        return await self.link.execute(*command)
+
     async def _load_with_time(self, command: tuple[str, str]) -> Reply:
-        reply, redis_time = await self.link.pipeline([command, ("TIME",)])
+        commands = [command, ("TIME",)]
+        if blocking():
+            reply, redis_time = self.link.pipeline_sync(commands)
+        else:
+            reply, redis_time = await self.link.pipeline(commands)
         if isinstance(redis_time, list):
             seconds, microseconds = redis_time
             self._skew = int(seconds) + int(microseconds) / 1e6 - time.time()
@@ -124,6 +139,8 @@ class RedisSessionStore(SessionStore):
 
     async def _run(self, call: calls.Call) -> Reply:
         try:
+            if blocking():
+                return self.link.run_sync(call.script, call.keys, call.args)
             return await self.link.run(call.script, call.keys, call.args)
         except RedisUnavailable as error:
             raise SessionUnavailable(str(error)) from error

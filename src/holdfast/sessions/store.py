@@ -145,6 +145,11 @@ class SessionStore(abc.ABC):
     """
 
     @property
+    def waits_in_place(self) -> bool:
+        """Whether the verbs wait in their thread where ``sync.blocking()`` says so. Default no."""
+        return False
+
+    @property
     def writable(self) -> bool:
         """Whether a write has any prospect now, as far as is known without I/O. Default true."""
         return True

@@ -11,12 +11,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import anyio
-
 from holdfast.errors import CorruptData
 from holdfast.sessions import atomic
 from holdfast.sessions.record import decode_value, encode_key
 from holdfast.sessions.store import Change, Outcome
+from holdfast.sessions.sync import pause
 
 if TYPE_CHECKING:
     from holdfast.sessions.exchange import Exchange
@@ -80,7 +79,7 @@ async def _swap(exchange: Exchange, key: str, remake: Remake) -> Any:
                 return _lost(exchange, key, value, outcome)
             exchange.learn(key, new, value)
             return value
-        await anyio.sleep(atomic.pause(tried))
+        await pause(atomic.pause(tried))
         found = await exchange.stored(key)
         if isinstance(found, Outcome):
             return _lost(exchange, key, value, found)
