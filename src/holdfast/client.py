@@ -6,18 +6,17 @@ the synchronous iterator only carry bytes. Nothing here publishes, and nothing n
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 import json
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
-
-import anyio
 
 from holdfast.errors import StreamRefused
 from holdfast.streams.event import TERMINAL_TYPES, StreamEvent, moment, parse_id
@@ -82,7 +81,7 @@ async def follow(
     silence: float = 40.0,
     max_delay: float = 30.0,
     http: httpx.AsyncClient | None = None,
-) -> AsyncIterator[Item]:
+) -> AsyncGenerator[Item, None]:
     """Follow a run to its end: every event once and in order, whatever happens to the network.
 
     Args:
@@ -125,7 +124,7 @@ async def follow(
                 yield item
             if reader.over:
                 return
-            await anyio.sleep(reader.delay())
+            await asyncio.sleep(reader.delay())
 
 
 def follow_sync(
@@ -136,7 +135,7 @@ def follow_sync(
     silence: float = 40.0,
     max_delay: float = 30.0,
     http: httpx.Client | None = None,
-) -> Iterator[Item]:
+) -> Generator[Item, None, None]:
     """Follow a run as :func:`follow` does, from a thread without an event loop."""
     reader = _Reader(url, last_id, max_delay, renewable=callable(token))
     with contextlib.ExitStack() as stack:

@@ -85,6 +85,14 @@ async def foreign(request: Request) -> Response:
     return StreamingResponse(pieces(), media_type="text/event-stream")
 
 
+async def troubled(request: Request) -> Response:
+    """A server in trouble at first, which says when to come back; then the foreign stream."""
+    tried = request.app.state.tried = getattr(request.app.state, "tried", 0) + 1
+    if tried > 2:
+        return await foreign(request)
+    return Response(status_code=(503, 429)[tried - 1], headers={"retry-after": "1"})
+
+
 async def wrong(request: Request) -> Response:
     return HTMLResponse("<p>Please log in</p>")
 
@@ -98,6 +106,7 @@ routes = [
     Route("/start/{run}", start, methods=["POST"]),
     Route("/state", state),
     Route("/foreign", foreign),
+    Route("/troubled", troubled),
     Route("/wrong", wrong),
     Mount("/streams", EventStreamApp()),
 ]

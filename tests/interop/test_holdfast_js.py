@@ -431,6 +431,18 @@ def test_a_page_in_place_of_a_stream_ends_in_failed(browser: Chrome, server: Ser
     assert page.value("seen.states.at(-1)[1].code") == "NOT_A_STREAM"
 
 
+def test_a_server_in_trouble_is_come_back_to_when_it_said(
+    browser: Chrome, server: ServerProcess
+) -> None:
+    page = Page(browser, server.url)
+    begun = time.monotonic()
+    page.follow_address("troubled")
+    page.wait_for_state("ended")
+    assert time.monotonic() - begun > 2
+    assert server.log().count("GET /troubled") == 4
+    assert page.value("seen.events.length") == 3
+
+
 def test_an_event_stream_of_somebody_else_is_followed_too(
     browser: Chrome, server: ServerProcess
 ) -> None:

@@ -247,9 +247,9 @@ async def test_leaving_early_closes_the_connection(server: ServerProcess, way: s
     if way == "sync":
         reading = follow_sync(stream(server, "r"))
         assert isinstance(next(reading), StreamEvent)
-        reading.close()  # type: ignore[attr-defined]
+        reading.close()
     else:
-        async with contextlib.aclosing(follow(stream(server, "r"))) as items:  # type: ignore[type-var]
+        async with contextlib.aclosing(follow(stream(server, "r"))) as items:
             async for _ in items:
                 break
     deadline = time.monotonic() + 10

@@ -25,7 +25,7 @@ from holdfast.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncGenerator, Callable, Coroutine
 
     from holdfast.client import Item
     from holdfast.streams.store import EventStore, RunInfo
@@ -98,7 +98,7 @@ async def tail(
     view = make_view(run, sys.stdout, as_json=as_json)
     ticking = asyncio.create_task(view.keep_fresh())
     try:
-        async with contextlib.aclosing(items):  # type: ignore[type-var]
+        async with contextlib.aclosing(items):
             async for item in items:
                 view.show(item)
     finally:
@@ -107,7 +107,7 @@ async def tail(
     context.exit(0 if view.completed else 1)
 
 
-async def from_store(store: EventStore, run_id: str, last_id: str) -> AsyncIterator[Item]:
+async def from_store(store: EventStore, run_id: str, last_id: str) -> AsyncGenerator[Item, None]:
     """Follow a run at its store; one that nobody has started is waited for.
 
     Raises:

@@ -289,7 +289,7 @@ export function follow(address, options = {}) {
       return;
     }
     if (!kept) return;
-    lastId = kept.id;
+    lastId = kept.id ?? "";
     if (kept.page !== undefined) tell("onRestore", kept.page);
   }
 
