@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from holdfast.sessions.asgi import SessionMiddleware
+from holdfast.sessions.encryption import EncryptedSessionStore
 from holdfast.sessions.fallback import FallbackSessionStore
 from holdfast.sessions.memory import MemorySessionStore
 from holdfast.sessions.redis import RedisSessionStore
@@ -48,6 +49,17 @@ class TestOnRedis(SessionMiddlewareSuite):
 class TestOnTheFallbackWhileRedisIsThere(TestOnRedis):
     def make_store(self) -> SessionStore:
         return FallbackSessionStore(self.own)
+
+
+class TestOnRedisEncrypted(TestOnRedis):
+    def make_store(self) -> SessionStore:
+        keys = ["the newest key of a suite", "the key before it"]
+        return EncryptedSessionStore(RedisSessionStore(self.own), keys, strict=True)
+
+
+class TestWithTheImportTurnedOn(TestOnMemory):
+    def _settings(self, **changed: Any) -> Settings:
+        return super()._settings(**changed).override(session_import=("starlette", "django"))
 
 
 def test_a_subclass_is_told_what_it_has_to_say() -> None:
