@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from holdfast.errors import HoldfastError as HoldfastError
     from holdfast.errors import InvalidEvent as InvalidEvent
     from holdfast.errors import JournalFull as JournalFull
+    from holdfast.errors import OAuthStateUnavailable as OAuthStateUnavailable
     from holdfast.errors import RedisUnavailable as RedisUnavailable
     from holdfast.errors import RunEnded as RunEnded
     from holdfast.errors import RunExpired as RunExpired
@@ -53,6 +54,7 @@ _HOMES = {
     "JournalFull": "errors",
     "MemorySessionStore": "sessions.memory",
     "OAuthStateStore": "oauth.store",
+    "OAuthStateUnavailable": "errors",
     "RedisSessionStore": "sessions.redis",
     "RedisUnavailable": "errors",
     "RunEnded": "errors",
@@ -85,6 +87,7 @@ __all__ = [
     "JournalFull",
     "MemorySessionStore",
     "OAuthStateStore",
+    "OAuthStateUnavailable",
     "RedisSessionStore",
     "RedisUnavailable",
     "RunEnded",

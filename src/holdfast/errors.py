@@ -8,6 +8,7 @@ it.
     ├── RedisUnavailable                   Redis did not answer; never means "absent"
     ├── RedisReplyError                    Redis answered, and said no to this one command
     ├── CorruptData                        something stored cannot be decoded; never means "outage"
+    ├── OAuthStateUnavailable              a login can neither begin nor end now (503)
     ├── SessionError
     │   ├── SessionUnavailable             the session exists, but cannot be served now (503)
     │   ├── SessionTooLarge (ValueError)   the write was refused, the old data is kept
@@ -65,6 +66,26 @@ class RedisReplyError(HoldfastError):
 
 class CorruptData(HoldfastError):
     """A stored value cannot be decoded. It is reported, and never taken for an outage."""
+
+
+class OAuthStateUnavailable(HoldfastError):
+    """A login can neither begin nor end while Redis is away. Answer 503 with ``Retry-After``.
+
+    Args:
+        reason: one word of the field, as in :class:`RedisUnavailable`.
+
+    Attributes:
+        retry_after: seconds after which another try makes sense: the hold-down of the link.
+    """
+
+    retry_after = 2
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the OAuth state cannot be reached: Redis is unavailable ({reason})")
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class SessionError(HoldfastError):

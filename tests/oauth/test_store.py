@@ -24,7 +24,7 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 
 import holdfast
 from holdfast import ConfigurationError, OAuthStateStore, Settings, SyncOAuthStateStore
-from holdfast.oauth.errors import OAuthStateUnavailable
+from holdfast.errors import OAuthStateUnavailable
 from holdfast.oauth.record import Refusal
 from holdfast.oauth.states import MemoryStates
 from holdfast.testing import redis_server

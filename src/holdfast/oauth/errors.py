@@ -11,26 +11,7 @@ from functools import cache
 
 from starlette.exceptions import HTTPException
 
-from holdfast.errors import HoldfastError
-
-RETRY_AFTER_SECONDS = 2  # the hold-down of the link: before that, Redis cannot be back
-
-
-class OAuthStateUnavailable(HoldfastError):  # noqa: N818 - named for what is wrong
-    """A login can neither begin nor end while Redis is away. Answer 503 with ``Retry-After``.
-
-    Args:
-        reason: one word of the field, as in :class:`holdfast.errors.RedisUnavailable`.
-    """
-
-    retry_after = RETRY_AFTER_SECONDS
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"the OAuth state cannot be reached: Redis is unavailable ({reason})")
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return str(self.args[0])
+from holdfast.errors import OAuthStateUnavailable
 
 
 class HTTPOAuthStateUnavailable(OAuthStateUnavailable, HTTPException):
