@@ -100,8 +100,6 @@ class SessionCipher:
             CorruptData: no key of the list opens it, or it was made for another place. The message
                 holds nothing of the data.
         """
-        from cryptography.exceptions import InvalidTag
-
         key_id, nonce = data[1:_HEAD], data[_HEAD : _HEAD + _NONCE_BYTES]
         if key_id not in self._roots:
             raise CorruptData(
@@ -113,7 +111,7 @@ class SessionCipher:
         try:
             sealed = data[_HEAD + _NONCE_BYTES :]
             return self._aead(key_id).decrypt(nonce, sealed, self._bound_to(name))
-        except InvalidTag:
+        except _invalid_tag():
             raise CorruptData(
                 f"the stored value of session[{name!r}] was changed, or belongs elsewhere"
             ) from None
@@ -297,6 +295,12 @@ def encrypted(store: SessionStore, settings: Settings) -> SessionStore:
     if not keys or isinstance(store, EncryptedSessionStore):
         return store
     return EncryptedSessionStore(store, keys, strict=settings.session_encryption_strict)
+
+
+def _invalid_tag() -> type[Exception]:
+    from cryptography.exceptions import InvalidTag
+
+    return InvalidTag
 
 
 def _extracted(key: str) -> bytes:
