@@ -10,7 +10,7 @@ import enum
 import hashlib
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from itsdangerous import BadSignature, Signer
@@ -25,7 +25,7 @@ SALT = b"holdfast.session.cookie"
 
 # 144 and 192 random bits; both lengths fill base64url exactly, so that each has one spelling.
 _LOCATOR_BYTES, _SECRET_BYTES = 18, 24
-_PAYLOAD = re.compile(rb"[A-Za-z0-9_-]{24}\.[A-Za-z0-9_-]{32}")
+_PAYLOAD = re.compile(rb"[A-Za-z0-9_-]{24}\.[A-Za-z0-9_-]{32}\.")
 _SHA256_BASE64_LENGTH = 43
 _COOKIE_LENGTH = 24 + 1 + 32 + 1 + _SHA256_BASE64_LENGTH
 
@@ -45,14 +45,15 @@ class Credential:
 
     locator: str
     secret: str
+    #: The two hashes, which is all that a store ever sees.
+    key: SessionKey = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        key = SessionKey(_sha256(self.locator), _sha256(self.secret))
+        object.__setattr__(self, "key", key)
 
     def __repr__(self) -> str:
         return "Credential(***)"
-
-    @property
-    def key(self) -> SessionKey:
-        """The two hashes, which is all that a store ever sees."""
-        return SessionKey(_sha256(self.locator), _sha256(self.secret))
 
     def rotated(self) -> Credential:
         """The same session with a new secret."""
@@ -103,10 +104,7 @@ class CookieSigner:
         if not keys or not all(keys):
             raise ValueError("a signer needs at least one key, and none may be empty")
         # One signer a key, because which key it was decides on signing anew.
-        self._signers = [
-            Signer(key, salt=SALT, key_derivation="hmac", digest_method=hashlib.sha256)
-            for key in keys
-        ]
+        self._signers = [_signer(key) for key in keys]
 
     def sign(self, credential: Credential) -> str:
         """Return the cookie's value."""
@@ -115,15 +113,13 @@ class CookieSigner:
     def verify(self, value: bytes) -> Presented | None:
         """Return what *value* says, ``None`` unless one of our keys signed it."""
         # The length goes first: nobody has us hash ten kilobytes.
-        if len(value) != _COOKIE_LENGTH:
+        if len(value) != _COOKIE_LENGTH or not _PAYLOAD.match(value):
             return None
         for age, signer in enumerate(self._signers):
             try:
                 payload = signer.unsign(value)
             except BadSignature:
                 continue
-            if not _PAYLOAD.fullmatch(payload):
-                return None
             locator, _, secret = payload.decode().partition(".")
             return Presented(Credential(locator, secret), old_key=age > 0)
         return None
@@ -150,6 +146,12 @@ class CookieSigner:
         if found is not None:
             return found
         return NoCredential.INVALID if seen else NoCredential.NO_COOKIE
+
+
+def _signer(key: str) -> Signer:
+    derived = Signer(key, salt=SALT, key_derivation="hmac", digest_method=hashlib.sha256)
+    # Derived once, not for every cookie.
+    return Signer(derived.derive_key(), key_derivation="none", digest_method=hashlib.sha256)
 
 
 def candidates(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:

@@ -110,9 +110,10 @@ class Exchange:
     """
 
     __slots__ = (
+        "_busy",
         "_excluded",
+        "_free",
         "_ledger",
-        "_lock",
         "_told",
         "_user",
         "answer",
@@ -150,7 +151,9 @@ class Exchange:
         self._excluded = excluded
         self._user: str | None = None
         self._told: set[Notice] = set()
-        self._lock: anyio.Lock | None = None
+        # Not a lock: without a rival it costs nothing, and needs no event loop.
+        self._busy = False
+        self._free: anyio.Event | None = None
         self._ledger = Ledger({}, {}, setup.terms.max_bytes)
         self.session = self._bind(Session() if session is None else session)
 
@@ -401,19 +404,23 @@ class Exchange:
         if not decision.commands:
             self._conclude(decision)
             return
-        if self._lock is None:
-            self._lock = anyio.Lock(fast_acquire=True)
-        # Two tasks of one request may save at once; the second looks at what the first left.
-        second = self._lock.locked()
-        async with self._lock:
-            if second:
-                decision, changed, removed = self._decide(failed=failed)
+        while self._busy:
+            # Two tasks of one request may save at once; the second looks at what the first left.
+            self._free = self._free or anyio.Event()
+            await self._free.wait()
+            decision, changed, removed = self._decide(failed=failed)
+        self._busy = True
+        try:
             self._conclude(decision)
-            try:
-                for command in decision.commands:
-                    await self._carry_out(command, changed, removed)
-            except SessionUnavailable as error:
-                raise self.setup.unavailable(str(error)) from error
+            for command in decision.commands:
+                await self._carry_out(command, changed, removed)
+        except SessionUnavailable as error:
+            raise self.setup.unavailable(str(error)) from error
+        finally:
+            self._busy = False
+            if self._free is not None:
+                self._free.set()
+                self._free = None
 
     def _decide(
         self, *, failed: bool = False

@@ -118,7 +118,9 @@ class Change:
 
     def applied(self, fields: Mapping[str, bytes]) -> dict[str, bytes]:
         """Return what *fields* become by it."""
-        result = {key: data for key, data in fields.items() if key not in self.removed}
+        result = dict(fields)
+        for key in self.removed:
+            result.pop(key, None)
         result.update(self.set)
         for key, (old, new) in self.renewed.items():
             if result.get(key) == old:
