@@ -18,6 +18,7 @@ import pytest
 from tests.support.browser import chromium, missing_programs
 from tests.support.external_redis import ExternalRedis
 from tests.support.process import ServerProcess, uvicorn_command
+from tests.support.secrecy import Ear, listen
 
 from holdfast.testing.redis_process import RedisServer, redis_server, reserve_port
 
@@ -65,6 +66,20 @@ def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     for name in left:
         del os.environ[name]
     assert not left, f"the test has set {sorted(left)}: use monkeypatch.setenv"
+
+
+@pytest.fixture(scope="session")
+def ear() -> Ear:
+    """What hears every log line of holdfast, and every random text that is made."""
+    return listen()
+
+
+@pytest.fixture(autouse=True)
+def _no_secret_in_the_log(ear: Ear) -> Iterator[None]:
+    """After each test no log line of holdfast holds a secret of a session."""
+    yield
+    told = ear.told()
+    assert not told, f"the log holds {told}"
 
 
 @pytest.fixture
