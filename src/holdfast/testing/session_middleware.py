@@ -341,10 +341,10 @@ class SessionMiddlewareSuite:
 
         def again(session: Session) -> None:
             session.invalidate()
-            session["flash"] = "bye"
+            session.update(flash="bye", cart=[1])
 
         await self._do(visitor, again)
-        assert await self._data(visitor) == {"flash": "bye"}
+        assert await self._data(visitor) == {"flash": "bye", "cart": [1]}
         assert await self._data(tab) == {}
 
     # --- several at once ------------------------------------------------------------------------
@@ -390,6 +390,34 @@ class SessionMiddlewareSuite:
         )
         assert (answer.status, answer.set_cookie) == (200, None)
         assert await self._data(stolen) == {}
+
+    async def test_a_save_that_was_refused_begins_no_new_session(self) -> None:
+        visitor = await self._user()
+        tab = visitor.twin()
+
+        async def handle(session: Session) -> None:
+            await self._do(visitor, lambda other: other.invalidate())
+            session["late"] = 1
+            await session.save()
+            session["later"] = 1
+
+        answer = await self._do(tab, handle)
+        assert (answer.status, answer.set_cookie) == (200, None)
+        assert await self._data(tab) == {}
+
+    async def test_tasks_of_one_request_that_save_at_once_keep_all(self) -> None:
+        async def handle(session: Session) -> None:
+            async def task(name: str) -> None:
+                session[name] = 1
+                await session.save()
+
+            async with anyio.create_task_group() as group:
+                for name in "abcdef":
+                    group.start_soon(task, name)
+
+        visitor = Visitor()
+        await self._do(visitor, handle)
+        assert await self._data(visitor) == dict.fromkeys("abcdef", 1)
 
     async def test_a_logout_by_a_request_that_began_before_a_login_ends_it_too(self) -> None:
         visitor = await self._user(cart=[1])
