@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,16 @@ def test_what_is_sealed_opens_to_the_same_bytes(data: bytes, name: str) -> None:
 def test_equal_values_are_sealed_differently() -> None:
     cipher = FieldCipher([NEW]).of("ab" * 32)
     assert len({cipher.seal("a", b"true") for _ in range(100)}) == 100
+
+
+def test_two_sessions_have_no_key_in_common(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Under one key the same nonce gives the same ciphertext, but for the tag at its end.
+    monkeypatch.setattr(os, "urandom", bytes)
+    ciphers = FieldCipher([NEW])
+    one, again, other = (ciphers.of(each * 32).seal("a", b"12345") for each in ("ab", "ab", "cd"))
+    assert one == again
+    assert one[:17] == other[:17]
+    assert one[17:-16] != other[17:-16]
 
 
 def test_a_value_opens_in_no_other_session_and_under_no_other_key() -> None:
