@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from starlette.requests import HTTPConnection
 
-from holdfast.errors import ConfigurationError, InvalidEvent
+from holdfast.errors import ConfigurationError, InvalidEvent, RedisUnavailable
 from holdfast.settings import Settings
 from holdfast.streams.access import (
     ALLOWED,
@@ -257,6 +257,34 @@ class LiveSession:
     def __init__(self, owner: str | None, id_hash: str = "hash") -> None:
         self.owner = owner
         self.id_hash = id_hash
+        self.available, self.is_new, self.accessed = True, False, False
+
+    def mark_accessed(self) -> None:
+        self.accessed = True
+
+
+@pytest.mark.anyio
+async def test_a_token_bound_to_a_session_is_good_with_that_session_alone() -> None:
+    policy = make_policy(settings(), MemoryEventStore())
+    bound = stream_token("a", session=LiveSession(None, "mine"), settings=settings())
+    free = stream_token("a", settings=settings())
+
+    async def verdict(token: str, session: Any) -> int:
+        asked = connection(query=f"token={token}", session=session)
+        return (await policy(asked, "a", "read")).status
+
+    mine = LiveSession(None, "mine")
+    assert await verdict(free, mine) == 200
+    assert not mine.accessed
+    assert await verdict(bound, mine) == 200
+    assert mine.accessed
+    for other in (None, {}, LiveSession(None, "another's")):
+        assert await verdict(bound, other) == 401
+    mine.is_new = True
+    assert await verdict(bound, mine) == 401
+    mine.available = False
+    with pytest.raises(RedisUnavailable):
+        await verdict(bound, mine)
 
 
 async def owned(owner: str | None) -> MemoryEventStore:

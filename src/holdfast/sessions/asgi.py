@@ -361,7 +361,7 @@ class _Conversation:
     async def finish(self) -> None:
         """Store what was written after the start; the application has returned."""
         if self._bond is not None:
-            self._bond.finish()
+            await self._bond.finish()
         if self._replaced or self._spoiled:
             return
         try:
@@ -374,7 +374,7 @@ class _Conversation:
         """Deal with what the application raised: it is raised again, unless it is answered here."""
         if self._bond is not None:
             ended = self._bond.caused(error)
-            self._bond.finish()
+            await self._bond.finish()
             if ended:
                 await self.finish()
                 return

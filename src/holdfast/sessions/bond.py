@@ -51,6 +51,7 @@ class Bond:
         self._close = close
         self._task = task
         self._cancelled = False
+        self._told = asyncio.Event()
         self._part: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._work: asyncio.Task[None] | None = None
@@ -64,15 +65,24 @@ class Bond:
             self._part = announcer.endings.watch(*held.key, self._end)
             self._set_timer(self._exchange.ends_at)
 
-    def finish(self) -> None:
-        """The handler is done: follow no longer."""
+    async def finish(self) -> None:
+        """The handler is done: follow no longer, but have the client told what was begun."""
         if self._part is not None:
             self._part()
         if self._timer is not None:
             self._timer.cancel()
-        if self._work is not None and asyncio.current_task() is not self._work:
+        if self._work is None:
+            return
+        # A handler may be gone before its client has heard.
+        try:
+            if self.over:
+                async with asyncio.timeout(GRACE):
+                    await self._told.wait()
+        except TimeoutError:
+            pass
+        finally:
             self._work.cancel()
-        self._take_back()
+            self._take_back()
 
     def caused(self, error: BaseException) -> bool:
         """Whether *error* is how the handler ended because the session did."""
@@ -125,9 +135,10 @@ class Bond:
             # A client that takes nothing must not keep the handler.
             async with asyncio.timeout(GRACE):
                 await self._close()
+                self._told.set()
                 await asyncio.Event().wait()
         except (TimeoutError, OSError, RuntimeError):
-            pass
+            self._told.set()
         if self._task is not None and not self._task.done():
             self._cancelled = True
             self._task.cancel()

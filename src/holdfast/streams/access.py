@@ -12,20 +12,29 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from itsdangerous import BadData, URLSafeSerializer
 from starlette.requests import HTTPConnection
 
-from holdfast.errors import ConfigurationError
+from holdfast.errors import ConfigurationError, RedisUnavailable
 from holdfast.streams.event import check_run_id
 
 if TYPE_CHECKING:
     from holdfast.settings import Settings
     from holdfast.streams.store import EventStore
+
+
+class BoundSession(Protocol):
+    """What a token can be bound to: a session of holdfast's, which is not imported here."""
+
+    @property
+    def id_hash(self) -> str:
+        """Names the session for its whole life, and opens nothing."""
+
 
 Action = Literal["read", "stop", "publish"]
 ACTIONS: frozenset[str] = frozenset({"read", "stop", "publish"})
@@ -59,6 +68,7 @@ def stream_token(
     *,
     actions: Collection[str] = ("read",),
     prefix: bool = False,
+    session: BoundSession | None = None,
     settings: Settings | None = None,
 ) -> str:
     """Sign a capability for one run: whoever holds it may do *actions* until it expires.
@@ -71,6 +81,9 @@ def stream_token(
         ttl: seconds for which it is good; it also ends the streams that it opened. Default 3600.
         actions: of ``read``, ``stop`` and ``publish``. Default ``("read",)``.
         prefix: grant every run whose id begins with *run_id*.
+        session: the session of holdfast's to bind it to, as ``get_session(request)`` returns it.
+            It is then good with that session's cookie alone, and what it opened ends with the
+            session; the app of the streams needs the session middleware around it.
         settings: whose secret key signs. Default: the environment's.
 
     Raises:
@@ -87,13 +100,27 @@ def stream_token(
     claims = {"r": run_id, "a": sorted(actions), "x": round(time.time() + ttl, 3)}
     if prefix:
         claims["p"] = 1
+    if session is not None:
+        claims["s"] = session.id_hash
     return _serializer(_settings(settings).signing_keys()).dumps(claims)
 
 
 def verify_token(
-    token: str, run_id: str, action: Action, keys: tuple[str, ...], now: float
+    token: str,
+    run_id: str,
+    action: Action,
+    keys: tuple[str, ...],
+    now: float,
+    session: Callable[[], str | None] = lambda: None,
 ) -> Verdict:
     """Judge a token for one action on one run.
+
+    Args:
+        token, run_id, action: who asks for what.
+        keys: newest first.
+        now: seconds since 1970.
+        session: returns the ``id_hash`` of the session that came with the request, ``None`` for
+            none; asked only where the token is bound to one.
 
     Returns:
         401 where it proves nothing (or no longer), 403 where it grants something else.
@@ -105,7 +132,7 @@ def verify_token(
         granted, until = str(claims["r"]), float(claims["x"])
     except (BadData, KeyError, TypeError, ValueError):
         return UNKNOWN
-    if now >= until:
+    if now >= until or ("s" in claims and claims["s"] != session()):
         return UNKNOWN
     covers = run_id.startswith(granted) if claims.get("p") else run_id == granted
     return Verdict(200, until) if covers and action in claims.get("a", ()) else FORBIDDEN
@@ -149,6 +176,8 @@ async def session_access(
         from holdfast.streams.store import EventStore
 
         store = EventStore.from_settings()
+    # The middleware ends with its session what has looked at it.
+    session.mark_accessed()
     owner = (await store.describe(run_id)).owner
     return owner is not None and owner in {session.owner, f"session:{session.id_hash}"}
 
@@ -201,9 +230,28 @@ def _token_policy(settings: Settings) -> Policy:
 
     async def authorize(connection: HTTPConnection, run_id: str, action: Action) -> Verdict:
         token = token_of(connection)
-        return UNKNOWN if token is None else verify_token(token, run_id, action, keys, time.time())
+        if token is None:
+            return UNKNOWN
+        session = partial(_live_session, connection)
+        return verify_token(token, run_id, action, keys, time.time(), session)
 
     return authorize
+
+
+def _live_session(connection: HTTPConnection) -> str | None:
+    """Return the ``id_hash`` of the stored session around *connection*, ``None`` for none.
+
+    Raises:
+        RedisUnavailable: it may well exist, and cannot be seen now.
+    """
+    session: Any = connection.scope.get("session")
+    if not hasattr(session, "id_hash"):
+        return None
+    if not session.available:
+        raise RedisUnavailable("session")
+    # The middleware ends with its session what has looked at it.
+    session.mark_accessed()
+    return None if session.is_new else str(session.id_hash)
 
 
 def _open_policy(settings: Settings) -> Policy:

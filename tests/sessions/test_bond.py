@@ -1,0 +1,336 @@
+"""What is served under a session ends with it: in its process, in others, and at its time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import httpx
+import pytest
+import websockets
+from tests.sessions.browser import Answer, Browser, Doing, app_of
+
+from holdfast.endings import endings
+from holdfast.runtime import aclose, runtime
+from holdfast.sessions.asgi import SessionMiddleware
+from holdfast.sessions.index import SessionIndex, SyncSessionIndex
+from holdfast.sessions.session import Session, get_session
+from holdfast.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from starlette.types import Message, Receive, Scope, Send
+    from tests.conftest import Serve
+
+    from holdfast.testing import RedisServer
+
+pytestmark = pytest.mark.anyio
+
+KEY = "a key of more than sixteen characters"
+PROMISE = 1.0
+
+
+# --- several processes ----------------------------------------------------------------------------
+
+
+class Stream:
+    """An open event stream of a real server, and when it ended."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.ended_at: float | None = None
+        self.cookie: str | None = None
+
+    async def read(self, client: httpx.AsyncClient, method: str, url: str, cookie: str) -> None:
+        async with client.stream(method, url, headers={"cookie": cookie}) as answer:
+            assert answer.status_code == 200, await answer.aread()
+            self.cookie = answer.headers.get("set-cookie", "").partition(";")[0]
+            async for _ in answer.aiter_bytes():
+                self.open.set()
+        self.ended_at = time.monotonic()
+
+    async def read_socket(self, url: str, cookie: str) -> None:
+        headers = {"cookie": cookie}
+        async with websockets.connect(url, additional_headers=headers, proxy=None) as socket:
+            await socket.recv()
+            self.open.set()
+            with contextlib.suppress(websockets.ConnectionClosed):
+                while True:
+                    await socket.recv()
+            assert socket.close_code == 1008
+        self.ended_at = time.monotonic()
+
+
+class Site:
+    """Two processes of one site, and a visitor who is logged in."""
+
+    def __init__(self, urls: list[str], client: httpx.AsyncClient, group: Any) -> None:
+        self.urls, self.client, self.group = urls, client, group
+        self.cookie = ""
+
+    async def open(self, path: str, at: int = 0, method: str = "GET") -> Stream:
+        stream = Stream()
+        url = self.urls[at] + path
+        if path == "/socket" or "/ws" in path:
+            self.group.start_soon(stream.read_socket, url.replace("http", "ws", 1), self.cookie)
+        else:
+            self.group.start_soon(stream.read, self.client, method, url, self.cookie)
+        with anyio.fail_after(10):
+            await stream.open.wait()
+        return stream
+
+    async def post(self, path: str, at: int = 0) -> httpx.Response:
+        headers = {"cookie": self.cookie}
+        answer = await self.client.post(self.urls[at] + path, headers=headers)
+        assert answer.status_code == 200
+        return answer
+
+
+@pytest.fixture
+async def site(serve: Serve, redis: RedisServer, key_prefix: str) -> AsyncIterator[Site]:
+    env = {
+        "HOLDFAST_REDIS_URL": redis.url,
+        "HOLDFAST_SECRET_KEY": KEY,
+        "HOLDFAST_KEY_PREFIX": key_prefix,
+    }
+    servers = [serve("tests.sessions.long:app", env=env) for _ in range(2)]
+    async with httpx.AsyncClient(timeout=30) as client, anyio.create_task_group() as group:
+        site = Site([server.url for server in servers], client, group)
+        login = await site.open("/login", method="POST")
+        assert login.cookie
+        site.cookie = login.cookie
+        yield site
+        group.cancel_scope.cancel()
+    for server in servers:
+        server.stop()
+        assert "Traceback" not in server.log(), server.log()
+
+
+async def ended(streams: list[Stream], since: float) -> None:
+    with anyio.fail_after(PROMISE + 5):
+        while any(stream.ended_at is None for stream in streams):
+            await anyio.sleep(0.01)
+    for stream in streams:
+        assert stream.ended_at is not None
+        assert stream.ended_at - since < PROMISE
+
+
+async def test_a_logout_ends_streams_and_sockets_in_every_process_within_a_second(
+    site: Site,
+) -> None:
+    tokens = (await site.post("/run")).json()
+    ours = f"/streams/runs/r1/events/stream?token={tokens['token']}"
+    free = f"/streams/runs/r1/events/stream?token={tokens['free']}"
+    socket = f"/streams/runs/r1/events/ws?token={tokens['token']}"
+    bound = [await site.open(p, at) for p in ("/events", "/socket", ours, socket) for at in (0, 1)]
+    others = [await site.open(path) for path in ("/public", "/download", free)]
+    begun = time.monotonic()
+    await site.post("/logout", at=1)
+    await ended(bound, begun)
+    assert [stream.ended_at for stream in others] == [None] * 3
+    headers = {"cookie": site.cookie}
+    again = await site.client.get(site.urls[0] + ours, headers=headers)
+    assert again.status_code == 401
+
+
+async def test_a_new_secret_ends_what_the_old_ones_opened_and_nothing_else(site: Site) -> None:
+    bound = [await site.open("/events", at) for at in (0, 1)]
+    begun = time.monotonic()
+    answer = await site.post("/renew", at=1)
+    await ended(bound, begun)
+    site.cookie = answer.headers["set-cookie"].partition(";")[0]
+    after = [await site.open("/events", at) for at in (0, 1)]
+    await anyio.sleep(0.3)
+    assert [stream.ended_at for stream in after] == [None, None]
+
+
+# --- one process ----------------------------------------------------------------------------------
+
+
+class Hold:
+    """An app whose answer stays open, until its handler is ended one way or another."""
+
+    def __init__(self, kind: str = "stream", *, deaf: bool = True) -> None:
+        self.kind, self.deaf = kind, deaf
+        self.ended: BaseException | None = None
+        self.before: Callable[[Session], object] = dict
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.before(get_session(scope))
+        try:
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.accept"})
+            else:
+                headers = [(b"content-type", b"text/event-stream")]
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+            while not self.deaf:
+                body = {"type": "http.response.body", "body": b"x", "more_body": True}
+                await send({"type": "websocket.send", "text": "x"} if "w" in self.kind else body)
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(60)
+        except BaseException as error:
+            self.ended = error
+            raise
+
+
+class Held:
+    """One connection that is being served, in a task of its own."""
+
+    def __init__(self, browser: Browser, kind: str) -> None:
+        scope = browser.scope()
+        if kind == "websocket":
+            scope = {**scope, "type": "websocket", "scheme": "ws"}
+        self.answer = Answer([])
+        self.browser = browser
+        self.task = asyncio.create_task(self._run(scope))
+
+    async def _run(self, scope: Scope) -> None:
+        async def receive() -> Message:
+            await asyncio.sleep(60)
+            raise AssertionError
+
+        async def send(message: Message) -> None:
+            self.answer.messages.append(message)
+
+        await self.browser.app(scope, receive, send)
+
+    async def opened(self) -> Held:
+        with anyio.fail_after(5):
+            while not self.answer.messages and not self.task.done():
+                await asyncio.sleep(0.005)
+        self.browser.keep(self.answer)
+        return self
+
+    async def done(self, seconds: float = 5) -> None:
+        async with asyncio.timeout(seconds):
+            await self.task
+
+
+@pytest.fixture(params=["memory", "redis"])
+def settings(request: pytest.FixtureRequest, key_prefix: str) -> Settings:
+    if request.param == "memory":
+        return Settings(secret_key=KEY, key_prefix=key_prefix)
+    redis: RedisServer = request.getfixturevalue("redis")
+    return Settings(secret_key=KEY, redis_url=redis.url, key_prefix=key_prefix)
+
+
+async def logged_in(settings: Settings, app: Any) -> tuple[Browser, str]:
+    doing = Doing()
+    browser = Browser(SessionMiddleware(doing, settings=settings))
+    doing.handle = lambda session: session.update(user_id=7)
+    await browser.get()
+    doing.handle = lambda session: session.id_hash
+    id_hash = (await browser.get()).body.decode().strip("'")
+    browser.app = SessionMiddleware(app, settings=settings)
+    return browser, id_hash
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize("deaf", [True, False], ids=["deaf", "sending"])
+async def test_a_handler_ends_and_its_client_is_told(
+    settings: Settings, kind: str, deaf: bool
+) -> None:
+    hold = Hold(kind, deaf=deaf)
+    browser, id_hash = await logged_in(settings, hold)
+    held = await Held(browser, kind).opened()
+    await SessionIndex(settings).revoke(id_hash)
+    await held.done(2)
+    assert isinstance(hold.ended, asyncio.CancelledError if deaf else OSError)
+    last = held.answer.messages[-1]
+    if kind == "http":
+        assert last == {"type": "http.response.body", "body": b"", "more_body": False}
+    else:
+        assert (last["type"], last["code"]) == ("websocket.close", 1008)
+    assert repr(endings(runtime(settings))) == "<Endings, 0 watching>"
+
+
+async def test_a_revocation_in_a_thread_ends_streams_on_a_loop(settings: Settings) -> None:
+    browser, id_hash = await logged_in(settings, Hold())
+    held = await Held(browser, "http").opened()
+    await anyio.to_thread.run_sync(SyncSessionIndex(settings).revoke, id_hash)
+    await held.done(2)
+
+
+async def test_a_stream_that_begins_with_its_session_ends_with_it(settings: Settings) -> None:
+    hold = Hold(deaf=False)
+    hold.before = lambda session: session.update(user_id=7)
+    browser = Browser(SessionMiddleware(hold, settings=settings))
+    held = await Held(browser, "http").opened()
+    assert await SessionIndex(settings).revoke_all(7) == 1
+    await held.done(2)
+    assert isinstance(hold.ended, OSError)
+
+
+async def test_a_rotation_by_age_ends_nothing(settings: Settings) -> None:
+    settings = settings.override(session_rotate_after=1)
+    browser, _ = await logged_in(settings, Hold())
+    held = await Held(browser, "http").opened()
+    first = dict(browser.cookies)
+    browser.app = SessionMiddleware(app_of(dict), settings=settings)
+    with anyio.fail_after(10):
+        while browser.cookies == first:
+            await browser.get()
+            await anyio.sleep(0.05)
+    await anyio.sleep(0.1)
+    assert not held.task.done()
+    held.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await held.done()
+
+
+async def test_a_stream_ends_at_the_end_of_its_session(settings: Settings) -> None:
+    browser, _ = await logged_in(settings.override(session_max_age=1), Hold())
+    held = await Held(browser, "http").opened()
+    await held.done(4)
+
+
+async def test_an_idle_session_ends_its_stream_and_one_in_use_does_not(
+    settings: Settings,
+) -> None:
+    settings = settings.override(session_idle_timeout=1)
+    browser, _ = await logged_in(settings, Hold())
+    held = await Held(browser, "http").opened()
+    used = Browser(SessionMiddleware(app_of(dict), settings=settings), browser.cookies)
+    for _ in range(15):
+        await used.get()
+        await anyio.sleep(0.1)
+    assert not held.task.done()
+    await held.done(4)
+
+
+async def test_who_cancels_the_request_himself_is_obeyed(settings: Settings) -> None:
+    browser, id_hash = await logged_in(settings, Hold())
+    held = await Held(browser, "http").opened()
+    await SessionIndex(settings).revoke(id_hash)
+    held.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await held.done()
+
+
+async def test_an_error_of_the_handler_is_not_hidden(settings: Settings) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        session = get_session(scope)
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await SessionIndex(settings).revoke(session.id_hash)
+        raise ValueError("a bug")
+
+    browser, _ = await logged_in(settings, app)
+    with pytest.raises(ValueError, match="a bug"):
+        await browser.get()
+
+
+async def test_closing_the_runtime_forgets_who_watches(settings: Settings) -> None:
+    browser, _ = await logged_in(settings, Hold())
+    held = await Held(browser, "http").opened()
+    watching = endings(runtime(settings))
+    assert repr(watching) == "<Endings, 1 watching>"
+    await aclose()
+    assert repr(watching) == "<Endings, 0 watching>"
+    held.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await held.done()
