@@ -1,0 +1,1 @@
+"""One-line mutations: each takes a guard away, and a named test has to notice."""
