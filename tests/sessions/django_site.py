@@ -23,7 +23,9 @@ from django.conf import settings
 from tests.sessions.browser import Browser, Doing
 
 from holdfast.sessions.asgi import SessionMiddleware
+from holdfast.sessions.imports.django import DjangoSource
 from holdfast.sessions.memory import MemorySessionStore
+from holdfast.sessions.sync import driven
 from holdfast.settings import Settings
 
 KEY = "a key of more than sixteen characters"
@@ -102,6 +104,13 @@ def harm(how: str) -> None:
             cursor.execute("DROP TABLE django_session")
 
 
+def found_without_a_loop(cookie: str) -> bool:
+    """Whether code that cannot await finds the session as well."""
+    claim = DjangoSource(None).claim(cookie)
+    assert claim is not None
+    return driven(DjangoSource(None).read(claim)) is not None
+
+
 async def requests(cookie: str) -> list[list[Any]]:
     """Come in with Django's cookie, with ours, and with Django's again after a logout."""
     doing, store = Doing(), MemorySessionStore()
@@ -124,4 +133,6 @@ if __name__ == "__main__":
     set_up(sys.argv[1], as_json="json" in sys.argv)
     session_key = written_by_django()
     harm(sys.argv[-1])
+    if sys.argv[1:] == ["db"]:
+        assert found_without_a_loop(session_key)
     print(json.dumps(asyncio.run(requests(session_key))))

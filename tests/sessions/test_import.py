@@ -31,11 +31,12 @@ from starlette.requests import HTTPConnection
 from tests.sessions.browser import Browser, CountingStore, Doing, app_of
 
 from holdfast.errors import ConfigurationError
-from holdfast.sessions.asgi import SessionMiddleware
+from holdfast.sessions.asgi import SessionMiddleware, _Door
 from holdfast.sessions.events import SessionCreated, SessionEvent, on_session_event
 from holdfast.sessions.imports.foreign import is_pickle
 from holdfast.sessions.index import SessionIndex
 from holdfast.sessions.memory import MemorySessionStore
+from holdfast.sessions.sync import driven
 from holdfast.settings import Settings
 
 if TYPE_CHECKING:
@@ -613,6 +614,22 @@ def test_sessions_that_are_in_redis_need_one(package: str) -> None:
 
 def test_the_variable_has_its_effect() -> None:
     assert Settings(secret_key=KEY, session_import="starlette").warnings == ()
+
+
+async def test_code_that_cannot_await_imports_too(redis: RedisServer, key_prefix: str) -> None:
+    cookie = await starsessions_(DATA, redis.url)
+    settings = Settings(
+        secret_key=KEY, redis_url=redis.url, key_prefix=key_prefix, session_import="starsessions"
+    )
+    app = SessionMiddleware(app_of(dict), settings=settings, store=MemorySessionStore())
+    door = app._door
+    assert isinstance(door, _Door)
+    assert door.importer is not None
+    headers = [(b"cookie", f"session={cookie}".encode())]
+    opened = driven(door.importer.open(headers))
+    assert opened is not None
+    assert dict(opened.session) == DATA
+    assert driven(door.importer.open([])) is None
 
 
 async def test_a_store_of_ones_own_gets_what_is_imported(redis: RedisServer) -> None:

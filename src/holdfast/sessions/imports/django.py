@@ -20,6 +20,7 @@ from holdfast.sessions.imports.foreign import (
     is_pickle,
     object_of,
 )
+from holdfast.sessions.sync import blocking
 
 if TYPE_CHECKING:
     from holdfast.link import Link
@@ -85,8 +86,9 @@ class DjangoSource(Source):
         from django.utils import timezone
 
         now = timezone.now()
+        rows = Session.objects.filter(pk=session_key, expire_date__gt=now)
         try:
-            row = await Session.objects.filter(pk=session_key, expire_date__gt=now).afirst()
+            row = rows.first() if blocking() else await rows.afirst()
         except Error as error:
             raise SessionUnavailable("Django's database cannot be asked") from error
         if row is None:

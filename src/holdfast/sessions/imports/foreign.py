@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from holdfast.errors import RedisUnavailable, SessionUnavailable
+from holdfast.sessions.sync import blocking
 
 if TYPE_CHECKING:
     from holdfast.link import Link
@@ -91,7 +92,9 @@ async def fetch(link: Link, key: str) -> tuple[bytes, float] | None:
     Raises:
         SessionUnavailable: Redis is away.
     """
-    value, left = await link.pipeline([("GET", key), ("PTTL", key)])
+    commands = [("GET", key), ("PTTL", key)]
+    replies = link.pipeline_sync(commands) if blocking() else await link.pipeline(commands)
+    value, left = replies
     for reply in (value, left):
         if isinstance(reply, RedisUnavailable):
             raise SessionUnavailable(str(reply)) from reply
