@@ -50,8 +50,6 @@ MIN_KEY_LENGTH = 16
 PLANNED = frozenset(
     {
         "redis_wait",
-        "session_audit_log",
-        "session_index_address",
         "stream_capture",
         "stream_capture_abandon",
         "stream_channel",
