@@ -25,6 +25,11 @@ async def put(request: Request) -> JSONResponse:
     return JSONResponse(session.id_hash)
 
 
+async def count(request: Request) -> JSONResponse:
+    """Count up, together with everybody else who does."""
+    return JSONResponse(await get_session(request).incr("n"))
+
+
 async def show(request: Request) -> JSONResponse:
     """Answer all that the session holds."""
     return JSONResponse(dict[str, Any](request.session))
@@ -52,6 +57,7 @@ app = Starlette(
     routes=[
         Route("/", show),
         Route("/put/{key}", put, methods=["POST"]),
+        Route("/count", count, methods=["POST"]),
         Route("/login/{user}", login, methods=["POST"]),
         Route("/renew", renew, methods=["POST"]),
         Route("/logout", logout, methods=["POST"]),

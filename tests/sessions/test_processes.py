@@ -91,6 +91,7 @@ async def test_four_processes_write_a_hundred_keys_and_no_logout_is_undone(
 ) -> None:
     async with shop_of(serve, redis, key_prefix, PROCESSES) as shop:
         await a_hundred_keys_are_kept(shop)
+        await a_hundred_increments_count(shop)
         await ten_logouts_win_over_a_hundred_writers(shop, redis, key_prefix)
         await parallel_first_visits_are_sessions_of_their_own(shop)
         for server in shop.servers:
@@ -106,6 +107,14 @@ async def a_hundred_keys_are_kept(shop: Shop) -> None:
     found = await shop.data(cookie)
     assert len(found) == 1 + PROCESSES * TASKS
     assert all(f"k{number}" in found for number in range(PROCESSES * TASKS))
+
+
+async def a_hundred_increments_count(shop: Shop) -> None:
+    cookie = await shop.new_session()
+    async with anyio.create_task_group() as group:
+        for number in range(PROCESSES * TASKS):
+            group.start_soon(shop.ask, "POST", "/count", cookie, number)
+    assert (await shop.data(cookie))["n"] == PROCESSES * TASKS
 
 
 async def ten_logouts_win_over_a_hundred_writers(
