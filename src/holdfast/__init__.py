@@ -28,11 +28,23 @@ if TYPE_CHECKING:
     from holdfast.oauth.store import SyncOAuthStateStore as SyncOAuthStateStore
     from holdfast.runtime import aclose as aclose
     from holdfast.sessions.asgi import SessionMiddleware as SessionMiddleware
+    from holdfast.sessions.events import SessionCreated as SessionCreated
+    from holdfast.sessions.events import SessionDestroyed as SessionDestroyed
+    from holdfast.sessions.events import SessionEvent as SessionEvent
+    from holdfast.sessions.events import SessionExpired as SessionExpired
+    from holdfast.sessions.events import SessionRefused as SessionRefused
+    from holdfast.sessions.events import SessionRenewed as SessionRenewed
+    from holdfast.sessions.events import SessionRotated as SessionRotated
+    from holdfast.sessions.events import SessionUnknown as SessionUnknown
+    from holdfast.sessions.events import on_session_event as on_session_event
+    from holdfast.sessions.index import SessionIndex as SessionIndex
+    from holdfast.sessions.index import SyncSessionIndex as SyncSessionIndex
     from holdfast.sessions.memory import MemorySessionStore as MemorySessionStore
     from holdfast.sessions.redis import RedisSessionStore as RedisSessionStore
     from holdfast.sessions.session import Session as Session
     from holdfast.sessions.session import get_session as get_session
     from holdfast.sessions.store import SessionStore as SessionStore
+    from holdfast.sessions.users import SessionInfo as SessionInfo
     from holdfast.settings import Settings as Settings
     from holdfast.streams.access import session_access as session_access
     from holdfast.streams.access import stream_token as stream_token
@@ -61,17 +73,29 @@ _HOMES = {
     "RunExpired": "errors",
     "RunPublisher": "streams.publisher",
     "Session": "sessions.session",
+    "SessionCreated": "sessions.events",
+    "SessionDestroyed": "sessions.events",
     "SessionError": "errors",
+    "SessionEvent": "sessions.events",
+    "SessionExpired": "sessions.events",
+    "SessionIndex": "sessions.index",
+    "SessionInfo": "sessions.users",
     "SessionMiddleware": "sessions.asgi",
+    "SessionRefused": "sessions.events",
+    "SessionRenewed": "sessions.events",
+    "SessionRotated": "sessions.events",
     "SessionStore": "sessions.store",
     "SessionTooLarge": "errors",
     "SessionTooLate": "errors",
     "SessionUnavailable": "errors",
+    "SessionUnknown": "sessions.events",
     "Settings": "settings",
     "StreamEvent": "streams.event",
     "SyncOAuthStateStore": "oauth.store",
+    "SyncSessionIndex": "sessions.index",
     "aclose": "runtime",
     "get_session": "sessions.session",
+    "on_session_event": "sessions.events",
     "session_access": "streams.access",
     "stream_token": "streams.access",
 }
@@ -94,17 +118,29 @@ __all__ = [
     "RunExpired",
     "RunPublisher",
     "Session",
+    "SessionCreated",
+    "SessionDestroyed",
     "SessionError",
+    "SessionEvent",
+    "SessionExpired",
+    "SessionIndex",
+    "SessionInfo",
     "SessionMiddleware",
+    "SessionRefused",
+    "SessionRenewed",
+    "SessionRotated",
     "SessionStore",
     "SessionTooLarge",
     "SessionTooLate",
     "SessionUnavailable",
+    "SessionUnknown",
     "Settings",
     "StreamEvent",
     "SyncOAuthStateStore",
+    "SyncSessionIndex",
     "aclose",
     "get_session",
+    "on_session_event",
     "session_access",
     "stream_token",
 ]
