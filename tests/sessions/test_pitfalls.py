@@ -22,6 +22,7 @@ from holdfast.errors import CorruptData
 from holdfast.sessions.asgi import SessionMiddleware
 from holdfast.sessions.calls import Calls
 from holdfast.sessions.cookie import CookieSigner, new_credential
+from holdfast.sessions.events import on_session_event
 from holdfast.sessions.memory import MemorySessionStore
 from holdfast.sessions.redis import RedisSessionStore
 from holdfast.sessions.session import Session, get_session
@@ -89,6 +90,38 @@ async def test_a_thousand_unknown_ids_create_nothing(redis: RedisServer, key_pre
         answer = await browser.get(cookie=f"session={signer.sign(new_credential())}".encode())
         assert answer.set_cookie is None
     assert redis.execute("KEYS", f"*{key_prefix}session:*") == []
+
+
+async def test_whatever_an_attacker_tries_is_told(shelf: Shelf) -> None:
+    told: list[tuple[str, str | None]] = []
+    end = on_session_event(lambda event: told.append((event.name, getattr(event, "reason", None))))
+    signer = CookieSigner([KEY])
+    browser, doing = shelf.browser()
+    doing.handle = writing(a=1)
+    await browser.get()
+    other = signer.sign(new_credential())
+    doing.handle = dict
+    for cookie in (other, "x" * len(other), f"{other}; session={browser.cookies['session']}"):
+        await browser.get(cookie=f"session={cookie}".encode())
+    tab = Browser(browser.app, dict(browser.cookies))
+
+    async def late(session: Session) -> None:
+        session["late"] = 1
+        doing.handle = Session.invalidate
+        await browser.get()
+
+    doing.handle = late
+    await tab.get()
+    end()
+    await tab.get()
+    assert told == [
+        ("created", None),
+        ("unknown", None),
+        ("refused", "forged cookie"),
+        ("refused", "two cookies"),
+        ("destroyed", "invalidated"),
+        ("refused", "ended"),
+    ]
 
 
 async def test_a_secret_is_good_for_its_grace_and_no_longer(shelf: Shelf) -> None:
@@ -173,7 +206,7 @@ async def test_a_session_that_ends_between_load_and_save_is_not_revived(shelf: S
     assert (answer.status, answer.set_cookie) == (200, None)
     key = CookieSigner([KEY]).verify(kept["session"].encode())
     assert key
-    assert await shelf.store.load(key.credential.key) is Missing.ABSENT
+    assert isinstance(await shelf.store.load(key.credential.key), Missing)
     doing.handle = dict
     assert (await browser.get()).body == b"{}"
 
@@ -207,7 +240,7 @@ async def test_an_idle_timeout_cut_short_counts_for_sessions_that_exist(shelf: S
     await store.create(key, {"a": b"1"}, max_age=HOUR)
     shelf.advance(60)
     assert isinstance(await store.load(key, idle_timeout=61), Record)
-    assert await store.load(key, idle_timeout=60) is Missing.ABSENT
+    assert isinstance(await store.load(key, idle_timeout=60), Missing)
 
 
 async def test_no_activity_and_no_forged_max_age_outlives_the_absolute_end(shelf: Shelf) -> None:
