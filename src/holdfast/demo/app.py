@@ -155,9 +155,11 @@ async def show_token(request: Request) -> Response:
     """Answer a token for one of this session's runs: ``EventSource`` can send no header."""
     require_user(request)
     run_id = request.path_params["run_id"]
-    if f"run:{run_id}" not in get_session(request):
+    session = get_session(request)
+    if f"run:{run_id}" not in session:
         raise HTTPException(404, "This session started no such run.")
-    token = stream_token(run_id, ttl=3600)
+    # Bound to the session: whoever logs out ends the streams of every tab with it.
+    token = stream_token(run_id, ttl=3600, session=session)
     return JSONResponse({"token": token}, headers={"Cache-Control": "no-store"})
 
 
