@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-from tests.sessions.browser import Browser, Doing
+from tests.sessions.browser import Browser, Doing, app_of
 
+from holdfast.runtime import runtime
 from holdfast.sessions import events
 from holdfast.sessions.asgi import SessionMiddleware
+from holdfast.sessions.choice import default_store
 from holdfast.sessions.events import (
     SessionCreated,
     SessionDestroyed,
     SessionEvent,
+    SessionExpired,
     SessionRefused,
     SessionRenewed,
     SessionRotated,
@@ -93,6 +97,23 @@ async def test_the_life_of_a_session_is_told_in_order(
         (SessionUnknown, None, None),
     ]
     assert all(one.at <= other.at for one, other in itertools.pairwise(told))
+
+
+async def test_a_cookie_that_comes_after_its_session_is_told(
+    settings: Settings, told: list[SessionEvent]
+) -> None:
+    browser, _, id_hash = await begun(settings)
+    # Its idle timeout was cut since, so that its data is still there.
+    late = settings.override(session_idle_timeout=1)
+    browser.app = SessionMiddleware(
+        app_of(dict), settings=late, store=default_store(runtime(settings))
+    )
+    with anyio.fail_after(10):
+        while not told or type(told[-1]) is SessionCreated:
+            await anyio.sleep(0.05)
+            if time.time() > told[0].at + 1.1:
+                await browser.get()
+    assert (type(told[-1]), told[-1].id_hash) == (SessionExpired, id_hash)
 
 
 async def test_a_rotation_by_age_is_a_renewal(settings: Settings, told: list[SessionEvent]) -> None:

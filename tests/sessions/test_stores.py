@@ -88,6 +88,7 @@ class TestMemoryBeside:
         now[0] += 9
         assert isinstance(await store.load(key, idle_timeout=10), Record)
         now[0] += 1
+        assert await store.load(key, idle_timeout=10) is Missing.EXPIRED
         assert await store.load(key, idle_timeout=10) is Missing.ABSENT
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")

@@ -177,7 +177,7 @@ def record(
     old = raw.pop(OLD, None)
     # Redis has expired it by itself, unless its expiry was lost or the timeout was cut since.
     if now >= expires or (idle_timeout > 0 and now >= seen + idle_timeout):
-        return Missing.ABSENT
+        return Missing.EXPIRED
     given = secret_hash.encode()
     current = hmac.compare_digest(secret, given)
     if not current:

@@ -25,6 +25,7 @@ from holdfast.sessions.cookie import Credential, Presented, new_credential
 from holdfast.sessions.events import (
     SessionCreated,
     SessionDestroyed,
+    SessionExpired,
     SessionRefused,
     SessionRenewed,
     SessionRotated,
@@ -187,7 +188,8 @@ class Exchange:
         if found is Missing.SUPERSEDED:
             self.standing = Standing.OVER
         else:
-            self.setup.tidings.tell(SessionUnknown(id_hash=presented.credential.key.id_hash))
+            kind = SessionExpired if found is Missing.EXPIRED else SessionUnknown
+            self.setup.tidings.tell(kind(id_hash=presented.credential.key.id_hash))
         logger.debug("a cookie names a session that is not there (%s)", found.value)
 
     def _open_found(self, presented: Presented, found: Record, data: dict[str, Any]) -> None:

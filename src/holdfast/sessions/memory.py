@@ -87,9 +87,10 @@ class MemorySessionStore(SessionStore):
         """See :meth:`SessionStore.load`."""
         now = self._clock()
         with self._lock:
+            known = key.id_hash in self._entries
             entry = self._alive(key.id_hash, now, idle_timeout)
             if entry is None:
-                return Missing.ABSENT
+                return Missing.EXPIRED if known else Missing.ABSENT
             standing = _standing(entry, key.secret_hash, now)
             if standing is None or standing is Missing.SUPERSEDED:
                 return standing or Missing.ABSENT

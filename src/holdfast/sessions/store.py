@@ -73,6 +73,7 @@ class Missing(enum.Enum):
     """Why a store has no session to give."""
 
     ABSENT = "never was, expired or destroyed"
+    EXPIRED = "past its lifetime, where that can still be seen; ABSENT says it too"
     SUPERSEDED = "the secret was killed a moment ago; the browser has a newer one"
 
 
