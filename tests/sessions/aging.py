@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from holdfast.settings import Settings
+
 if TYPE_CHECKING:
     from holdfast.testing import RedisServer
+
+#: Seconds for one command. A busy machine is no outage, and looks like one.
+PATIENCE = 10.0
+
+
+def patient(redis: RedisServer, prefix: str) -> Settings:
+    """Return the settings of a store in *redis* under *prefix*."""
+    return Settings(redis_url=redis.url, key_prefix=prefix, redis_timeout=PATIENCE)
+
 
 # Every time that is kept moves back by as much as the clock would have moved on.
 _AGE = r"""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.sessions.aging import patient
 
 from holdfast.sessions.asgi import SessionMiddleware
 from holdfast.sessions.encryption import EncryptedSessionStore
@@ -37,7 +38,7 @@ class TestOnRedis(SessionMiddlewareSuite):
 
     @pytest.fixture(autouse=True)
     def _settings_of_redis(self, redis: RedisServer, key_prefix: str) -> None:
-        self.own = Settings(redis_url=redis.url, key_prefix=key_prefix)
+        self.own = patient(redis, key_prefix)
 
     def make_store(self) -> SessionStore:
         return RedisSessionStore(self.own)

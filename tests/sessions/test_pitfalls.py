@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-from tests.sessions.aging import age
+from tests.sessions.aging import PATIENCE, age, patient
 from tests.sessions.browser import Browser, CountingStore, Doing
 
 from holdfast.errors import CorruptData
@@ -71,7 +71,7 @@ def shelf(request: pytest.FixtureRequest, key_prefix: str) -> Iterator[Shelf]:
             yield Shelf(MemorySessionStore(clock=clock), clock.advance)
         return
     redis: RedisServer = request.getfixturevalue("redis")
-    store = RedisSessionStore(Settings(redis_url=redis.url, key_prefix=key_prefix))
+    store = RedisSessionStore(patient(redis, key_prefix))
     yield Shelf(store, lambda seconds: age(redis, key_prefix, seconds))
 
 
@@ -83,7 +83,7 @@ def writing(**values: Any) -> Any:
 
 
 async def test_a_thousand_unknown_ids_create_nothing(redis: RedisServer, key_prefix: str) -> None:
-    store = RedisSessionStore(Settings(redis_url=redis.url, key_prefix=key_prefix))
+    store = RedisSessionStore(patient(redis, key_prefix))
     doing, signer = Doing(), CookieSigner([KEY])
     browser = Browser(SessionMiddleware(doing, settings=Settings(secret_key=KEY), store=store))
     for _ in range(1000):
@@ -167,7 +167,7 @@ async def test_two_renewals_at_once_are_one(shelf: Shelf) -> None:
 async def test_a_session_remembers_four_old_secrets_at_most(
     redis: RedisServer, key_prefix: str
 ) -> None:
-    store = RedisSessionStore(Settings(redis_url=redis.url, key_prefix=key_prefix))
+    store = RedisSessionStore(patient(redis, key_prefix))
     key = new_key()
     await store.create(key, {"a": b"1"}, max_age=HOUR)
     for grace in (0.0, GRACE_SECONDS) * 5:
@@ -212,7 +212,7 @@ async def test_a_session_that_ends_between_load_and_save_is_not_revived(shelf: S
 
 
 def test_what_expired_while_it_waited_is_not_created(redis: RedisServer, key_prefix: str) -> None:
-    store = RedisSessionStore(Settings(redis_url=redis.url, key_prefix=key_prefix))
+    store = RedisSessionStore(patient(redis, key_prefix))
     call = Calls(key_prefix).create(
         new_key(), {"a": b"1"}, max_age=100.0, idle_timeout=0.0, age=100.0
     )
@@ -277,7 +277,7 @@ async def test_a_number_that_became_a_truth_value_is_a_change(shelf: Shelf) -> N
 async def test_a_session_of_a_later_version_is_corrupt_and_left_alone(
     redis: RedisServer, key_prefix: str
 ) -> None:
-    store = RedisSessionStore(Settings(redis_url=redis.url, key_prefix=key_prefix))
+    store = RedisSessionStore(patient(redis, key_prefix))
     key = new_key()
     await store.create(key, {"a": b"1"}, max_age=HOUR)
     name = f"{key_prefix}session:{key.id_hash}"
@@ -343,7 +343,9 @@ def test_one_middleware_serves_many_loops_in_many_threads(
     kind: str, redis: RedisServer, key_prefix: str
 ) -> None:
     url = redis.url if kind == "redis" else "off"
-    settings = Settings(secret_key=KEY, redis_url=url, key_prefix=key_prefix)
+    settings = Settings(
+        secret_key=KEY, redis_url=url, key_prefix=key_prefix, redis_timeout=PATIENCE
+    )
     doing = Doing()
     doing.handle = lambda session: session.setdefault("n", 0)
     app = SessionMiddleware(doing, settings=settings)

@@ -35,7 +35,10 @@ class Counted:
         self._watched, self._prefix = watched, prefix
         self.doing = Doing()
         settings = Settings(
-            redis_url=redis.url, key_prefix=prefix, secret_key="only for this test, and long"
+            redis_url=redis.url,
+            key_prefix=prefix,
+            secret_key="only for this test, and long",
+            redis_timeout=10,
         )
         self.browser = Browser(SessionMiddleware(self.doing, settings=settings))
 

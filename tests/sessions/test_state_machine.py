@@ -26,7 +26,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from tests.sessions.aging import age
+from tests.sessions.aging import age, patient
 from tests.sessions.browser import Answer, Browser
 
 from holdfast.link import Link
@@ -465,8 +465,7 @@ def memory_world() -> Iterator[World]:
 
 @pytest.fixture
 def redis_world(redis: RedisServer, key_prefix: str) -> Iterator[World]:
-    # An outage is none of the rules, and a busy machine looks like one.
-    own = Settings(redis_url=redis.url, key_prefix=key_prefix, redis_timeout=10)
+    own = patient(redis, key_prefix)
     link = Link(own)
 
     def advance(seconds: float, opened: list[Session]) -> None:
