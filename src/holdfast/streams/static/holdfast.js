@@ -161,7 +161,6 @@ export function follow(address, options = {}) {
   function closed(code) {
     if (code === 4404) return { status: 404, code: "RUN_NOT_FOUND", title: "There is no such run" };
     if (code === 4410) return { status: 410, code: "RUN_EXPIRED", title: "The run's events are gone" };
-    if (code === 1008) token = undefined;
     return code === 1013 ? 5000 : 0;
   }
 
@@ -179,7 +178,7 @@ export function follow(address, options = {}) {
   // True after what ends the run.
   function receive(frame, id = frame.id) {
     const { kind } = frame;
-    if (over || kind === "end") return true;
+    if (kind === "end") return true;
     if (kind === "error" || kind === "denied") return false; // the connection closes next
     failures = 0;
     if (kind === "event") {
