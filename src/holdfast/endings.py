@@ -28,12 +28,14 @@ class Watch:
         id_hash: of the session.
         secret_hash: of the secret that it was opened with.
         end: called once, on the loop that it was opened on.
+        doubt: called there when endings may have been missed.
         loop: that loop.
     """
 
     id_hash: str
     secret_hash: str
     end: Callable[[], None]
+    doubt: Callable[[], None]
     loop: asyncio.AbstractEventLoop
 
 
@@ -57,14 +59,21 @@ class Endings:
     def __repr__(self) -> str:
         return f"<Endings, {sum(map(len, self._watches.values()))} watching>"
 
-    def watch(self, id_hash: str, secret_hash: str, end: Callable[[], None]) -> Callable[[], None]:
+    def watch(
+        self,
+        id_hash: str,
+        secret_hash: str,
+        end: Callable[[], None],
+        doubt: Callable[[], None],
+    ) -> Callable[[], None]:
         """Have *end* called when the session ends, or when a new secret kills this one.
 
+        *doubt* is called when other processes may have told endings that nobody could hear here.
         Call it on a running asyncio loop, and what it returns, on the same loop, when what was
         watched for is over.
         """
         loop = asyncio.get_running_loop()
-        each = Watch(id_hash, secret_hash, end, loop)
+        each = Watch(id_hash, secret_hash, end, doubt, loop)
         with self._lock:
             self._watches.setdefault(id_hash, set()).add(each)
         self._listen(loop)
@@ -99,6 +108,11 @@ class Endings:
                 self._drop(each)
                 each.end()
 
+    def _all_on(self, loop: asyncio.AbstractEventLoop) -> list[Watch]:
+        with self._lock:
+            watches = [each for found in self._watches.values() for each in found]
+        return [each for each in watches if each.loop is loop]
+
     def _drop(self, watch: Watch) -> None:
         with self._lock:
             left = self._watches.get(watch.id_hash, set())
@@ -119,8 +133,11 @@ class Endings:
             id_hash, _, spared = message.decode("latin-1").partition(" ")
             self._end(loop, id_hash, spared)
 
-        # What was told while nobody could hear is not told again.
-        listener = Listener(self._link, heard, lambda: None)
+        def missed() -> None:
+            for each in self._all_on(loop):
+                each.doubt()
+
+        listener = Listener(self._link, heard, missed)
         task = loop.create_task(listener.add(self._channel), name="holdfast-endings")
         self._listeners[loop] = listener, task
 
@@ -128,11 +145,8 @@ class Endings:
         """Stop listening on the running loop, and forget who watches there."""
         loop = asyncio.get_running_loop()
         found = self._listeners.pop(loop, None)
-        with self._lock:
-            gone = [each for found in self._watches.values() for each in found]
-        for each in gone:
-            if each.loop is loop:
-                self._drop(each)
+        for each in self._all_on(loop):
+            self._drop(each)
         if found is not None:
             listener, task = found
             task.cancel()

@@ -302,6 +302,28 @@ async def test_an_idle_session_ends_its_stream_and_one_in_use_does_not(
     await held.done(4)
 
 
+async def test_an_ending_that_nobody_could_hear_is_found_out_afterwards(
+    fresh_redis: RedisServer, key_prefix: str
+) -> None:
+    settings = Settings(secret_key=KEY, redis_url=fresh_redis.url, key_prefix=key_prefix)
+    browser, id_hash = await logged_in(settings, Hold())
+    held = await Held(browser, "http").opened()
+    other, _ = await logged_in(settings, Hold())
+    lives = await Held(other, "http").opened()
+    with anyio.fail_after(5):
+        while fresh_redis.execute("PUBSUB", "CHANNELS", f"{key_prefix}*") == []:
+            await anyio.sleep(0.01)
+    fresh_redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
+    # By another hand, and without a word.
+    fresh_redis.execute("DEL", f"{key_prefix}session:{id_hash}")
+    await held.done(10)
+    await anyio.sleep(0.6)
+    assert not lives.task.done()
+    lives.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await lives.done()
+
+
 async def test_who_cancels_the_request_himself_is_obeyed(settings: Settings) -> None:
     browser, id_hash = await logged_in(settings, Hold())
     held = await Held(browser, "http").opened()

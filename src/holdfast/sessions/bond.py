@@ -9,6 +9,7 @@ it does not take the hint. On event loops other than asyncio nothing is bound.
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 GRACE = 0.5
 # How soon a store that could not be asked is asked again.
 _AGAIN = 2.0
+# Seconds within which all are looked at, after endings may have been missed.
+_SPREAD = 0.5
 _LEFT = (OSError, ClientDisconnect, WebSocketDisconnect)
 
 
@@ -62,7 +65,7 @@ class Bond:
         if held is None or announcer is None or announcer.endings is None:
             return
         if self._exchange.standing is Standing.FOUND and _on_asyncio():
-            self._part = announcer.endings.watch(*held.key, self._end)
+            self._part = announcer.endings.watch(*held.key, self._end, self._doubt)
             self._set_timer(self._exchange.ends_at)
 
     async def finish(self) -> None:
@@ -108,11 +111,17 @@ class Bond:
         if not self.over:
             self._work = asyncio.get_running_loop().create_task(self._look())
 
+    def _doubt(self) -> None:
+        # Not all at once: there may be thousands, and Redis has only just come back.
+        if self._timer is not None:
+            self._timer.cancel()
+        self._set_timer(time.time() + random.random() * _SPREAD)  # noqa: S311 - spreads load
+
     async def _look(self) -> None:
-        """See whether the lifetime is really over: other requests may have prolonged it."""
-        held, setup = self._exchange.credential, self._exchange.setup
-        idle = setup.terms.idle_timeout
-        if held is not None and idle > 0:
+        """See whether it is really over: other requests may have prolonged it, or ended it."""
+        held, record = self._exchange.credential, self._exchange.record
+        setup, idle = self._exchange.setup, self._exchange.setup.terms.idle_timeout
+        if held is not None and record is not None and time.time() < record.expires_at:
             try:
                 found = await setup.store.load(held.key, idle_timeout=idle)
             except SessionUnavailable:
@@ -121,7 +130,8 @@ class Bond:
             except CorruptData:
                 found = None
             if isinstance(found, Record):
-                self._set_timer(min(found.expires_at, found.seen_at + idle))
+                end = found.expires_at
+                self._set_timer(min(end, found.seen_at + idle) if idle > 0 else end)
                 return
         self._end()
 
