@@ -46,6 +46,7 @@ def prepare(copy: Path) -> None:
     compileall.compile_dir(copy, quiet=2)
     sys.dont_write_bytecode = True
     sys.path.insert(0, str(copy))
+    os.environ["PYTHONPATH"] = str(copy)  # for the servers that a test starts
     for name in _HEAVY.split():
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
