@@ -15,6 +15,7 @@ from tests.sessions.browser import Answer, Browser, Doing, app_of
 
 from holdfast.endings import endings
 from holdfast.runtime import aclose, runtime
+from holdfast.sessions import exchange
 from holdfast.sessions.asgi import SessionMiddleware
 from holdfast.sessions.index import SessionIndex, SyncSessionIndex
 from holdfast.sessions.session import Session, get_session
@@ -322,6 +323,41 @@ async def test_an_ending_that_nobody_could_hear_is_found_out_afterwards(
     lives.task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await lives.done()
+
+
+async def test_a_rotation_by_age_ends_nothing_after_the_old_secret_is_forgotten_either(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "GRACE_SECONDS", 0.1)
+    settings = settings.override(session_rotate_after=1, session_idle_timeout=1)
+    browser, id_hash = await logged_in(settings, Hold())
+    held = await Held(browser, "http").opened()
+    used = Browser(SessionMiddleware(app_of(dict), settings=settings), browser.cookies)
+    for _ in range(25):
+        await used.get()
+        await anyio.sleep(0.1)
+    assert not held.task.done()
+    await SessionIndex(settings).revoke(id_hash)
+    await held.done(2)
+
+
+async def test_while_nobody_can_say_whether_a_session_lives_its_stream_does(
+    fresh_redis: RedisServer, key_prefix: str
+) -> None:
+    settings = Settings(
+        secret_key=KEY,
+        redis_url=fresh_redis.url,
+        key_prefix=key_prefix,
+        session_idle_timeout=1,
+        session_on_outage="closed",
+    )
+    browser, _ = await logged_in(settings, Hold())
+    held = await Held(browser, "http").opened()
+    fresh_redis.kill()
+    await anyio.sleep(2)
+    assert not held.task.done()
+    fresh_redis.start()
+    await held.done(15)
 
 
 async def test_who_cancels_the_request_himself_is_obeyed(settings: Settings) -> None:

@@ -18,12 +18,13 @@ from starlette.websockets import WebSocketDisconnect
 
 from holdfast.errors import CorruptData, SessionUnavailable
 from holdfast.sessions.lifecycle import Standing
-from holdfast.sessions.store import Record
+from holdfast.sessions.store import Missing, Record
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from holdfast.sessions.exchange import Exchange
+    from holdfast.sessions.store import SessionKey
 
 #: Seconds that a handler has to end by itself.
 GRACE = 0.5
@@ -120,20 +121,30 @@ class Bond:
     async def _look(self) -> None:
         """See whether it is really over: other requests may have prolonged it, or ended it."""
         held, record = self._exchange.credential, self._exchange.record
-        setup, idle = self._exchange.setup, self._exchange.setup.terms.idle_timeout
+        idle = self._exchange.setup.terms.idle_timeout
         if held is not None and record is not None and time.time() < record.expires_at:
             try:
-                found = await setup.store.load(held.key, idle_timeout=idle)
+                end = await self._end_now(held.key, idle)
             except SessionUnavailable:
-                self._set_timer(time.time() + _AGAIN)
-                return
+                end = time.time() + _AGAIN
             except CorruptData:
-                found = None
-            if isinstance(found, Record):
-                end = found.expires_at
-                self._set_timer(min(end, found.seen_at + idle) if idle > 0 else end)
+                end = None
+            if end is not None:
+                self._set_timer(end)
                 return
         self._end()
+
+    async def _end_now(self, key: SessionKey, idle: float) -> float | None:
+        """Return when the session ends as things stand; ``None``: it has, or for this secret."""
+        setup = self._exchange.setup
+        found = await setup.store.load(key, idle_timeout=idle)
+        if isinstance(found, Record):
+            end = found.expires_at
+            return min(end, found.seen_at + idle) if idle > 0 else end
+        if found is Missing.SUPERSEDED:
+            return None
+        # A secret that was only replaced by age is forgotten after its grace.
+        return await setup.tidings.end_of(key.id_hash, idle)
 
     def _end(self) -> None:
         if not self.over:

@@ -61,6 +61,22 @@ class Tidings:
         except CorruptData as error:
             logger.error("the index of a user's sessions cannot be written: %s", error)  # noqa: TRY400
 
+    async def end_of(self, id_hash: str, idle: float) -> float | None:
+        """Return when a session ends, whatever its secret, as seconds since the epoch.
+
+        ``None`` where it is not there, or nobody can say. *idle* is the idle timeout in seconds.
+
+        Raises:
+            SessionUnavailable: Redis is away.
+        """
+        if self._index is None:
+            return None
+        try:
+            info = await perform(self._index.link, self._index.showing(id_hash, idle))
+        except CorruptData:
+            return None
+        return None if info is None else info.expires_at.timestamp()
+
     async def forget(self, user: str | None, id_hash: str) -> None:
         """Have the index know that a session is no longer that of *user*."""
         if self._index is None or user is None:
