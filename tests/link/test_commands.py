@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -111,6 +112,33 @@ async def test_commands_of_one_tick_keep_their_order(
     stored = await link.execute("LRANGE", key, 0, -1)
     assert isinstance(stored, list)
     assert [int(each.partition(b":")[0]) for each in stored] == list(range(len(sizes)))
+
+
+async def test_a_command_expected_to_be_alone_leaves_at_once(
+    redis: RedisServer, make_link: MakeLink, key_prefix: str
+) -> None:
+    link, key = make_link(redis.url), f"{key_prefix}k"
+    for _ in range(3):
+        await link.execute("PING")
+    futures = [link.send("RPUSH", key, number) for number in range(3)]
+    # No turn of the loop was given, and yet the first is there; the others wait for the turn.
+    deadline = time.monotonic() + 5
+    while not redis.execute("EXISTS", key):
+        assert time.monotonic() < deadline, "it never left"
+    assert redis.execute("LRANGE", key, 0, -1) == [b"0"]
+    assert await asyncio.gather(*futures) == [1, 2, 3]
+
+
+async def test_a_batch_with_a_wrong_argument_sends_nothing_though_it_follows_lone_commands(
+    redis: RedisServer, make_link: MakeLink, key_prefix: str
+) -> None:
+    link, key = make_link(redis.url), f"{key_prefix}k"
+    for _ in range(3):
+        await link.execute("PING")
+    wrong: Any = object()
+    with pytest.raises(TypeError):
+        await link.pipeline([("SET", key, 1), ("SET", key, wrong)])
+    assert await link.execute("EXISTS", key) == 0
 
 
 async def test_five_thousand_commands_of_one_tick_are_all_answered(

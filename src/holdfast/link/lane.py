@@ -75,6 +75,11 @@ class Conversation(asyncio.Protocol):
         self._stream: Stream | None = None
         self._transport: asyncio.Transport | None = None
 
+    @property
+    def idle(self) -> bool:
+        """Whether a command would be the only one on its way."""
+        return not self._pending and not self.paused
+
     async def adopt(self, stream: Stream) -> None:
         """Take the connection over from the driver."""
         self._stream = stream
@@ -224,6 +229,8 @@ class Lane:
         self._closed: Callable[[Lane], None] | None = closed
         self._queue: deque[tuple[bytes, asyncio.Future[Reply], float]] = deque()
         self._scheduled = False
+        # Whether the last batch was of one command: what is to be expected of the next.
+        self._alone = False
         self._current: Conversation | None = None
         self._open: set[Conversation] = set()
         self._connecting: asyncio.Task[None] | None = None
@@ -242,13 +249,24 @@ class Lane:
         finally:
             self.close()
 
-    def send(self, args: tuple[Arg, ...]) -> asyncio.Future[Reply]:
-        """Queue one command; it leaves at the end of this tick."""
+    def send(self, args: tuple[Arg, ...], *, more: bool = False) -> asyncio.Future[Reply]:
+        """Queue one command; it leaves at the end of this tick, or now if it is likely alone.
+
+        Args:
+            args: the command.
+            more: others follow in this tick, so it is not.
+        """
         future: asyncio.Future[Reply] = self.loop.create_future()
         self._queue.append((pack(args), future, self.loop.time() + self.timeout))
         if not self._scheduled:
-            self._scheduled = True
-            self.loop.call_soon(self._flush)
+            current = self._current
+            if self._alone and not more and current is not None and current.idle:
+                # Nothing is in flight and the last batch was of one: a turn of the loop, which
+                # costs a system call, would gather nothing.
+                self._flush()
+            else:
+                self._scheduled = True
+                self.loop.call_soon(self._flush)
         return future
 
     def flush_soon(self) -> None:
@@ -283,6 +301,7 @@ class Lane:
                 pending.append((future, due))
                 size += len(packed)
         if chunks:
+            self._alone = len(chunks) == 1 and conversation.idle
             conversation.write(chunks, pending)
 
     def _connect(self) -> None:

@@ -113,6 +113,9 @@ class Link:
         Raises:
             TypeError: an argument is neither ``str``, ``bytes``, ``int`` nor ``float``.
         """
+        return self._send(args)
+
+    def _send(self, args: Sequence[Arg], *, more: bool = False) -> asyncio.Future[Reply]:
         loop = asyncio.get_running_loop()
         if not self._gate.up:
             refused: asyncio.Future[Reply] = loop.create_future()
@@ -121,7 +124,7 @@ class Link:
         lane = self._lanes.get(loop)
         if lane is None:
             lane = self._new_lane(loop)
-        return lane.send(args)
+        return lane.send(tuple(args), more=more)
 
     async def execute(self, *args: Arg) -> Reply:
         """Send one command and return its reply. The first use starts supervision and waits for it.
@@ -131,7 +134,7 @@ class Link:
             RedisReplyError: Redis refused this command.
         """
         if self._gate.up:
-            return await self.send(*args)
+            return await self._send(args)
         return await self._first(self.send, args)
 
     async def _first(
@@ -180,7 +183,7 @@ class Link:
             await self.ready()
         futures: list[asyncio.Future[Reply]] = []
         try:
-            futures.extend(self.send(*command) for command in commands)
+            futures.extend(self._send(command, more=True) for command in commands)
         except TypeError:
             # Nothing has left yet: it is all of them or none.
             for future in futures:
