@@ -122,6 +122,33 @@ async def await_redis(runtime: Runtime) -> None:
         )
 
 
+class Requirement:
+    """``HOLDFAST_REDIS_REQUIRED`` where the server asks for no lifespan, or a mount hears of none.
+
+    Args:
+        runtime: whose Redis must have answered once before anything is served.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.met = not runtime.settings.redis_required
+        self._runtime = runtime
+        self._told = False
+
+    async def holds(self) -> bool:
+        """Whether requests may be served; if not, the log says why, once."""
+        if self.met:
+            return True
+        try:
+            await await_redis(self._runtime)
+        except ConfigurationError as error:
+            if not self._told:
+                self._told = True
+                logger.error("Every request is answered 503: %s", error)  # noqa: TRY400
+            return False
+        self.met = True
+        return True
+
+
 def refusal(scope: Scope, body: bytes, retry_after: int) -> list[Message]:
     """Return the messages that answer *scope* (HTTP, or a WebSocket not yet accepted) with 503.
 

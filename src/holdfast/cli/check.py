@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 import holdfast
+from holdfast.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,6 +68,7 @@ def findings(settings: Settings) -> Iterator[Line]:
     for text in settings.warnings:
         yield Line("warning", "configuration", text)
     yield _secret_key(settings)
+    yield from _refused_at_start(settings)
     if settings.redis_url is None:
         yield _memory(settings)
         return
@@ -89,6 +91,21 @@ def _secret_key(settings: Settings) -> Line:
         "secret key",
         "HOLDFAST_SECRET_KEY is not set: sessions and tokens refuse to start without it",
     )
+
+
+def _refused_at_start(settings: Settings) -> Iterator[Line]:
+    """What is well in itself, and what a server would refuse all the same."""
+    from holdfast.sessions.choice import named_factory
+
+    try:
+        settings.check_workers()
+    except ConfigurationError as error:
+        yield Line("problem", "workers", str(error))
+    if ":" in settings.session_store:
+        try:
+            named_factory(settings.session_store)
+        except ConfigurationError as error:
+            yield Line("problem", "session store", str(error))
 
 
 def _memory(settings: Settings) -> Line:

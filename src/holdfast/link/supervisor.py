@@ -31,7 +31,7 @@ HOLD_DOWN = 2.0
 PROBE_INTERVAL = 1.0
 CANARY_TTL_MS = 10_000
 
-DOWN_LINE = "Redis is unavailable ({}): sessions and streams run from memory until it is back"
+DOWN_LINE = "Redis is unavailable ({}): sessions and streams go on without it until it is back"
 
 REMEDIES = {
     "auth": "check the user and the password in HOLDFAST_REDIS_URL",

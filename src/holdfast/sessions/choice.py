@@ -57,7 +57,12 @@ def _redis(runtime: Runtime) -> SessionStore:
     return FallbackSessionStore(runtime.settings, link=runtime.link)
 
 
-def _made_by(path: str, settings: Settings) -> SessionStore:
+def named_factory(path: str) -> object:
+    """Return what ``package.module:factory`` names.
+
+    Raises:
+        ConfigurationError: there is no such thing.
+    """
     module, _, name = path.partition(":")
     try:
         factory: object = importlib.import_module(module)
@@ -65,6 +70,11 @@ def _made_by(path: str, settings: Settings) -> SessionStore:
             factory = getattr(factory, part)
     except (ImportError, AttributeError) as error:
         raise ConfigurationError(f"HOLDFAST_SESSION_STORE={path}: {error}") from error
+    return factory
+
+
+def _made_by(path: str, settings: Settings) -> SessionStore:
+    factory = named_factory(path)
     store = factory(settings) if callable(factory) else factory
     if not isinstance(store, SessionStore):
         raise ConfigurationError(

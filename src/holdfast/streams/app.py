@@ -16,7 +16,7 @@ from starlette.websockets import WebSocket
 
 from holdfast.errors import CorruptData, InvalidEvent, RedisReplyError, RedisUnavailable
 from holdfast.health import liveness, readiness
-from holdfast.startup import StartError, kept_or_raised, pass_lifespan
+from holdfast.startup import Requirement, StartError, kept_or_raised, pass_lifespan
 from holdfast.streams import assets, paths, problems, rest, shutdown, sse, websocket
 from holdfast.streams.access import Verdict, make_policy, origin_allowed
 from holdfast.streams.cursor import Position, parse_position
@@ -79,6 +79,7 @@ class _Service:
         self.settings = self.runtime.settings
         self.store = store or default_store(self.runtime)
         self.policy = make_policy(self.settings, self.store)
+        self.required = Requirement(self.runtime)
         self._http = _with_cors(self._serve_http, self.settings.stream_allowed_origins)
         self.runtime.on_close(lambda: close_hubs(self.store))
 
@@ -128,6 +129,8 @@ class _Service:
             return _health(*await self._readiness())
         if target.operation in assets.TYPES:
             return assets.serve(target.operation, request)
+        if not (self.required.met or await self.required.holds()):
+            return problems.UNAVAILABLE.response()
         if target.operation == "stream":
             return await self._stream(target.run_id, request, send)
         verdict = await self.policy(request, target.run_id, "read")
@@ -190,6 +193,9 @@ class _Service:
             return
         if target is None or target.operation != "websocket":
             await _refuse(socket, problems.NOT_FOUND)
+            return
+        if not (self.required.met or await self.required.holds()):
+            await _refuse(socket, problems.UNAVAILABLE)
             return
         permit = self._permit(socket, target.run_id)
         verdict = await self._verdict(socket, permit)

@@ -475,7 +475,11 @@ def _in_a_row(results: Sequence[Result]) -> list[Entry]:
 
 
 def _log_refused(run_id: str, batch: Sequence[Waiting], results: Sequence[Result]) -> None:
-    refused = [error for error in results if isinstance(error, HoldfastError)]
+    # What was never acknowledged is told to whoever waits for it.
+    told = zip(batch, results, strict=True)
+    refused = [
+        error for waiting, error in told if waiting.base and isinstance(error, HoldfastError)
+    ]
     if refused:
         log.warning(
             "%d of %d events that waited for Redis were refused for the run %r: %s",

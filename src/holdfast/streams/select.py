@@ -39,9 +39,10 @@ def _make_store(runtime: Runtime) -> EventStore:
 
         runtime.on_close(tell)
         return store
-    log.info(
-        "event streams are kept in memory: they end with this process (set HOLDFAST_REDIS_URL to"
-        " keep them)"
+    settings.check_workers()
+    log.warning(
+        "Event streams are kept in the memory of this process: a restart ends them, and no other "
+        "process sees them. Set HOLDFAST_REDIS_URL to share and keep them."
     )
     return MemoryEventStore(
         maxlen=settings.stream_maxlen,
