@@ -139,6 +139,8 @@ class Endings:
 
         listener = Listener(self._link, heard, missed)
         task = loop.create_task(listener.add(self._channel), name="holdfast-endings")
+        # Until the channel is heard, something may be missed as well.
+        task.add_done_callback(lambda _: missed())
         self._listeners[loop] = listener, task
 
     async def aclose(self) -> None:

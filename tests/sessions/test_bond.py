@@ -369,6 +369,21 @@ async def test_who_cancels_the_request_himself_is_obeyed(settings: Settings) -> 
         await held.done()
 
 
+async def test_a_session_that_ends_before_its_stream_begins_ends_it_too(
+    settings: Settings,
+) -> None:
+    hold = Hold()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await SessionIndex(settings).revoke(get_session(scope).id_hash)
+        await hold(scope, receive, send)
+
+    browser, _ = await logged_in(settings, app)
+    held = await Held(browser, "http").opened()
+    await held.done(3)
+    assert isinstance(hold.ended, asyncio.CancelledError)
+
+
 async def test_an_error_of_the_handler_is_not_hidden(settings: Settings) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         session = get_session(scope)

@@ -67,7 +67,8 @@ class Bond:
             return
         if self._exchange.standing is Standing.FOUND and _on_asyncio():
             self._part = announcer.endings.watch(*held.key, self._end, self._doubt)
-            self._set_timer(self._exchange.ends_at)
+            # It may have ended between its load and now.
+            self._doubt()
 
     async def finish(self) -> None:
         """The handler is done: follow no longer, but have the client told what was begun."""
@@ -103,10 +104,9 @@ class Bond:
             return self._task.uncancel()
         return 0
 
-    def _set_timer(self, ends_at: float | None) -> None:
-        if ends_at is not None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(max(0.0, ends_at - time.time()), self._due)
+    def _set_timer(self, at: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(max(0.0, at - time.time()), self._due)
 
     def _due(self) -> None:
         if not self.over:
