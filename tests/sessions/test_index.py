@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -15,16 +16,20 @@ from holdfast.errors import ConfigurationError, SessionUnavailable
 from holdfast.runtime import runtime
 from holdfast.sessions import users
 from holdfast.sessions.asgi import SessionMiddleware
+from holdfast.sessions.calls import Calls
 from holdfast.sessions.choice import default_store
 from holdfast.sessions.cookie import new_credential
+from holdfast.sessions.events import SessionCreated
+from holdfast.sessions.imports.foreign import Claim, Foreign
 from holdfast.sessions.index import SessionIndex, SyncSessionIndex
+from holdfast.sessions.journal import Entry
 from holdfast.sessions.session import Session
-from holdfast.sessions.store import Outcome, SessionStore
-from holdfast.sessions.users import MemoryUserIndex, Origin, perform, user_index
+from holdfast.sessions.store import Change, Outcome, Record, SessionStore
+from holdfast.sessions.users import MemoryUserIndex, Origin, SessionInfo, perform, user_index
 from holdfast.settings import Settings
 
 if TYPE_CHECKING:
-    from holdfast.sessions.store import Change, Missing, Record, SessionKey
+    from holdfast.sessions.store import Missing, SessionKey
     from holdfast.testing import RedisServer
 
 pytestmark = pytest.mark.anyio
@@ -167,6 +172,24 @@ async def test_a_session_shows_its_keys_and_sizes_and_no_value(site: Site) -> No
     assert "hush" not in repr(shown)
     assert "Firefox" not in repr((await site.index.list(7))[0])
     assert await site.index.show("0" * 64) is None
+
+
+def test_no_repr_on_the_way_to_a_store_shows_a_value() -> None:
+    key, fields, now = new_credential().key, {"secret": b'"hush"'}, datetime.now(UTC)
+    record = Record(fields, 1.0, 2.0, 1.0, 1.0)
+    change = Change(fields, renewed={"secret": (b"hush", b"hush")}, expected=fields)
+    entry = Entry(*key, key.secret_hash, record, changed=fields)
+    calls = Calls("p:")
+    told = [
+        *(record, change, entry, Session(fields)),
+        calls.create(key, fields, max_age=1, idle_timeout=0),
+        calls.save(key, change, idle_timeout=0),
+        SessionInfo(key.id_hash, now, now, now, "hush", "hush", {"hush": 1}),
+        Claim("starlette", "hush", Foreign({"secret": "hush"}, 1.0)),
+        Foreign({"secret": "hush"}, 1.0),
+        SessionCreated(id_hash=key.id_hash, user="hush"),
+    ]
+    assert "hush" not in repr(told)
 
 
 async def test_an_idle_timeout_ends_a_session_on_the_list_too(settings: Settings) -> None:

@@ -48,6 +48,10 @@ class Call(NamedTuple):
     keys: tuple[str, ...]
     args: tuple[Arg, ...]
 
+    def __repr__(self) -> str:
+        # What it carries is a session's data.
+        return f"<Call of {self.script.name} on {self.keys[0]}>"
+
 
 class Calls:
     """Builds the calls of one key prefix.

@@ -44,7 +44,7 @@ class Entry:
     known_secret: str
     record: Record | None
     born: bool = False
-    changed: dict[str, bytes] = field(default_factory=dict)
+    changed: dict[str, bytes] = field(default_factory=dict, repr=False)
     removed: set[str] = field(default_factory=set)
     idle_timeout: float = 0.0
 

@@ -60,7 +60,8 @@ class Record:
             copy of earlier, or ``"local"``, a session born meanwhile.
     """
 
-    fields: Mapping[str, bytes]
+    # Values are what a log, a traceback or a debugger must not show (CWE-532).
+    fields: Mapping[str, bytes] = field(repr=False)
     created_at: float
     expires_at: float
     seen_at: float
@@ -107,11 +108,11 @@ class Change:
             is refused whole: compare-and-set.
     """
 
-    set: Mapping[str, bytes] = field(default_factory=dict)
+    set: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     removed: tuple[str, ...] = ()
     rotation: Rotation | None = None
-    renewed: Mapping[str, tuple[bytes, bytes]] = field(default_factory=dict)
-    expected: Mapping[str, bytes | None] = field(default_factory=dict)
+    renewed: Mapping[str, tuple[bytes, bytes]] = field(default_factory=dict, repr=False)
+    expected: Mapping[str, bytes | None] = field(default_factory=dict, repr=False)
 
     def fits(self, fields: Mapping[str, bytes]) -> bool:
         """Whether *fields* are as expected."""

@@ -37,6 +37,10 @@ class Foreign(NamedTuple):
     data: dict[str, Any]
     seconds: float
 
+    def __repr__(self) -> str:
+        # Keys alone: values are not for logs and tracebacks (CWE-532).
+        return f"<Foreign keys={sorted(self.data)}>"
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -49,7 +53,8 @@ class Claim:
     """
 
     package: str
-    id: str
+    # It still opens the other package's session.
+    id: str = field(repr=False)
     carried: Foreign | None = field(default=None, compare=False)
 
 
