@@ -324,7 +324,7 @@ async def test_a_login_during_an_outage_is_on_the_list_after_it(
     assert (found.id_hash, found.user_agent) == (id_hash, "Firefox in the dark")
 
 
-class Foreign(SessionStore):
+class Outsider(SessionStore):
     """A store that somebody else wrote."""
 
     async def load(self, key: SessionKey, *, idle_timeout: float = 0.0) -> Record | Missing:
@@ -346,8 +346,8 @@ class Foreign(SessionStore):
 
 
 def test_another_ones_store_has_no_index_and_says_so() -> None:
-    with pytest.raises(ConfigurationError, match="Foreign keeps no index"):
-        SessionIndex(Settings(secret_key=KEY), store=Foreign())
+    with pytest.raises(ConfigurationError, match="Outsider keeps no index"):
+        SessionIndex(Settings(secret_key=KEY), store=Outsider())
 
 
 async def test_threads_and_loop_may_note_at_once() -> None:
