@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from typing import TYPE_CHECKING
 
 import anyio
@@ -139,3 +140,57 @@ def test_with_the_lifespan_off_every_request_is_503_and_the_log_says_why(
         said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
         assert said.stdout == "503"
     assert server.log().count("Every request is answered 503") == 1
+
+
+STREAMS = """
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from holdfast import EventStreamApp
+app = Starlette(routes=[Mount("/streams", EventStreamApp())])
+"""
+
+
+def status(url: str) -> str:
+    command = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", url]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+
+
+@pytest.mark.parametrize(("app", "path"), [(APP, "/"), (STREAMS, "/streams/runs/r/events?wait=0")])
+def test_a_required_redis_is_required_without_a_lifespan_too(
+    serve: Serve, tmp_path: Path, fresh_redis: RedisServer, app: str, path: str
+) -> None:
+    fresh_redis.kill()
+    (tmp_path / "required_app.py").write_text(app)
+    server = serve(
+        tmp_path / "required_app.py",
+        env={
+            "HOLDFAST_REDIS_URL": fresh_redis.url,
+            "HOLDFAST_REDIS_REQUIRED": "true",
+            "HOLDFAST_SECRET_KEY": KEY,
+            "HOLDFAST_STREAM_ACCESS": "open",
+        },
+        args=["--lifespan", "off"],
+    )
+    assert [status(server.url + path) for _ in range(2)] == ["503", "503"]
+    assert server.log().count("HOLDFAST_REDIS_REQUIRED is true, but Redis is unavailable") == 1
+    fresh_redis.start()
+    deadline = time.monotonic() + 10
+    while (said := status(server.url + path)) == "503" and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert said == "404"
+
+
+def test_streams_in_memory_are_told_once_and_refused_with_several_workers(
+    serve: Serve, tmp_path: Path
+) -> None:
+    (tmp_path / "memory_app.py").write_text(STREAMS)
+    alone = serve(tmp_path / "memory_app.py")
+    assert alone.log().count("Event streams are kept in the memory of this process") == 1
+    several = serve(
+        tmp_path / "memory_app.py",
+        env={"WEB_CONCURRENCY": "2"},
+        args=["--workers", "1"],
+        wait=False,
+    )
+    assert several.wait(20) != 0
+    assert "2 worker processes and no Redis" in several.log()

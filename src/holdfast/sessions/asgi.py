@@ -35,7 +35,14 @@ from holdfast.sessions.lifecycle import DEFAULT_LIFETIME, Terms
 from holdfast.sessions.session import Session
 from holdfast.sessions.tidings import Tidings
 from holdfast.sessions.users import user_index
-from holdfast.startup import StartError, kept_or_raised, pass_lifespan, refusal
+from holdfast.startup import (
+    RETRY_AFTER_SECONDS,
+    Requirement,
+    StartError,
+    kept_or_raised,
+    pass_lifespan,
+    refusal,
+)
 
 if TYPE_CHECKING:
     import asyncio
@@ -128,7 +135,9 @@ class SessionMiddleware:
         door = kept_or_raised(lambda: _Door(settings, given, max_age, store))
         self._door = door
         #: Whether the short way of requests without a cookie is closed.
-        self._always = isinstance(door, StartError) or bool(door.excluded_paths or door.importer)
+        self._always = isinstance(door, StartError) or bool(
+            door.excluded_paths or door.importer or not door.required.met
+        )
         if isinstance(door, StartError):
             self.app = door
         else:
@@ -184,8 +193,11 @@ class SessionMiddleware:
         elif kind not in _KINDS or isinstance(scope.get("session"), Session):
             # Mounted twice, the outer one is in charge.
             await self.app(scope, receive, send)
-        else:
+        elif door.required.met or await door.required.holds():
             await self._serve(door, scope, receive, send)
+        else:
+            for message in refusal(scope, _BODY, RETRY_AFTER_SECONDS):
+                await send(message)
 
     async def _serve(self, door: _Door, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = await door.open(scope)
@@ -216,6 +228,7 @@ class _Door:
         store: SessionStore | None,
     ) -> None:
         self.runtime: Runtime = runtime(settings)
+        self.required = Requirement(self.runtime)
         own = self.runtime.settings
         if given:
             own = own.override(**given)
