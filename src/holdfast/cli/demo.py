@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+from typing import TYPE_CHECKING
 
 import click
 
 from holdfast.cli import missing
+
+if TYPE_CHECKING:
+    from socket import socket
 
 
 @click.command()
@@ -31,8 +36,15 @@ def demo(host: str, port: int) -> None:
         missing("uvicorn")
     for line in prepare(port):
         click.echo(line)
-    click.echo(f"The demo is at http://{f'[{host}]' if ':' in host else host}:{port}")
-    uvicorn.run(
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    class Announced(uvicorn.Server):
+        async def startup(self, sockets: list[socket] | None = None) -> None:
+            await super().startup(sockets)
+            if not self.should_exit:
+                click.echo(f"The demo is at {address}")
+
+    config = uvicorn.Config(
         "holdfast.demo:create_app",
         factory=True,
         host=host,
@@ -41,6 +53,11 @@ def demo(host: str, port: int) -> None:
         # A page that stays open must not keep Ctrl-C waiting.
         timeout_graceful_shutdown=5,
     )
+    server = Announced(config)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        raise SystemExit(3)  # uvicorn's own status for a server that could not start
 
 
 def prepare(port: int) -> list[str]:
