@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -105,4 +105,6 @@ def test_the_worker_of_the_quickstart_publishes_to_redis(
     env = {"HOLDFAST_REDIS_URL": redis.url, "HOLDFAST_KEY_PREFIX": key_prefix}
     worker = serve([str(quickstart / "worker.py")], env=env, wait=False)
     assert worker.wait() == 0, worker.log()
-    assert redis.execute("XLEN", f"{key_prefix}run:nightly-import:events") == 3
+    reply: Any = redis.execute("SCAN", 0, "MATCH", f"{key_prefix}run:import-*:events", "COUNT", 100_000)
+    (key,) = reply[1]
+    assert redis.execute("XLEN", key) == 3
