@@ -105,6 +105,7 @@ def test_the_worker_of_the_quickstart_publishes_to_redis(
     env = {"HOLDFAST_REDIS_URL": redis.url, "HOLDFAST_KEY_PREFIX": key_prefix}
     worker = serve([str(quickstart / "worker.py")], env=env, wait=False)
     assert worker.wait() == 0, worker.log()
-    reply: Any = redis.execute("SCAN", 0, "MATCH", f"{key_prefix}run:import-*:events", "COUNT", 100_000)
+    pattern = f"{key_prefix}run:import-*:events"
+    reply: Any = redis.execute("SCAN", 0, "MATCH", pattern, "COUNT", 100_000)
     (key,) = reply[1]
     assert redis.execute("XLEN", key) == 3
