@@ -42,7 +42,7 @@ def test_changes_of_one_session_become_one_call() -> None:
     assert isinstance(seen, Record)
     assert dict(seen.fields) == {"a": b"5", "b": b"6"}
     expected = CALLS.save(key, Change({"a": b"5", "b": b"6"}, ("c",)), idle_timeout=50.0)
-    assert entry_of(book, key).call(CALLS, NOW) == expected
+    assert entry_of(book, key).calls(CALLS, NOW) == (expected,)
     assert len(book) == 1
 
 
@@ -60,7 +60,8 @@ def test_rotations_of_one_session_become_one_from_what_redis_knows() -> None:
         book.save(second, None, Change(), 0.0, NOW)
     assert book.touch(second, 0.0, 0.0, NOW) is Outcome.GONE
     change = Change(rotation=Rotation(third.secret_hash, max_age=60.0))
-    assert entry_of(book, key).call(CALLS, NOW + 10) == CALLS.save(key, change, idle_timeout=0.0)
+    expected = CALLS.save(key, change, idle_timeout=0.0)
+    assert entry_of(book, key).calls(CALLS, NOW + 10) == (expected,)
 
 
 def test_a_birth_is_told_with_its_age_and_its_latest_state() -> None:
@@ -68,11 +69,17 @@ def test_a_birth_is_told_with_its_age_and_its_latest_state() -> None:
     assert book.create(key, record(a=b"1"), 0.0) is Outcome.DONE
     assert book.create(key, record(a=b"1"), 0.0) is Outcome.DONE
     assert book.create(new_secret(key), record(a=b"1"), 0.0) is Outcome.GONE
+    birth = CALLS.create(key, {"a": b"1"}, max_age=100, idle_timeout=0.0, age=30)
+    assert entry_of(book, key).calls(CALLS, NOW + 20) == (birth,)
     second = new_secret(key)
     rotation = Rotation(second.secret_hash)
     book.save(key, None, Change({"b": b"2"}, rotation=rotation), 0.0, NOW)
-    expected = CALLS.create(second, {"a": b"1", "b": b"2"}, max_age=100, idle_timeout=0.0, age=30)
-    assert entry_of(book, key).call(CALLS, NOW + 20) == expected
+    fields = {"a": b"1", "b": b"2"}
+    change = Change({"b": b"2"}, rotation=Rotation(second.secret_hash, max_age=70))
+    assert entry_of(book, key).calls(CALLS, NOW + 20) == (
+        CALLS.create(key, fields, max_age=100, idle_timeout=0.0, age=30),
+        CALLS.save(key, change, idle_timeout=0.0),
+    )
 
 
 def test_a_logout_beats_everything_that_waited() -> None:
@@ -86,7 +93,7 @@ def test_a_logout_beats_everything_that_waited() -> None:
         assert shown(book, key) is Missing.ABSENT
         assert book.save(key, record(a=b"1"), Change({"c": b"1"}), 0.0, NOW) is Outcome.GONE
         assert book.create(key, record(), 0.0) is Outcome.GONE
-        assert entry_of(book, key).call(CALLS, NOW) == CALLS.delete(key.id_hash)
+        assert entry_of(book, key).calls(CALLS, NOW) == (CALLS.delete(key.id_hash),)
 
 
 def test_removing_the_last_key_is_a_logout() -> None:
@@ -133,7 +140,7 @@ def test_what_is_added_during_a_write_still_waits() -> None:
     book.save(key, None, change, 0.0, NOW)
     book.done(sent)
     expected = CALLS.save(key, change, idle_timeout=0.0)
-    assert entry_of(book, key).call(CALLS, NOW) == expected
+    assert entry_of(book, key).calls(CALLS, NOW) == (expected,)
     book.done(entry_of(book, key))
     book.done(sent)
     assert len(book) == 0

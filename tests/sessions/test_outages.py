@@ -517,6 +517,54 @@ async def test_a_note_made_while_redis_came_back_is_written_at_once(
     assert store.waiting == 0
 
 
+async def test_a_birth_whose_answer_was_lost_keeps_what_the_outage_did_to_it(
+    kept_redis: RedisServer,
+) -> None:
+    settings = settings_for(kept_redis)
+    store, key, other = FallbackSessionStore(settings), new_key(), new_key()
+    seen_elsewhere = RedisSessionStore(settings)
+    for each in (key, other):
+        # Applied, and the answer never came: Redis has it, and this process does not know.
+        await seen_elsewhere.create(each, {"a": b"1", "b": b"1"}, max_age=HOUR)
+    kept_redis.kill()
+    await away(settings)
+    for each in (key, other):
+        assert await store.create(each, {"a": b"1", "b": b"1"}, max_age=HOUR) is Outcome.DONE
+        assert await store.save(each, Change({"a": b"2"}, ("b",))) is Outcome.DONE
+    new = new_secret(key)
+    rotation = Rotation(new.secret_hash, max_age=HOUR)
+    assert await store.save(key, Change({"c": b"3"}, rotation=rotation)) is Outcome.DONE
+    kept_redis.start()
+    await back(settings)
+    for each, fields in ((new, {"a": b"2", "c": b"3"}), (other, {"a": b"2"})):
+        found = await seen_elsewhere.load(each)
+        assert isinstance(found, Record)
+        assert dict(found.fields) == fields
+    assert await seen_elsewhere.load(key) is Missing.SUPERSEDED
+
+
+async def test_what_waited_is_not_written_over_what_is_newer(kept_redis: RedisServer) -> None:
+    store, key = FallbackSessionStore(settings_for(kept_redis)), new_key()
+    await store.create(key, {"a": b"1"}, max_age=HOUR)
+    found = await store.load(key)
+    assert isinstance(found, Record)
+    store._journal.save(key, found, Change({"a": b"2"}), 0.0, time.time())
+    listed = store._waiting_now()
+    # Between the list and its turn, a request writes what waited, and then something newer.
+    assert await store.save(key, Change({"a": b"3"})) is Outcome.DONE
+    assert [store._write(entry, store.link.run_sync) for entry in listed] == [None]
+    found = await store.load(key)
+    assert isinstance(found, Record)
+    assert found.fields["a"] == b"3"
+    # Nor while a request is at it.
+    store._journal.save(key, found, Change({"a": b"4"}), 0.0, time.time())
+    store._writing.add(key.id_hash)
+    assert [store._write(entry, store.link.run_sync) for entry in store._waiting_now()] == [None]
+    store._writing.discard(key.id_hash)
+    await store.flush()
+    assert store.waiting == 0
+
+
 async def test_two_requests_write_what_waits_once(kept_redis: RedisServer) -> None:
     store, key = FallbackSessionStore(settings_for(kept_redis)), new_key()
     await store.create(key, {"a": b"1"}, max_age=HOUR)

@@ -13,7 +13,6 @@ import logging
 import threading
 import time
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from holdfast.errors import RedisReplyError, RedisUnavailable, SessionUnavailable
@@ -41,6 +40,7 @@ _MAX_SESSIONS = 10_000
 _MAX_BYTES = 32 * 1024 * 1024
 _REPLAY_PASSES = 10
 _TURN_SECONDS = 0.25
+_TURN_PAUSE = 0.002
 
 
 class FallbackSessionStore(SessionStore):
@@ -312,11 +312,9 @@ class FallbackSessionStore(SessionStore):
         # What requests add meanwhile is written as well, but not for ever.
         for _ in range(_REPLAY_PASSES):
             for entry in self._waiting_now():
-                call = entry.call(self._calls, time.time())
-                if self._write(entry, partial(recovery.run, *call)):
-                    written += 1
-                else:
-                    lost += 1
+                told = self._write(entry, recovery.run)
+                written += told is True
+                lost += told is False
             if not self.waiting:
                 break
         with self._lock:
@@ -337,9 +335,8 @@ class FallbackSessionStore(SessionStore):
         self._away_since = None
         # A request may have seen the link down and noted something just after the last replay.
         for entry in self._waiting_now():
-            call = entry.call(self._calls, time.time())
             try:
-                self._write(entry, partial(self._link.run_sync, *call))
+                self._write(entry, self._link.run_sync)
             except RedisUnavailable:
                 return
 
@@ -347,14 +344,43 @@ class FallbackSessionStore(SessionStore):
         with self._lock:
             return self._journal.in_order()
 
-    def _write(self, entry: Entry, send: Callable[[], Reply]) -> bool:
-        """Have Redis told of *entry*; false where the session had ended."""
+    def _write(self, entry: Entry, run: Callable[..., Reply]) -> bool | None:
+        """Have Redis told of *entry*, by *run* in this thread.
+
+        Returns:
+            False where the session had ended; ``None`` where *entry* is no more what waits.
+        """
+        if not self._claim(entry):
+            return None
         reply: Reply = None
         try:
-            reply = send()
+            for call in entry.calls(self._calls, time.time()):
+                reply = run(*call)
         except RedisReplyError as error:
             _tell_refused(error)
-        return self._written(entry, reply)
+            return self._written(entry, None)
+        else:
+            return self._written(entry, reply)
+        finally:
+            self._end_turn(entry)
+
+    def _claim(self, entry: Entry) -> bool:
+        # What a request wrote meanwhile may be older by now than what Redis holds.
+        deadline = time.monotonic() + _TURN_SECONDS
+        while True:
+            with self._lock:
+                if self._journal.get(entry.id_hash) is not entry:
+                    return False
+                if entry.id_hash not in self._writing:
+                    self._writing.add(entry.id_hash)
+                    return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_TURN_PAUSE)
+
+    def _end_turn(self, entry: Entry) -> None:
+        with self._lock:
+            self._writing.discard(entry.id_hash)
 
     def _written(self, entry: Entry, reply: Reply) -> bool:
         with self._lock:
@@ -383,12 +409,13 @@ class FallbackSessionStore(SessionStore):
             elif time.monotonic() > deadline:
                 raise SessionUnavailable("what waited of this session is still being written")
             else:
-                await pause(0.002)
+                await pause(_TURN_PAUSE)
 
     async def _take_turn(self, entry: Entry) -> None:
+        reply: Reply = None
         try:
-            call = entry.call(self._calls, time.time())
-            reply = self._link.run_sync(*call) if blocking() else await self._link.run(*call)
+            for call in entry.calls(self._calls, time.time()):
+                reply = self._link.run_sync(*call) if blocking() else await self._link.run(*call)
         except RedisUnavailable as error:
             raise SessionUnavailable(str(error)) from error
         except RedisReplyError as error:
@@ -397,8 +424,7 @@ class FallbackSessionStore(SessionStore):
         else:
             self._written(entry, reply)
         finally:
-            with self._lock:
-                self._writing.discard(entry.id_hash)
+            self._end_turn(entry)
 
     async def flush(self) -> None:
         """Write what waits, if Redis is there; else say what ends with this process."""

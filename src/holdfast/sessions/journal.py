@@ -34,7 +34,7 @@ class Entry:
         secret_hash: of the secret that is good now.
         known_secret: of the secret that Redis knows; the same unless it was rotated meanwhile.
         record: the session as it is shown; ``None`` once it is destroyed.
-        born: Redis has never heard of it.
+        born: Redis has never heard of it, as far as is known.
         changed, removed: keys since Redis last knew it.
         idle_timeout: seconds, as last asked for.
     """
@@ -68,24 +68,33 @@ class Entry:
             return Missing.SUPERSEDED if recently else Missing.ABSENT
         return None
 
-    def call(self, calls: Calls, now: float) -> Call:
-        """Return the one script that tells Redis all of it."""
+    def calls(self, calls: Calls, now: float) -> tuple[Call, ...]:
+        """Return the scripts that tell Redis all of it, in their order; the last reply counts."""
         if self.record is None:
-            return calls.delete(self.id_hash)
-        key = SessionKey(self.id_hash, self.secret_hash if self.born else self.known_secret)
-        if self.born:
-            return calls.create(
-                key,
-                self.record.fields,
-                max_age=self.record.expires_at - self.record.created_at,
-                idle_timeout=self.idle_timeout,
-                age=max(0.0, now - self.record.created_at),
-            )
+            return (calls.delete(self.id_hash),)
+        if not self.born:
+            return (self._saving(calls, now),)
+        # With the secret of its birth: a creation whose answer was lost is there already, and to
+        # it the creation is a retry that changes nothing.
+        birth = calls.create(
+            SessionKey(self.id_hash, self.known_secret),
+            self.record.fields,
+            max_age=self.record.expires_at - self.record.created_at,
+            idle_timeout=self.idle_timeout,
+            age=max(0.0, now - self.record.created_at),
+        )
+        rotated = self.secret_hash != self.known_secret
+        if not (self.changed or self.removed or rotated):
+            return (birth,)
+        return birth, self._saving(calls, now)
+
+    def _saving(self, calls: Calls, now: float) -> Call:
         rotation = None
-        if self.secret_hash != self.known_secret:
+        if self.record is not None and self.secret_hash != self.known_secret:
             left = max(0.0, self.record.expires_at - now)
             rotation = Rotation(self.secret_hash, max_age=left)
         change = Change(self.changed, tuple(sorted(self.removed)), rotation)
+        key = SessionKey(self.id_hash, self.known_secret)
         return calls.save(key, change, idle_timeout=self.idle_timeout)
 
 
