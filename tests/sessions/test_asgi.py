@@ -20,15 +20,17 @@ from tests.sessions.browser import Browser, CountingStore, Doing, app_of
 from holdfast.errors import ConfigurationError, SessionError, SessionTooLarge, SessionTooLate
 from holdfast.sessions.asgi import SessionMiddleware
 from holdfast.sessions.cookie import CookieSigner, new_credential
+from holdfast.sessions.memory import MemorySessionStore
 from holdfast.sessions.redis import RedisSessionStore
 from holdfast.sessions.session import Session, get_session
+from holdfast.sessions.store import Missing
 from holdfast.settings import Settings
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from holdfast.sessions.store import SessionStore
+    from holdfast.sessions.store import Outcome, SessionKey, SessionStore
     from holdfast.testing import RedisServer
 
 pytestmark = pytest.mark.anyio
@@ -287,6 +289,63 @@ async def test_a_fresh_session_after_a_logout_in_one_request(store: SessionStore
     assert (await browser.get()).body == b"{'flash': 'bye'}"
     browser.cookies.update(before)
     assert (await browser.get()).body == b"{}"
+
+
+class _SlowStore(MemorySessionStore):
+    """Lets other tasks run while a write is on its way."""
+
+    async def create(self, *args: Any, **options: Any) -> Outcome:
+        await anyio.sleep(0)
+        return await super().create(*args, **options)
+
+    async def save(self, *args: Any, **options: Any) -> Outcome:
+        await anyio.sleep(0)
+        return await super().save(*args, **options)
+
+
+async def test_a_login_while_another_task_saves_still_gives_a_new_cookie() -> None:
+    browser, doing = browser_on(_SlowStore())
+    doing.handle = write(cart=[1])
+    await browser.get()
+    old = dict(browser.cookies)
+
+    async def both(session: Session) -> None:
+        async def log_in() -> None:
+            session["user_id"] = 7
+
+        session["cart"] = [2]
+        async with anyio.create_task_group() as group:
+            group.start_soon(session.save)
+            group.start_soon(log_in)
+
+    doing.handle = both
+    assert (await browser.get()).set_cookie is not None
+    doing.handle = dict
+    assert (await browser.get()).body == b"{'cart': [2], 'user_id': 7}"
+    browser.cookies.update(old)
+    assert (await browser.get()).body == b"{}"
+
+
+async def test_a_login_while_a_new_session_is_stored_changes_its_secret() -> None:
+    store = _SlowStore()
+    browser, doing = browser_on(store)
+    keys: list[SessionKey] = []
+
+    async def both(session: Session) -> None:
+        async def log_in() -> None:
+            session["user_id"] = 7
+
+        session["cart"] = [2]
+        async with anyio.create_task_group() as group:
+            group.start_soon(session.save)
+            group.start_soon(log_in)
+        credential = session._exchange.credential  # type: ignore[union-attr]
+        assert credential is not None
+        keys.append(credential.key)
+
+    doing.handle = both
+    await browser.get()
+    assert await store.load(keys[0]) is Missing.SUPERSEDED
 
 
 async def test_logging_in_gives_a_new_cookie_by_itself_and_kills_the_old(

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Never, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Never, TypeVar
 
 import anyio
 
@@ -98,6 +98,16 @@ class Setup:
     terms: Terms
     unavailable: type[SessionUnavailable] = SessionUnavailable
     tidings: Tidings = SILENT
+
+
+class _Plan(NamedTuple):
+    """What is to be done with what was there at one moment; the handler's tasks may go on."""
+
+    decision: Decision
+    changed: dict[str, bytes]
+    removed: tuple[str, ...]
+    #: Named by what is stored once it is done.
+    user: str | None
 
 
 class Exchange:
@@ -388,9 +398,9 @@ class Exchange:
 
     async def save(self) -> None:
         """See ``Session.save``."""
-        decision, _, _ = self._decide()
-        if decision.notice in _TOO_LATE:
-            raise SessionTooLate(_TOO_LATE[decision.notice])
+        notice = self._decide().decision.notice
+        if notice in _TOO_LATE:
+            raise SessionTooLate(_TOO_LATE[notice])
         await self.apply()
 
     async def apply(self, *, failed: bool = False) -> None:
@@ -402,20 +412,20 @@ class Exchange:
         Raises:
             SessionUnavailable, SessionTooLarge, TypeError: as ``Session.save``.
         """
-        decision, changed, removed = self._decide(failed=failed)
-        if not decision.commands:
-            self._conclude(decision)
+        plan = self._decide(failed=failed)
+        if not plan.decision.commands:
+            self._conclude(plan.decision)
             return
         while self._busy:
             # Two tasks of one request may save at once; the second looks at what the first left.
             self._free = self._free or anyio.Event()
             await self._free.wait()
-            decision, changed, removed = self._decide(failed=failed)
+            plan = self._decide(failed=failed)
         self._busy = True
         try:
-            self._conclude(decision)
-            for command in decision.commands:
-                await self._carry_out(command, changed, removed)
+            self._conclude(plan.decision)
+            for command in plan.decision.commands:
+                await self._carry_out(command, plan)
         except SessionUnavailable as error:
             raise self.setup.unavailable(str(error)) from error
         finally:
@@ -424,22 +434,16 @@ class Exchange:
                 self._free.set()
                 self._free = None
 
-    def _decide(
-        self, *, failed: bool = False
-    ) -> tuple[Decision, dict[str, bytes], tuple[str, ...]]:
+    def _decide(self, *, failed: bool = False) -> _Plan:
         changed, removed = ({}, ()) if failed else self._ledger.difference(self.session)
         terms = self.setup.terms
-        user_changed = (
-            self.standing is Standing.FOUND
-            and bool(changed or removed)
-            and terms.user_of(self.session) != self._user
-        )
+        user = terms.user_of(self.session) if changed or removed else self._user
         deeds = Deeds(
             changed=bool(changed or removed),
             has_data=dict.__len__(self.session) > 0,
             invalidated=self.doomed is not None,
             regenerate=self.wants_new_id,
-            user_changed=user_changed,
+            user_changed=self.standing is Standing.FOUND and user != self._user,
             failed=failed,
             started=self.started,
         )
@@ -448,9 +452,10 @@ class Exchange:
         if decision.notice is Notice.USER_TOO_LATE:
             changed = {k: raw for k, raw in changed.items() if k not in terms.user_keys}
             removed = tuple(k for k in removed if k not in terms.user_keys)
+            user = self._user
             if changed or removed:
                 decision = decision._replace(commands=(Command.SAVE,))
-        return decision, changed, removed
+        return _Plan(decision, changed, removed, user)
 
     def _conclude(self, decision: Decision) -> None:
         if decision.header is not Header.KEEP:
@@ -469,17 +474,16 @@ class Exchange:
         level = logging.INFO if notice is Notice.DROPPED else logging.WARNING
         logger.log(level, "%s", _TOO_LATE.get(notice, f"a write was dropped: {notice.value}"))
 
-    async def _carry_out(
-        self, command: Command, changed: dict[str, bytes], removed: tuple[str, ...]
-    ) -> None:
+    async def _carry_out(self, command: Command, plan: _Plan) -> None:
         store, idle = self.setup.store, self.setup.terms.idle_timeout
+        _, changed, removed, user = plan
         if command is Command.DELETE:
             doomed = self._doomed_id()
             await store.delete(doomed)
             self.doomed = None
             self.setup.tidings.tell(SessionDestroyed(id_hash=doomed, reason="invalidated"))
         elif command is Command.CREATE:
-            self._settle_created(await self._create(changed), changed)
+            self._settle_created(await self._create(changed, user), changed, user)
         elif command is Command.TOUCH:
             interval = touch_interval(self.setup.terms)
             touched = store.touch(self._held().key, idle_timeout=idle, interval=interval)
@@ -489,17 +493,17 @@ class Exchange:
             credential, rotation = self._rotation(command)
             change = Change(changed, removed, rotation)
             if command is Command.REGENERATE:
-                await self._note(key.id_hash)
-            saved = store.save(key, change, idle_timeout=idle)
-            self._settle(command, await self._written(saved), credential, changed, removed)
+                await self._note(user, key.id_hash)
+            outcome = await self._written(store.save(key, change, idle_timeout=idle))
+            if judge(command, outcome).standing is Standing.FOUND:
+                self._user = user
+            self._settle(command, outcome, credential, changed, removed)
             if self.standing is Standing.FOUND and before != self._user:
                 await self.setup.tidings.forget(before, key.id_hash)
 
-    async def _note(self, id_hash: str) -> None:
+    async def _note(self, user: str | None, id_hash: str) -> None:
         # First, so that no session of a user is ever missed by who ends them all.
-        terms = self.setup.terms
-        user = terms.user_of(self.session)
-        await self.setup.tidings.note(user, id_hash, self.scope, terms.lifetime)
+        await self.setup.tidings.note(user, id_hash, self.scope, self.setup.terms.lifetime)
 
     async def _written(self, writing: Awaitable[_T]) -> _T | Outcome:
         try:
@@ -519,11 +523,11 @@ class Exchange:
             raise SessionError("no session is held")
         return self.credential
 
-    async def _create(self, fields: dict[str, bytes]) -> Credential:
+    async def _create(self, fields: dict[str, bytes], user: str | None) -> Credential:
         terms = self.setup.terms
         for _ in range(_CREATE_TRIES):
             credential = self.credential or new_credential()
-            await self._note(credential.key.id_hash)
+            await self._note(user, credential.key.id_hash)
             outcome = await self.setup.store.create(
                 credential.key, fields, max_age=terms.lifetime, idle_timeout=terms.idle_timeout
             )
@@ -532,12 +536,14 @@ class Exchange:
             self.credential = None
         raise SessionError("the store refused every new session id")
 
-    def _settle_created(self, credential: Credential, fields: dict[str, bytes]) -> None:
+    def _settle_created(
+        self, credential: Credential, fields: dict[str, bytes], user: str | None
+    ) -> None:
         now = time.time()
         self.credential, self.standing = credential, Standing.FOUND
         self.record = Record(fields, now, now + self.setup.terms.lifetime, now, now)
         self._ledger.settle(fields, ())
-        self._user = self.setup.terms.user_of(self.session)
+        self._user = user
         self.setup.tidings.tell(SessionCreated(id_hash=credential.key.id_hash, user=self._user))
 
     def _rotation(self, command: Command) -> tuple[Credential | None, Rotation | None]:
@@ -570,7 +576,6 @@ class Exchange:
             self._start_anew(aftermath.standing)
             return
         self._ledger.settle(changed, removed)
-        self._user = self.setup.terms.user_of(self.session)
         now = time.time()
         if self.record is not None:
             self.record.seen_at = now
