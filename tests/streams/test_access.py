@@ -254,6 +254,8 @@ def test_other_origins_pass_where_they_are_named(
 class LiveSession:
     """What a policy needs of a session."""
 
+    id_hash = "hash"
+
     def __init__(self, owner: str | None, id_hash: str = "hash") -> None:
         self.owner = owner
         self.id_hash = id_hash

@@ -165,10 +165,10 @@ async def session_access(
 
     Raises:
         ConfigurationError: there is no holdfast session middleware around the sub-app.
-        RedisUnavailable: the owner cannot be looked up now.
+        RedisUnavailable: the session cannot be seen, or the owner not be looked up now.
     """
-    session: Any = connection.scope.get("session")
-    if session is None or not hasattr(session, "id_hash"):
+    session = _session_of(connection)
+    if session is None:
         raise ConfigurationError(
             "HOLDFAST_STREAM_ACCESS=session needs holdfast's SessionMiddleware around the app"
         )
@@ -244,14 +244,27 @@ def _live_session(connection: HTTPConnection) -> str | None:
     Raises:
         RedisUnavailable: it may well exist, and cannot be seen now.
     """
-    session: Any = connection.scope.get("session")
-    if not hasattr(session, "id_hash"):
+    session = _session_of(connection)
+    if session is None:
         return None
-    if not session.available:
-        raise RedisUnavailable("session")
     # The middleware ends with its session what has looked at it.
     session.mark_accessed()
     return None if session.is_new else str(session.id_hash)
+
+
+def _session_of(connection: HTTPConnection) -> Any:
+    """Return holdfast's session around *connection*, ``None`` where there is none of that kind.
+
+    Raises:
+        RedisUnavailable: it cannot be seen now.
+    """
+    session: Any = connection.scope.get("session")
+    # Asked of the type: a session that cannot be seen raises for what it is asked itself.
+    if not hasattr(type(session), "id_hash"):
+        return None
+    if not session.available:
+        raise RedisUnavailable("session")
+    return session
 
 
 def _open_policy(settings: Settings) -> Policy:
