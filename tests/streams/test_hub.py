@@ -151,6 +151,26 @@ async def test_reader_who_leaves_while_the_run_is_opened_leaves_nothing_behind()
     await hub.aclose()
 
 
+@pytest.mark.parametrize("turns", range(6))
+async def test_reader_who_is_about_to_join_keeps_the_ring_of_one_who_leaves(turns: int) -> None:
+    store = PatchyStore()
+    store.gate.clear()
+    hub = Hub(store)
+    first = asyncio.create_task(hub.join("r"))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    store.gate.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    hub.leave(await hub.join("r"))
+    ring = await first
+    store.other(bell=True)
+    await until(lambda: ring.last == store.last)
+    hub.leave(ring)
+    await until(lambda: not store.bells._listeners)
+    await hub.aclose()
+
+
 async def test_run_that_cannot_be_read_leaves_nothing_behind() -> None:
     store = PatchyStore()
     store.corrupt = True

@@ -78,7 +78,7 @@ class Hub:
         self._start()
         ring = self._rings.get(run_id)
         if ring is None:
-            ring = await self._opened(run_id)
+            return await self._opened(run_id)
         ring.readers += 1
         return ring
 
@@ -133,7 +133,10 @@ class Hub:
     # -- opening and dropping rings
 
     async def _opened(self, run_id: str) -> Ring:
-        """Return the ring once it is open. It is opened once for all who wait for it."""
+        """Return the ring once it is open, with its reader counted.
+
+        It is opened once for all who wait for it.
+        """
         opening = self._opening.get(run_id)
         if opening is None:
             opening = _Opening(self._loop.create_task(self._open(run_id)))
@@ -143,16 +146,13 @@ class Hub:
             # One of them leaving must not cancel it for the others.
             return await asyncio.shield(opening.task)
         except asyncio.CancelledError:
-            opening.task.add_done_callback(lambda _: self._drop_unwanted(opening))
+            opening.task.add_done_callback(self._leave_opened)
             raise
-        finally:
-            opening.waiting -= 1
 
-    def _drop_unwanted(self, opening: _Opening) -> None:
-        """Who asked for the ring may have left before it was open."""
-        task = opening.task
-        if not (opening.waiting or task.cancelled() or task.exception()):
-            self._drop_idle(task.result())
+    def _leave_opened(self, task: asyncio.Task[Ring]) -> None:
+        """Who asked for the ring has left before it was told that it is open."""
+        if not (task.cancelled() or task.exception()):
+            self.leave(task.result())
 
     async def _open(self, run_id: str) -> Ring:
         try:
@@ -162,7 +162,9 @@ class Hub:
             self._spawn(self._bell.discard(run_id))
             raise
         finally:
-            self._opening.pop(run_id, None)
+            opening = self._opening.pop(run_id)
+        # They run some turns of the loop later: nobody who leaves meanwhile may take the ring away.
+        ring.readers = opening.waiting
         self._rings[run_id] = ring
         # What rang while we looked was not for a ring yet.
         self.look(run_id)
