@@ -191,3 +191,30 @@ def test_a_copy_is_for_its_secret_and_its_time_alone() -> None:
     copies.drop(key.id_hash)
     copies.drop(key.id_hash)
     assert copies.get(key, 0) is None
+
+
+def test_an_answer_asked_for_before_a_change_is_not_kept() -> None:
+    copies, key, other = Copies(10, 1000), new_key(), new_key()
+    asked = copies.asked
+    copies.outdate(key.id_hash)
+    for each, kept in ((key, False), (other, True)):
+        copies.put(each, record(a=b"1"), NOW, asked)
+        assert (copies.get(each, 0) is not None) is kept
+    copies.put(key, record(a=b"1"), NOW, copies.asked)
+    assert copies.get(key, 0) is not None
+    copies.outdate(key.id_hash)
+    assert copies.get(key, 0) is None
+    asked = copies.asked
+    for _ in range(2000):
+        copies.outdate(new_key().id_hash)
+    copies.put(key, record(a=b"1"), NOW, asked)
+    assert copies.get(key, 0) is None
+
+
+def test_a_copy_is_shared_with_nobody() -> None:
+    copies, key, mine = Copies(10, 1000), new_key(), record(a=b"1")
+    copies.put(key, mine, NOW)
+    mine.seen_at = NOW
+    copy = copies.get(key, 0)
+    assert copy is not None
+    assert copy.seen_at == NOW - 10

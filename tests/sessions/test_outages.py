@@ -631,6 +631,43 @@ async def test_a_copy_follows_what_this_process_did(kept_redis: RedisServer) -> 
             await store.load(unknown)
 
 
+async def test_a_load_on_its_way_does_not_bring_back_what_is_logged_out(
+    kept_redis: RedisServer,
+) -> None:
+    settings = settings_for(kept_redis)
+    store, gone, emptied = FallbackSessionStore(settings), new_key(), new_key()
+    for key in (gone, emptied):
+        await store.create(key, {"a": b"1"}, max_age=HOUR)
+        asked = store._copies.asked
+        found = await store.load(key)
+        if key is gone:
+            await store.delete(key.id_hash)
+        else:
+            await store.save(key, Change(removed=("a",)))
+        # The answer of before, come late.
+        store._remember(key, found, asked)
+    kept_redis.kill()
+    await away(settings)
+    for key in (gone, emptied):
+        with pytest.raises(SessionUnavailable):
+            await store.load(key)
+
+
+@pytest.mark.parametrize("encryption", [(), ("a key of more than sixteen characters",)])
+async def test_activity_before_the_outage_counts_in_it(
+    kept_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, encryption: tuple[str, ...]
+) -> None:
+    outage = Outage(kept_redis, session_idle_timeout=100, session_encryption_key=encryption)
+    await outage.log_in()
+    real = time.time
+    ahead = 60.0
+    monkeypatch.setattr(time, "time", lambda: real() + ahead)
+    assert b"user_id" in await outage.do(dict)
+    await outage.begin()
+    ahead = 120.0
+    assert b"user_id" in await outage.do(dict)
+
+
 async def test_a_copy_of_long_ago_is_not_served(
     kept_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,10 +6,14 @@ A bounded dictionary, least recently used first out. Nothing here knows whether 
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from holdfast.sessions.store import Record, SessionKey
+
+# Ids of which is remembered when they were last outdated; who asked longer ago is not believed.
+_MAX_OUTDATED = 1024
 
 
 class _Copy(NamedTuple):
@@ -32,16 +36,32 @@ class Copies:
         self._max_sessions = max_sessions
         self._max_bytes = max_bytes
         self._bytes = 0
+        self._changes = 0
+        self._outdated: OrderedDict[str, int] = OrderedDict()
 
     def __len__(self) -> int:
         """How many are kept."""
         return len(self._copies)
 
-    def put(self, key: SessionKey, record: Record, at: float) -> None:
-        """Keep *record* as what Redis held at *at* (seconds since the epoch)."""
+    @property
+    def asked(self) -> int:
+        """The present moment, for :meth:`put`; to be taken before Redis is asked."""
+        return self._changes
+
+    def put(self, key: SessionKey, record: Record, at: float, asked: int | None = None) -> None:
+        """Keep a copy of *record*, shared with nobody.
+
+        Args:
+            key: its id and present secret.
+            record: what Redis held.
+            at: when, in seconds since the epoch.
+            asked: when it was asked for; nothing is kept if the session was outdated since.
+        """
+        if asked is not None and self._outdated_since(key.id_hash, asked):
+            return
         self.drop(key.id_hash)
         size = sum(map(len, record.fields.values()))
-        self._copies[key.id_hash] = _Copy(key.secret_hash, record, at, size)
+        self._copies[key.id_hash] = _Copy(key.secret_hash, replace(record), at, size)
         self._bytes += size
         while len(self._copies) > self._max_sessions or self._bytes > self._max_bytes:
             _, oldest = self._copies.popitem(last=False)
@@ -53,6 +73,19 @@ class Copies:
         if copy is None or copy.secret_hash != key.secret_hash or copy.at < since:
             return None
         return copy.record
+
+    def outdate(self, id_hash: str) -> None:
+        """Forget one, and whatever answer of Redis about it is still on its way."""
+        self.drop(id_hash)
+        self._changes += 1
+        self._outdated[id_hash] = self._changes
+        self._outdated.move_to_end(id_hash)
+        if len(self._outdated) > _MAX_OUTDATED:
+            self._outdated.popitem(last=False)
+
+    def _outdated_since(self, id_hash: str, asked: int) -> bool:
+        forgotten = self._changes - asked >= _MAX_OUTDATED
+        return forgotten or self._outdated.get(id_hash, 0) > asked
 
     def drop(self, id_hash: str) -> None:
         """Forget one."""

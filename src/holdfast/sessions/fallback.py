@@ -127,15 +127,16 @@ class FallbackSessionStore(SessionStore):
             try:
                 if len(self._journal):
                     await self._write_waiting(key.id_hash)
+                asked = self._copies.asked
                 found = await self._remote.load(key, idle_timeout=idle_timeout)
             except SessionUnavailable:
                 pass
             else:
-                self._remember(key, found)
+                self._remember(key, found, asked)
                 return found
         return self._load_here(key, idle_timeout)
 
-    def _remember(self, key: SessionKey, found: Record | Missing) -> None:
+    def _remember(self, key: SessionKey, found: Record | Missing, asked: int) -> None:
         if self._mode == "closed":
             return
         with self._lock:
@@ -144,7 +145,7 @@ class FallbackSessionStore(SessionStore):
                 if self._copies.get(key, 0.0) is not None:
                     self._copies.drop(key.id_hash)
             elif found.current:
-                self._copies.put(key, found, time.time())
+                self._copies.put(key, found, time.time(), asked)
 
     def _load_here(self, key: SessionKey, idle_timeout: float) -> Record | Missing:
         now = time.time()
@@ -178,6 +179,7 @@ class FallbackSessionStore(SessionStore):
         """See :meth:`SessionStore.create`."""
         record = _new_record(fields, max_age)
         if self._asks_redis():
+            asked = self._copies.asked
             try:
                 outcome = await self._remote.create(
                     key, fields, max_age=max_age, idle_timeout=idle_timeout
@@ -186,7 +188,7 @@ class FallbackSessionStore(SessionStore):
                 self._only_if_local()
             else:
                 if outcome is Outcome.DONE:
-                    self._remember(key, record)
+                    self._remember(key, record, asked)
                 return outcome
         self._only_if_local()
         with self._lock:
@@ -220,7 +222,8 @@ class FallbackSessionStore(SessionStore):
         now = time.time()
         with self._lock:
             copy = self._copies.get(key, 0.0)
-            self._copies.drop(key.id_hash)
+            # A load on its way may have found what this has changed, or ended.
+            self._copies.outdate(key.id_hash)
             if copy is None or outcome is not Outcome.DONE:
                 return
             fields = change.applied(copy.fields)
@@ -264,18 +267,28 @@ class FallbackSessionStore(SessionStore):
         """See :meth:`SessionStore.touch`."""
         if self._asks_redis():
             try:
-                return await self._remote.touch(key, idle_timeout=idle_timeout, interval=interval)
+                outcome = await self._remote.touch(
+                    key, idle_timeout=idle_timeout, interval=interval
+                )
             except SessionUnavailable:
                 pass
+            else:
+                if outcome is Outcome.DONE:
+                    self._touch_copy(key, interval)
+                return outcome
         # Reading goes on in every mode, and must not fail for the sake of a timestamp.
-        now = time.time()
         with self._lock:
             if self._journal.get(key.id_hash) is not None:
-                return self._journal.touch(key, idle_timeout, interval, now)
+                return self._journal.touch(key, idle_timeout, interval, time.time())
+        self._touch_copy(key, interval)
+        return Outcome.DONE
+
+    def _touch_copy(self, key: SessionKey, interval: float) -> None:
+        now = time.time()
+        with self._lock:
             copy = self._copies.get(key, 0.0)
             if copy is not None and now - copy.seen_at >= interval:
                 copy.seen_at = now
-        return Outcome.DONE
 
     async def delete(self, id_hash: str) -> Outcome:
         """See :meth:`SessionStore.delete`."""
@@ -290,6 +303,10 @@ class FallbackSessionStore(SessionStore):
                 with self._lock:
                     self._journal.forget(id_hash)
                 return outcome
+            finally:
+                # A load on its way may have found it still, or put its copy back.
+                with self._lock:
+                    self._copies.outdate(id_hash)
         self._only_if_local()
         with self._lock:
             self._journal.delete(id_hash)
