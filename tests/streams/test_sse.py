@@ -242,6 +242,7 @@ async def test_reader_whose_right_cannot_be_decided_is_held_then_served_or_denie
     store: PatchyStore, allowed: bool
 ) -> None:
     store.own()
+    store.away = True
     decisions["answer"] = None
     app = app_of(store, stream_access=f"{__name__}:decide")
     async with Call(app, PATH) as call, Call(app, "/runs/r/events") as rest:
@@ -250,6 +251,7 @@ async def test_reader_whose_right_cannot_be_decided_is_held_then_served_or_denie
         await until(lambda: ": waiting" in call.text)
         assert call.events == []
         decisions["answer"] = allowed
+        store.come_back()
         if allowed:
             await until(lambda: len(call.events) == 1, 5)
         else:

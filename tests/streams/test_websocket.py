@@ -120,10 +120,12 @@ async def test_reader_whose_right_cannot_be_decided_is_held_then_served_or_denie
     store: PatchyStore, allowed: bool
 ) -> None:
     store.own()
+    store.away = True
     test_sse.decisions["answer"] = None
     async with socket(store, stream_access=f"{test_sse.__name__}:decide") as call:
         await until(lambda: len(hub_of(store).subscribers) == 1)
         test_sse.decisions["answer"] = allowed
+        store.come_back()
         await until(lambda: call.frames, 5)
         if allowed:
             assert call.frames[0]["kind"] == "event"

@@ -172,6 +172,10 @@ class _Stream:
             if decision.opening is not Opening.UNDECIDED:
                 self._expiry.move(decision.until if permit else self._terms.until)
                 return decision.opening is Opening.SERVE
+            if permit is not None and self._hub.store.available:
+                # What this request brought, its session, was loaded while Redis was away and stays
+                # as it is. The next request brings a new one.
+                return False
             await news
             await self._beat("waiting")
         return False

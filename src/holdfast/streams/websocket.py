@@ -84,6 +84,8 @@ class _Socket:
             opening = await self._decided(position, permit, wait)
             if self._over():
                 return self._why_over()
+            if opening is Opening.UNDECIDED:
+                return TRY_AGAIN
             if opening in _REFUSALS:
                 name, code = _REFUSALS[opening]
                 await self._send_control("error", code=name)
@@ -107,6 +109,10 @@ class _Socket:
             subscription.doubt()
             decision = await judge(store, subscription.run_id, position, permit)
             if decision.opening is Opening.UNDECIDED:
+                if permit is not None and store.available:
+                    # The session of this handshake was loaded while Redis was away and stays as it
+                    # is. The next one brings a new one.
+                    return Opening.UNDECIDED
                 await news
             elif permit is not None:
                 self._expiry.move(decision.until)
