@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.streams.clients import until
@@ -317,3 +317,24 @@ async def test_failing_audit_is_told_and_started_again(caplog: pytest.LogCapture
         store.other()
         await asyncio.wait_for(subscription.wait(), 4)
     await hub.aclose()
+
+
+@pytest.mark.parametrize("field", [("n", "x"), ("life", b"\xff"), ("end", "1-0 x")])
+async def test_run_whose_bookkeeping_is_broken_holds_up_no_other(
+    redis: RedisServer, key_prefix: str, caplog: pytest.LogCaptureFixture, field: tuple[str, Any]
+) -> None:
+    async with redis_stores(redis.url, key_prefix, 2) as (store, another):
+        hub = Hub(store)
+        await store.append("broken", [store.draft("t", 1)])
+        async with Subscription(hub, "broken", TAIL), Subscription(hub, "whole", TAIL) as whole:
+            redis.execute("HSET", store.keys("broken").meta, *field)
+            with pytest.raises(CorruptData):
+                await store.describe("broken")
+            for _ in range(2):
+                hub._on_missed()
+                await until(lambda: not hub._audit_now.is_set())
+            await until(lambda: "cannot be looked at" in caplog.text)
+            await another.append("whole", [another.draft("t", 1)])
+            await asyncio.wait_for(whole.wait(), 5)
+        assert caplog.text.count("cannot be looked at") == 1
+        await hub.aclose()

@@ -1,8 +1,8 @@
 """One reader of the store per process and event loop, for all subscribers of all runs.
 
 The hub keeps a ring for each watched run, fills it when a doorbell rings (or a slow audit finds
-that one was lost), and wakes the readers. Its work follows the events, not the number of open runs
-or readers.
+that one was lost), and wakes the readers. Reading follows the events, whatever the number of open
+runs and readers; the audit looks at each watched run every 1.5 seconds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from holdfast.errors import HoldfastError, RedisUnavailable
+from holdfast.errors import RedisUnavailable
 from holdfast.streams.event import ZERO, EventId
 from holdfast.streams.frames import encode
 from holdfast.streams.ring import FIRST_PAGE, Break, Ring, continuity, next_page
@@ -58,6 +58,8 @@ class Hub:
         self._refreshing: set[str] = set()
         # Events of this process that wait for an earlier one, of another process, to be read.
         self._unread: dict[str, list[Entry]] = {}
+        # Runs of which the audit has told already that it cannot look at them.
+        self._unreadable: set[str] = set()
         self._bell = store.doorbell(self._on_ring, self._on_missed)
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
         self._audit_now = asyncio.Event()
@@ -196,6 +198,7 @@ class Hub:
             del self._rings[run_id]
             self._dirty.discard(run_id)
             self._unread.pop(run_id, None)
+            self._unreadable.discard(run_id)
             self._spawn(self._bell.discard(run_id))
 
     # -- news
@@ -335,8 +338,14 @@ class Hub:
             return
         try:
             info = await self.store.describe(run_id)
-        except HoldfastError:
+        except RedisUnavailable:
             return
+        except Exception:  # whatever it is, the other runs are none of its business
+            if run_id not in self._unreadable:
+                self._unreadable.add(run_id)
+                log.exception("the run %r cannot be looked at", run_id)
+            return
+        self._unreadable.discard(run_id)
         if info.last != ring.last or _is_another_life(ring, info):
             self.look(run_id)
         if ring.doubtful:

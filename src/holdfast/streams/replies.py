@@ -137,7 +137,18 @@ def _foreign(at: EventId, values: dict[bytes, bytes]) -> Entry:
 
 
 def info(reply: Any) -> tuple[RunInfo, bool]:
-    """Read the reply of ``stream_look``: the run, and whether another program wrote to it."""
+    """Read the reply of ``stream_look``: the run, and whether another program wrote to it.
+
+    Raises:
+        CorruptData: what is kept about the run has not the form that holdfast gives it.
+    """
+    try:
+        return _info(reply)
+    except (TypeError, ValueError) as error:
+        raise CorruptData(f"what is kept about a run cannot be read: {error}") from error
+
+
+def _info(reply: Any) -> tuple[RunInfo, bool]:
     length, foreign, (life, n, last, end, gone, owner) = reply
     newest = event_id(last) if last else ZERO
     name = life.decode() if life else None
