@@ -58,8 +58,11 @@ def hub_of(store: EventStore) -> Hub:
     loop = asyncio.get_running_loop()
     hub = hubs.get(loop)
     if hub is None:
-        for gone in [each for each in hubs if each.is_closed()]:
-            hubs.pop(gone).release()
+        # Loops of other threads come and go meanwhile; list() is one step, pop() tells who was first.
+        for each in list(hubs):
+            gone = hubs.pop(each, None) if each.is_closed() else None
+            if gone is not None:
+                gone.release()
         hub = hubs[loop] = Hub(store)
     return hub
 
