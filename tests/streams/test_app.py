@@ -207,6 +207,25 @@ def test_other_methods_are_told_which_are_allowed(http: TestClient, door: str) -
         assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
 
 
+@pytest.mark.parametrize(
+    ("run", "query", "status"),
+    [
+        ("open", "", 200),
+        ("ended", "", 200),
+        ("ended", "?last_id=$", 204),
+        ("expired", "", 410),
+        ("absent", "", 404),
+        ("absent", "?last_id=x", 400),
+    ],
+)
+def test_head_answers_the_status_of_get_without_waiting(
+    http: TestClient, run: str, query: str, status: int
+) -> None:
+    begun = time.monotonic()
+    assert http.head(STREAM.format(run) + query).status_code == status
+    assert time.monotonic() - begun < 1
+
+
 def test_head_opens_no_stream(http: TestClient, store: MemoryEventStore) -> None:
     answer = http.head(STREAM.format("open"))
     assert answer.status_code == 200

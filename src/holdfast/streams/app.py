@@ -153,7 +153,7 @@ class _Service:
         if wait is None:
             return problems.INVALID_WAIT.response()
         if request.method == "HEAD":
-            return sse.head()
+            return await sse.head(self.store, run_id, position, decided=verdict is not None)
         hub = self.hub()
         if len(hub.subscribers) >= self.settings.stream_max_subscribers:
             return sse.come_back(max(self.settings.stream_retry * 5, 10))

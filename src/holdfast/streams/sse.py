@@ -19,7 +19,7 @@ from starlette.responses import Response
 from holdfast.errors import HoldfastError
 from holdfast.streams import frames, problems
 from holdfast.streams.frames import Frame
-from holdfast.streams.opening import Opening, Permit, await_start, judge
+from holdfast.streams.opening import Opening, Permit, await_start, decide, judge, look
 from holdfast.streams.pulse import Expiry, Pulse
 from holdfast.streams.subscription import Due, Subscription
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from holdfast.streams.cursor import Position
     from holdfast.streams.hub import Hub
+    from holdfast.streams.store import EventStore
 
 log = logging.getLogger("holdfast.streams")
 
@@ -60,11 +61,6 @@ class Terms:
     retry: float
     until: float | None = None
     envelope: bool = False
-
-    @property
-    def retry_ms(self) -> int:
-        """A reconnect delay of one client, so that all of them do not come back at once."""
-        return max(int(self.retry * 1000 * random.uniform(0.5, 1.5)), 1)  # noqa: S311 - spreads load
 
 
 async def serve(
@@ -112,9 +108,16 @@ def answer(opening: Opening) -> Response:
     return Response(status_code=204, headers=problems.PRIVATE_HEADERS)
 
 
-def head() -> Response:
-    """What a HEAD request is told: that there is a stream, without opening it."""
-    return Response(headers=HEADERS)
+async def head(store: EventStore, run_id: str, position: Position, *, decided: bool) -> Response:
+    """Answer a HEAD request as GET would be without waiting for the run, and open no stream.
+
+    Args:
+        decided: whether it is known that the reader is allowed; else nothing is told of the run.
+    """
+    opening = decide(await look(store, run_id), position) if decided else Opening.UNDECIDED
+    if opening in {Opening.SERVE, Opening.UNDECIDED}:
+        return Response(headers=HEADERS)
+    return answer(opening)
 
 
 def come_back(retry: float) -> Response:
