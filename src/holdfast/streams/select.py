@@ -58,7 +58,7 @@ def hub_of(store: EventStore) -> Hub:
     loop = asyncio.get_running_loop()
     hub = hubs.get(loop)
     if hub is None:
-        # Loops of other threads come and go meanwhile; list() is one step, pop() tells who was first.
+        # Loops of other threads come and go meanwhile: list() is one step, pop() has one winner.
         for each in list(hubs):
             gone = hubs.pop(each, None) if each.is_closed() else None
             if gone is not None:
