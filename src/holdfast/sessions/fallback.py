@@ -402,6 +402,10 @@ class FallbackSessionStore(SessionStore):
     def _written(self, entry: Entry, reply: Reply) -> bool:
         with self._lock:
             self._journal.done(entry)
+            if entry.record is not None and reply == 1 and not self._link.up:
+                # Until the whole replay has ended, nobody can ask Redis for it.
+                key = SessionKey(entry.id_hash, entry.secret_hash)
+                self._copies.put(key, entry.record, time.time())
         return entry.record is None or (isinstance(reply, int) and reply > 0)
 
     async def _settle_race(self, id_hash: str) -> None:
