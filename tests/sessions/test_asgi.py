@@ -17,7 +17,13 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 from tests.sessions.browser import Browser, CountingStore, Doing, app_of
 
-from holdfast.errors import ConfigurationError, SessionError, SessionTooLarge, SessionTooLate
+from holdfast.errors import (
+    ConfigurationError,
+    SessionError,
+    SessionTooLarge,
+    SessionTooLate,
+    SessionUnavailable,
+)
 from holdfast.sessions.asgi import SessionMiddleware
 from holdfast.sessions.cookie import CookieSigner, new_credential
 from holdfast.sessions.memory import MemorySessionStore
@@ -301,6 +307,27 @@ class _SlowStore(MemorySessionStore):
     async def save(self, *args: Any, **options: Any) -> Outcome:
         await anyio.sleep(0)
         return await super().save(*args, **options)
+
+
+class _LeavingStore(MemorySessionStore):
+    """Takes no change any more."""
+
+    async def save(self, *args: Any, **options: Any) -> Outcome:
+        raise SessionUnavailable("the store has just gone")
+
+
+async def test_who_wrote_nothing_is_served_though_its_secret_cannot_be_renewed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = Settings(secret_key=KEY, session_rotate_after=1)
+    browser, doing = await logged_in(_LeavingStore(), settings=settings)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 2)
+    answer = await browser.get()
+    assert (answer.status, answer.set_cookie) == (200, None)
+    assert b"cart" in answer.body
+    doing.handle = write(a=1)
+    assert (await browser.get()).status == 503
 
 
 async def test_a_login_while_another_task_saves_still_gives_a_new_cookie() -> None:

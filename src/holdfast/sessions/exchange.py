@@ -109,6 +109,11 @@ class _Plan(NamedTuple):
     #: Named by what is stored once it is done.
     user: str | None
 
+    @property
+    def can_wait(self) -> bool:
+        """Whether nothing is lost if it is not done now: only an old secret is to be renewed."""
+        return self.decision.commands == (Command.RENEW,) and not (self.changed or self.removed)
+
 
 class Exchange:
     """The state of one request's session.
@@ -421,13 +426,15 @@ class Exchange:
             self._free = self._free or anyio.Event()
             await self._free.wait()
             plan = self._decide(failed=failed)
-        self._busy = True
+        self._busy, header = True, self.header
         try:
             self._conclude(plan.decision)
             for command in plan.decision.commands:
                 await self._carry_out(command, plan)
         except SessionUnavailable as error:
-            raise self.setup.unavailable(str(error)) from error
+            if not plan.can_wait:
+                raise self.setup.unavailable(str(error)) from error
+            self.header = header
         finally:
             self._busy = False
             if self._free is not None:
