@@ -32,6 +32,8 @@ import pytest
 if TYPE_CHECKING:
     from holdfast.testing import RedisServer
 
+pytestmark = pytest.mark.slow
+
 ARCHIVE = "python-authlib_1.6.0.orig.tar.gz"
 POOL = f"pool/main/p/python-authlib/{ARCHIVE}"
 SHA256 = "2dfc1275b287aa1324ac5c014766b8c79fb228c59d98c021750d86b6ec7e0904"

@@ -21,6 +21,8 @@ import pytest
 if TYPE_CHECKING:
     from holdfast.testing import RedisServer
 
+pytestmark = pytest.mark.slow
+
 DJANGO = version("django")
 TESTS = 65
 ROOT = Path(__file__).parents[2]

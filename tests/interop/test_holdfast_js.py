@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.conftest import Serve
     from tests.support.process import ServerProcess
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 APP = "tests.interop.client_page:app"
 KEY = "a-key-of-sixteen-characters-or-more"

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from holdfast.testing import RedisServer
 
+pytestmark = pytest.mark.slow
+
 PARTS = 4
 
 

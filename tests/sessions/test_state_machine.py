@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
     from holdfast.testing import RedisServer
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = int(os.environ.get("HOLDFAST_TEST_EXAMPLES", "500"))
 PROCESSES = 3
 KEY = "the key of the state machine"
