@@ -261,6 +261,21 @@ class TestJournal:
         publishers.put("f")
         assert [waiting.seq for waiting in take(publishers.outbox)] == [6]
 
+    def test_what_has_been_sent_is_kept_over_the_limit(self) -> None:
+        publishers = make(limit=2, max_bytes=100)
+        for name in "abc":
+            publishers.put(name, size=60)
+        publishers.outbox.leaves(take(publishers.outbox))
+        publishers.put("d")
+        publishers.outbox.unavailable(RUN)
+        outcome = {name: isinstance(result, JournalFull) for name, result in publishers.told}
+        assert outcome == {"a": False, "b": False, "c": False, "d": True}
+        assert publishers.outbox.journalled == 3
+        batch = publishers.outbox.head(RUN)
+        assert [waiting.seq for waiting in batch] == [1, 2, 3]
+        settle(publishers.outbox, batch)
+        assert (publishers.outbox.journalled, publishers.outbox.journalled_bytes) == (0, 0)
+
     def test_what_came_together_is_journalled_whole_or_refused_whole(self) -> None:
         publishers = make(limit=3)
         publishers.put("a")

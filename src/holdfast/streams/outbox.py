@@ -36,6 +36,7 @@ class Waiting:
         more: the next one in the queue was accepted with it, and is written with it or not at all.
         base: the last id known before it, once it is journalled.
         answer: tells its publisher, once; ``None`` when that has been done.
+        sent: it has been sent, and may be stored although no answer came.
     """
 
     draft: Draft
@@ -48,6 +49,7 @@ class Waiting:
     more: bool
     answer: Answer | None
     base: EventId | None = None
+    sent: bool = False
 
     @property
     def size(self) -> int:
@@ -208,10 +210,20 @@ class Outbox:
             return lane.queue[0].sender
 
     def head(self, run_id: str) -> list[Waiting]:
-        """Return the next batch, whether or not one is on its way: numbers make that harmless."""
+        """Return the next batch to be sent, whether or not one is on its way.
+
+        The numbers of its events make that harmless.
+        """
         with self._lock:
             lane = self._lanes.get(run_id)
-            return _batch(lane.queue) if lane is not None and lane.queue else []
+            batch = _batch(lane.queue) if lane is not None and lane.queue else []
+            self.leaves(batch)
+            return batch
+
+    def leaves(self, batch: Sequence[Waiting]) -> None:
+        """Note that *batch* is being sent: from now on nobody can say that it is not stored."""
+        for waiting in batch:
+            waiting.sent = True
 
     def release(self, run_id: str) -> None:
         """Note that the batch on its way will bring no answer: it may be sent again."""
@@ -313,11 +325,15 @@ class Outbox:
         )
 
     def _accept(self, told: Sequence[Waiting]) -> Sequence[Waiting]:
-        """Take into the journal what fits, whole groups only."""
+        """Take into the journal what fits, whole groups only, and whatever has been sent.
+
+        That may be stored: its publisher, told that it is not, would try again and double it. So
+        the journal may hold more than its limit, by the batch that was on its way in each run.
+        """
         taken, count, size = 0, self.journalled, self.journalled_bytes
         for index, waiting in enumerate(told):
             count, size = count + 1, size + waiting.size
-            if count > self.limit or size > self.max_bytes:
+            if not waiting.sent and (count > self.limit or size > self.max_bytes):
                 break
             if not waiting.more:
                 taken = index + 1

@@ -162,6 +162,8 @@ class RedisEventStore(EventStore):
             return None
         keys, args = self._publish_call(run_id, batch)
         reply = self._link.send(*self._publish.evalsha(keys, args))
+        if not reply.done():  # else Redis is away, and nothing left
+            self._outbox.leaves(batch)
         reply.add_done_callback(partial(self._on_reply, run_id, batch, loop))
         return reply
 
