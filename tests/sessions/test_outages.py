@@ -212,6 +212,28 @@ async def test_who_logged_out_in_an_outage_stays_logged_out(kept_redis: RedisSer
     assert await outage.do(dict) == b"{}"
 
 
+async def test_who_logs_out_where_the_session_is_not_known_stays_logged_out(
+    kept_redis: RedisServer,
+) -> None:
+    outage = Outage(kept_redis)
+    await outage.log_in()
+    cookies = dict(outage.browser.cookies)
+    await outage.begin()
+    fresh = FallbackSessionStore(outage.settings)
+    app = SessionMiddleware(outage.doing, settings=outage.settings, store=fresh)
+    browser = Browser(app, dict(cookies))
+    outage.doing.handle = Session.invalidate
+    answer = await browser.get()
+    assert answer.status == 200
+    assert "1970" in (answer.set_cookie or "")
+    assert fresh.waiting == 1
+    await outage.end()
+    await until(lambda: fresh.waiting == 0)
+    outage.doing.handle = dict
+    assert (await Browser(app, dict(cookies)).get()).body == b"{}"
+    assert await outage.seen_by_another_process() == b"{}"
+
+
 async def test_a_regeneration_in_an_outage_kills_the_old_cookie_for_good(
     kept_redis: RedisServer,
 ) -> None:
@@ -261,7 +283,6 @@ async def test_what_this_process_does_not_know_is_unavailable_and_keeps_its_cook
         lambda s: s.update(a=1),
         lambda s: s.clear(),
         Session.regenerate_id,
-        Session.invalidate,
         lambda s: s.id_hash,
     ]
     for doing.handle in refused:

@@ -388,11 +388,18 @@ class Exchange:
 
     def invalidate(self) -> None:
         """See ``Session.invalidate``."""
-        self.check_write()
-        self.session.clear()
-        if self.standing is Standing.FOUND and self.credential is not None:
+        unseen = self._ends_unseen()
+        if not unseen:
+            self.check_write()
+        if (unseen or self.standing is Standing.FOUND) and self.credential is not None:
             self.doomed = self.credential.key.id_hash
             self._start_anew(Standing.NEW)
+        self.session.clear()
+
+    def _ends_unseen(self) -> bool:
+        # To end a session takes no more than its id, which the cookie proves.
+        writable = self.setup.store.writable and not self.setup.terms.closed
+        return self.standing is Standing.UNAVAILABLE and self.credential is not None and writable
 
     def _start_anew(self, standing: Standing) -> None:
         self.standing, self.record, self.credential = standing, None, None
