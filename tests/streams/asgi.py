@@ -12,7 +12,7 @@ from tests.streams.clients import until
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from starlette.types import ASGIApp, Message
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class Call:
@@ -110,3 +110,21 @@ class Call:
     def close_code(self) -> int | None:
         codes = [m["code"] for m in self.sent if m["type"] == "websocket.close"]
         return codes[0] if codes else None
+
+
+def taking(app: ASGIApp, count: int) -> ASGIApp:
+    """Return *app* for a client that takes *count* messages and no more, and stays connected."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        left = count
+
+        async def send_some(message: Message) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                await asyncio.get_running_loop().create_future()
+            await send(message)
+
+        await app(scope, receive, send_some)
+
+    return serve

@@ -8,12 +8,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.streams.asgi import Call
+from tests.streams.asgi import Call, taking
 from tests.streams.clients import until
 from tests.streams.patchy import PatchyStore
 
 from holdfast import EventStreamApp, Settings, stream_token
 from holdfast.errors import RedisUnavailable
+from holdfast.streams import sse
 from holdfast.streams.memory import MemoryEventStore
 from holdfast.streams.select import close_hubs, hub_of
 
@@ -293,3 +294,14 @@ async def test_deleted_run_under_a_reader_does_not_spin_who_comes_then() -> None
             assert call.status == 404
         await until(lambda: reader.events[-1][0] == "holdfast.reset")
     await close_hubs(store)
+
+
+async def test_client_that_takes_nothing_is_left(
+    store: PatchyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "SEND_TIMEOUT", 0.1)
+    store.own()
+    async with Call(taking(app_of(store), 2), PATH) as call:
+        await call.ended()
+        assert len(call.sent) == 2
+        assert not hub_of(store).subscribers

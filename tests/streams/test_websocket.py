@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.streams import test_sse
-from tests.streams.asgi import Call
+from tests.streams.asgi import Call, taking
 from tests.streams.clients import until
 from tests.streams.patchy import PatchyStore
 from tests.streams.test_sse import app_of
 
+from holdfast.streams import websocket
 from holdfast.streams.memory import MemoryEventStore
 from holdfast.streams.select import close_hubs, hub_of
 
@@ -212,3 +213,14 @@ async def test_header_beats_query(store: PatchyStore) -> None:
         await until(lambda: len(call.frames) == 1)
         await asyncio.sleep(0.02)
     assert [frame["id"] for frame in call.frames] == [str(store.last)]
+
+
+async def test_client_that_takes_nothing_is_left(
+    store: PatchyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "SEND_TIMEOUT", 0.1)
+    store.own()
+    async with Call(taking(app_of(store), 1), PATH, kind="websocket") as call:
+        await call.ended()
+        assert len(call.sent) == 1
+        assert not hub_of(store).subscribers

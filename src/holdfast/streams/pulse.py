@@ -1,4 +1,4 @@
-"""The timers of one open stream: its heartbeat, and the end of the permission behind it.
+"""What wakes one open stream: its heartbeat, the end of its permission, its client's leaving.
 
 They only wake the reader; what it then does is its own.
 """
@@ -6,11 +6,20 @@ They only wake the reader; what it then does is its own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.types import Receive
+
     from holdfast.streams.subscription import Subscription
+
+
+SEND_TIMEOUT = 30.0
+"""Seconds that a client may take nothing: then it is gone, whatever its connection says."""
 
 
 class Pulse:
@@ -89,3 +98,27 @@ class Expiry:
             self._wake()
         else:
             self._timer = asyncio.get_running_loop().call_later(0.01, self._end)
+
+
+@contextlib.asynccontextmanager
+async def listening(receive: Receive, subscription: Subscription) -> AsyncIterator[None]:
+    """Notice that the client leaves, also while there is nothing to send; what it says is ignored.
+
+    Args:
+        receive: of the request or the WebSocket.
+        subscription: the reader.
+    """
+
+    async def listen() -> None:
+        try:
+            while (await receive())["type"] not in {"http.disconnect", "websocket.disconnect"}:
+                pass
+        finally:
+            subscription.leave()
+
+    task = asyncio.get_running_loop().create_task(listen())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

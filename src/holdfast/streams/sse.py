@@ -8,7 +8,6 @@ as if the run had ended.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from dataclasses import dataclass
@@ -20,13 +19,11 @@ from holdfast.errors import HoldfastError
 from holdfast.streams import frames, problems
 from holdfast.streams.frames import Frame
 from holdfast.streams.opening import Opening, Permit, await_start, decide, judge, look
-from holdfast.streams.pulse import Expiry, Pulse
+from holdfast.streams.pulse import SEND_TIMEOUT, Expiry, Pulse, listening
 from holdfast.streams.subscription import Due, Subscription
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
     from holdfast.streams.cursor import Position
     from holdfast.streams.hub import Hub
@@ -83,7 +80,7 @@ async def serve(
     """
     async with (
         Subscription(hub, run_id, position) as subscription,
-        _listening(receive, subscription),
+        listening(receive, subscription),
     ):
         opening = Opening.UNDECIDED
         if permit is None:
@@ -147,7 +144,8 @@ class _Stream:
     async def run(self, position: Position, permit: Permit | None, *, decided: bool) -> None:
         headers = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
         try:
-            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+            start = {"type": "http.response.start", "status": 200, "headers": headers}
+            await self._deliver(start)
             await self._write(frames.retry(retry_ms(self._terms.retry)))
             if decided or await self._held(position, permit):
                 await self._relay()
@@ -190,6 +188,8 @@ class _Stream:
             if due:
                 await self._write(b"".join(map(self._encode, due)))
                 self._pulse.touch()
+            if self._over():
+                break
             await subscription.wait()
             await self._beat()
 
@@ -212,23 +212,11 @@ class _Stream:
         return spell(kind, self._subscription.run_id, **fields)
 
     async def _write(self, body: bytes, *, more: bool = True) -> None:
-        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        await self._deliver({"type": "http.response.body", "body": body, "more_body": more})
 
-
-@contextlib.asynccontextmanager
-async def _listening(receive: Receive, subscription: Subscription) -> AsyncIterator[None]:
-    """Notice that the client leaves, also while there is nothing to send."""
-
-    async def listen() -> None:
+    async def _deliver(self, message: Message) -> None:
         try:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-        finally:
-            subscription.leave()
-
-    task = asyncio.get_running_loop().create_task(listen())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+            async with asyncio.timeout(SEND_TIMEOUT):
+                await self._send(message)
+        except TimeoutError:
+            self._subscription.leave()

@@ -13,12 +13,10 @@ from holdfast.errors import HoldfastError
 from holdfast.streams import frames
 from holdfast.streams.frames import Frame
 from holdfast.streams.opening import UNDECIDED, Decision, Opening, Permit, await_start, judge
-from holdfast.streams.pulse import Expiry
+from holdfast.streams.pulse import SEND_TIMEOUT, Expiry, listening
 from holdfast.streams.subscription import Due, Subscription
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from holdfast.streams.cursor import Position
     from holdfast.streams.hub import Hub
 
@@ -57,7 +55,7 @@ async def serve(
     try:
         async with (
             Subscription(hub, run_id, position) as subscription,
-            _listening(websocket, subscription),
+            listening(websocket.receive, subscription),
         ):
             code = await _Socket(hub, subscription, websocket, until).run(position, permit, wait)
             await _close(websocket, code)
@@ -125,7 +123,9 @@ class _Socket:
         subscription = self._subscription
         while not self._over():
             for due in await subscription.take():
-                await _send(self._websocket, _encode(subscription.run_id, due))
+                await self._send(_encode(subscription.run_id, due))
+                if subscription.left:
+                    return False
             if subscription.done:
                 return True
             await subscription.wait()
@@ -139,7 +139,11 @@ class _Socket:
 
     async def _send_control(self, kind: frames.ControlKind, **fields: str | None) -> None:
         text = frames.control_websocket(kind, self._subscription.run_id, **fields)
-        await _send(self._websocket, text)
+        await self._send(text)
+
+    async def _send(self, text: str) -> None:
+        if not await _send(self._websocket, text):
+            self._subscription.leave()
 
 
 def _encode(run_id: str, due: Due) -> str:
@@ -151,35 +155,24 @@ def _encode(run_id: str, due: Due) -> str:
     )
 
 
-async def _send(websocket: WebSocket, text: str) -> None:
+async def _send(websocket: WebSocket, text: str) -> bool:
+    """Send *text*; False where the client takes nothing."""
     # After the client left, servers differ: one raises an OSError, one an error of its own, two say
     # nothing.
     if websocket.application_state is WebSocketState.CONNECTED:
-        with contextlib.suppress(WebSocketDisconnect, OSError, RuntimeError):
-            await websocket.send_text(text)
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT):
+                await websocket.send_text(text)
+        except TimeoutError:
+            return False
+        except (WebSocketDisconnect, OSError, RuntimeError):
+            return True  # listening() is told
+    return True
 
 
 async def _close(websocket: WebSocket, code: int) -> None:
     states = (websocket.application_state, websocket.client_state)
     if states == (WebSocketState.CONNECTED, WebSocketState.CONNECTED):
         with contextlib.suppress(WebSocketDisconnect, OSError, RuntimeError):
-            await websocket.close(code)
-
-
-@contextlib.asynccontextmanager
-async def _listening(websocket: WebSocket, subscription: Subscription) -> AsyncIterator[None]:
-    """Notice that the client leaves. What it says is not for us."""
-
-    async def listen() -> None:
-        try:
-            while (await websocket.receive())["type"] != "websocket.disconnect":
-                pass
-        finally:
-            subscription.leave()
-
-    task = asyncio.get_running_loop().create_task(listen())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+            async with asyncio.timeout(SEND_TIMEOUT):
+                await websocket.close(code)
