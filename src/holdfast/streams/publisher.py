@@ -87,9 +87,10 @@ class RunPublisher:
     async def emit(self, type: str, data: Any = None) -> StreamEvent:  # noqa: A002 - the wire's name
         """Publish one event and return it with its id.
 
-        It returns when Redis has it, or, while Redis is away, after at most
-        ``HOLDFAST_REDIS_TIMEOUT`` with a provisional id: the event waits in this process and is
-        written when Redis is back.
+        It returns when Redis has it, or, while Redis is away, with a provisional id: the event
+        waits in this process and is written when Redis is back. Each command may take
+        ``HOLDFAST_REDIS_TIMEOUT``; the first use of Redis, another batch of the run on its way,
+        and a script to be loaded may each add as much before that.
 
         Args:
             type: any text without control characters; not ``holdfast.*``, ``run_stopped`` or
