@@ -158,6 +158,7 @@ def test_refreshed_and_cut_off_for_three_seconds_each_event_comes_once_and_in_or
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.slow
 def test_the_cut_button_loses_nothing(page: DemoPage, transport: str) -> None:
     page.log_in("?speed=4")
     page.switch_to(transport)
@@ -172,6 +173,7 @@ def test_the_cut_button_loses_nothing(page: DemoPage, transport: str) -> None:
     page.expect_no_complaint()
 
 
+@pytest.mark.slow
 def test_a_network_that_swallows_everything_is_noticed_and_survived(
     browser: Chrome, demo: ServerProcess
 ) -> None:
@@ -186,6 +188,7 @@ def test_a_network_that_swallows_everything_is_noticed_and_survived(
         page.expect_each_once_in_order()
 
 
+@pytest.mark.slow
 def test_the_transport_can_be_changed_in_mid_run(page: DemoPage) -> None:
     page.log_in("?speed=4")
     page.start()
@@ -195,6 +198,7 @@ def test_the_transport_can_be_changed_in_mid_run(page: DemoPage) -> None:
     page.expect_each_once_in_order()
 
 
+@pytest.mark.slow
 def test_a_second_tab_follows_the_same_run(page: DemoPage) -> None:
     page.log_in("?speed=4")
     page.start()
@@ -274,6 +278,7 @@ def test_what_a_screen_reader_hears_is_not_flooded(page: DemoPage) -> None:
     assert len(heard) < 12
 
 
+@pytest.mark.slow
 def test_two_servers_on_one_redis_show_the_same_run(
     browser: Chrome, serve: Serve, redis: RedisServer, key_prefix: str
 ) -> None:
@@ -290,6 +295,7 @@ def test_two_servers_on_one_redis_show_the_same_run(
     page.expect_each_once_in_order()
 
 
+@pytest.mark.slow
 def test_a_killed_server_that_comes_back_finds_the_reader_logged_in_and_at_its_place(
     browser: Chrome, serve: Serve, redis: RedisServer, key_prefix: str
 ) -> None:
@@ -308,6 +314,7 @@ def test_a_killed_server_that_comes_back_finds_the_reader_logged_in_and_at_its_p
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.slow
 def test_redis_killed_in_mid_run_and_started_again_loses_nothing(
     browser: Chrome, serve: Serve, transport: str
 ) -> None:
@@ -328,6 +335,7 @@ def test_redis_killed_in_mid_run_and_started_again_loses_nothing(
         page.wait("document.getElementById('redis').dataset.link === 'up'", "Redis")
 
 
+@pytest.mark.slow
 def test_a_restart_of_a_server_without_redis_is_told(page: DemoPage, demo: ServerProcess) -> None:
     page.log_in("?speed=1")
     page.start()
