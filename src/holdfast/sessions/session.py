@@ -116,9 +116,11 @@ class Session(dict[str, Any]):
     def invalidate(self) -> None:
         """Destroy the session, here and in the browser. What is written next starts a new one.
 
+        While Redis is away its end is noted here and carried out when Redis is back.
+
         Raises:
-            SessionUnavailable: the session cannot be seen while Redis is away, so that nobody
-                can promise its end.
+            SessionUnavailable: Redis is away and nothing can be noted: in ``readonly`` and
+                ``closed``, or because as much waits already as may.
         """
         self._bound().invalidate()
 
