@@ -52,7 +52,8 @@ def xadd(redis: RedisServer, store: RedisEventStore, *fields: str | bytes, at: s
 async def publish(store: RedisEventStore, producer: str, first: int, *data: Any) -> list[Any]:
     """Run the script itself, as a sender that may have sent part of this before."""
     keys = store.keys(RUN)
-    args: list[Any] = [keys.bell, producer, first, 10_000, 1 << 27, 60_000, 60_000, "name", "", ""]
+    args: list[Any] = [keys.bell, producer, first, 10_000, 1 << 27, 60_000, 60_000]
+    args += ["name", "", "", 0]
     for value in data:
         args += ["workflow_complete" if value == "end" else "t", json.dumps(value)]
     reply = await store._link.run(Script.load("stream_publish"), [keys.stream, keys.meta], args)

@@ -233,10 +233,10 @@ class RedisEventStore(EventStore):
             # No other write of any process has this name.
             name = f"{head.producer}{head.seq}"
             args = [keys.bell, head.producer, head.seq, *self._limits, name]
-            args += (head.life or "", head.owner or "")
+            args += (head.life or "", head.owner or "", 0)
         else:
             name = secrets.token_hex(8)
-            args = [keys.bell, self._outbox.producer, 0, *self._limits, name, "", ""]
+            args = [keys.bell, self._outbox.producer, 0, *self._limits, name, "", "", 0]
         for waiting in batch:
             args += (waiting.draft.type, waiting.draft.data)
         return [keys.stream, keys.meta], args

@@ -5,7 +5,8 @@
 --       5 byte budget        6 retention (ms)  7 how much longer meta is kept (ms)
 --       8 a name nobody else has, for the life that this write may begin
 --       9 the life that the publisher knows, or ''
---      10 owner, kept if this write creates the run    11 … type, data of each event
+--      10 owner, kept if this write creates the run    11 how many options follow
+--      12 … name, value of each option, then type, data of each event
 -- Without events it registers what other programs wrote, and gives the stream its expiry.
 --
 -- Returns {status, life, n, previous id, already written, id, id, …};
@@ -20,7 +21,10 @@
 local call = redis.call
 local stream, meta = KEYS[1], KEYS[2]
 local producer, first_seq = ARGV[2], tonumber(ARGV[3])
-local FIRST, count = 11, (#ARGV - 10) / 2
+-- What few writes ask for is named, so that the others do not pay for it.
+local option, FIRST = {}, 12 + 2 * ARGV[11]
+for i = 12, FIRST - 1, 2 do option[ARGV[i]] = ARGV[i + 1] end
+local count = (#ARGV - FIRST + 1) / 2
 local MINE = 's:' .. producer
 local function terminal(kind)
   return kind == 'workflow_complete' or kind == 'workflow_error' or kind == 'run_stopped' or kind == 'run_lost'
