@@ -57,6 +57,14 @@ def test_python_in_a_page_compiles_and_imports_what_there_is(page: Path) -> None
                     assert hasattr(holdfast, alias.name), f"{page.name} imports {alias.name}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_every_test_that_a_page_names_is_there(page: Path) -> None:
+    for file, test in re.findall(r"`((?:src|tests)/[\w/.]+\.py)::(\w+)`", page.read_text()):
+        path = ROOT / file
+        assert path.exists(), f"{page.name} names {file}"
+        assert f"def {test}(" in path.read_text(), f"{page.name} names {test}"
+
+
 def test_the_architecture_names_files_that_are_there() -> None:
     for name in re.findall(
         r"`([a-z_/]+\.(?:py|lua))`", (ROOT / "docs/architecture.md").read_text()
