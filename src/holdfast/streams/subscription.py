@@ -219,13 +219,21 @@ class Subscription:
         if broken == "reset":
             return [self._reset(earliest)]
         due = [Due("", Break("gap", str(self.cursor), earliest))] if broken else []
-        for entry in entries:
-            due += self._deliver_frame(encode(self.run_id, entry))
-            if entry.terminal:
-                self.done = True
-                break
+        due += self._deliver_page(entries)
         # A whole page may be known from before it was stored: then there is more to read.
         return due if due or self.done else await self.take()
+
+    def _deliver_page(self, entries: Iterable[Entry]) -> Iterable[Due]:
+        last: EventId | None = None
+        for entry in entries:
+            # An entry may be removed by itself, in the middle of what is kept.
+            if last is not None and continuity(last, entry.prev):
+                yield Due("", Break("gap", str(self.cursor), str(entry.id)))
+            yield from self._deliver_frame(encode(self.run_id, entry))
+            last = entry.id
+            if entry.terminal:
+                self.done = True
+                return
 
     async def _nothing_follows(self, ring: Ring) -> list[Due]:
         """The store has nothing after the cursor, and the ring does not know it: say why."""
