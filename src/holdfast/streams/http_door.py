@@ -1,0 +1,129 @@
+"""The HTTP door of the sub-app: from a request to the operation it names, past all checks.
+
+Only the order of the checks lives here; each check and each answer has a module of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from holdfast.errors import CorruptData, InvalidEvent, RedisReplyError, RedisUnavailable
+from holdfast.health import liveness
+from holdfast.streams import assets, paths, problems, rest, sse
+from holdfast.streams.asking import position_of, wait_of
+from holdfast.streams.service import ask
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from holdfast.streams.service import Service
+
+log = logging.getLogger("holdfast.streams")
+
+
+def http_door(service: Service) -> ASGIApp:
+    """Return what serves the HTTP scopes of one sub-app."""
+    return _with_cors(_HttpDoor(service), service.settings.stream_allowed_origins)
+
+
+class _HttpDoor:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._settings = service.settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            target = paths.find(scope)
+            if target is None or target.operation == "websocket":
+                answer: Response | None = problems.NOT_FOUND.response()
+            elif request.method not in {"GET", "HEAD"}:
+                answer = problems.METHOD_NOT_ALLOWED.response()
+                answer.headers["allow"] = "GET, HEAD"
+            else:
+                answer = await self._operate(target, request, send)
+        except InvalidEvent as error:
+            answer = problems.INVALID_RUN_ID.response(str(error))
+        except RedisUnavailable:
+            answer = problems.UNAVAILABLE.response()
+        except (CorruptData, RedisReplyError) as error:
+            log.warning("%s", error)
+            answer = problems.CORRUPT.response()
+        if answer is not None:
+            await answer(scope, receive, send)
+
+    async def _operate(self, target: paths.Target, request: Request, send: Send) -> Response | None:
+        """Return the answer, or ``None`` where it has been streamed."""
+        if target.operation == "livez":
+            return _health(*liveness())
+        if target.operation == "readyz":
+            return _health(*await self._service.readiness())
+        if target.operation in assets.TYPES:
+            return assets.serve(target.operation, request)
+        if not await self._service.may_serve():
+            return problems.UNAVAILABLE.response()
+        if target.operation == "stream":
+            return await self._stream(target.run_id, request, send)
+        return await self._history(target.run_id, request)
+
+    async def _history(self, run_id: str, request: Request) -> Response:
+        verdict = await self._service.policy(request, run_id, "read")
+        if verdict.status != 200:
+            return self._service.denied(verdict).response()
+        query = rest.parse(request.query_params)
+        if isinstance(query, problems.Problem):
+            return query.response()
+        return await rest.serve(self._service.store, run_id, query)
+
+    async def _stream(self, run_id: str, request: Request, send: Send) -> Response | None:
+        permit = self._service.permit(request, run_id, "read")
+        verdict = await ask(permit)
+        if verdict is not None and verdict.status != 200:
+            return self._service.denied(verdict).response()
+        position = position_of(request)
+        if position is None:
+            return problems.INVALID_ID.response()
+        wait = wait_of(request, self._settings.stream_wait, verdict)
+        if wait is None:
+            return problems.INVALID_WAIT.response()
+        if request.method == "HEAD":
+            decided = verdict is not None
+            return await sse.head(self._service.store, run_id, position, decided=decided)
+        hub = self._service.hub()
+        if self._service.is_full(hub):
+            return sse.come_back(max(self._settings.stream_retry * 5, 10))
+        terms = sse.Terms(
+            wait=wait,
+            heartbeat=self._settings.stream_heartbeat,
+            retry=self._settings.stream_retry,
+            until=verdict.until if verdict else None,
+            envelope=request.query_params.get("envelope") == "1",
+        )
+        await sse.serve(
+            *(hub, run_id, position, terms, request.scope, request.receive, send),
+            permit=None if verdict else permit,
+        )
+        return None
+
+
+def _with_cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
+    """Let pages of *origins* read; ``*`` never with credentials (Fetch standard, CORS protocol)."""
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Last-Event-ID", "Idempotency-Key", "Content-Type"],
+        allow_credentials="*" not in origins,
+        expose_headers=["Retry-After"],
+    )
+
+
+def _health(status: int, body: dict[str, str | None]) -> Response:
+    return JSONResponse(body, status, headers={"cache-control": "no-store"})

@@ -1,0 +1,99 @@
+"""What the doors of the sub-app share: the store, who may do what, and how many read already.
+
+No address and no answer is known here; a door asks, and says it in its protocol.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from holdfast.errors import RedisUnavailable
+from holdfast.health import readiness
+from holdfast.startup import Requirement
+from holdfast.streams import problems, shutdown
+from holdfast.streams.access import make_policy
+from holdfast.streams.select import close_hubs, default_store, hub_of
+
+if TYPE_CHECKING:
+    from starlette.requests import HTTPConnection
+
+    from holdfast.runtime import Runtime
+    from holdfast.settings import Settings
+    from holdfast.streams.access import Action, Verdict
+    from holdfast.streams.hub import Hub
+    from holdfast.streams.opening import Permit
+    from holdfast.streams.store import EventStore
+
+log = logging.getLogger("holdfast.streams")
+
+
+class Service:
+    """One configured sub-app.
+
+    Args:
+        settings: the configuration. Default: the environment.
+        store: where the events are. Default: the process's own store.
+
+    Raises:
+        ConfigurationError: a variable cannot work.
+    """
+
+    def __init__(self, settings: Settings | None, store: EventStore | None) -> None:
+        from holdfast.runtime import runtime
+
+        self.runtime: Runtime = runtime(settings)
+        self.settings = self.runtime.settings
+        self.store = store or default_store(self.runtime)
+        self.policy = make_policy(self.settings, self.store)
+        self._required = Requirement(self.runtime)
+        self.runtime.on_close(lambda: close_hubs(self.store))
+
+    def hub(self) -> Hub:
+        """The hub of the running event loop, told of signals."""
+        hub = hub_of(self.store)
+        if self.settings.stream_handle_signals:
+            shutdown.watch(hub)
+        return hub
+
+    def is_full(self, hub: Hub) -> bool:
+        """Whether *hub* has as many readers as ``HOLDFAST_STREAM_MAX_SUBSCRIBERS`` lets it."""
+        return len(hub.subscribers) >= self.settings.stream_max_subscribers
+
+    async def may_serve(self) -> bool:
+        """Whether Redis has answered once, where that is required."""
+        return self._required.met or await self._required.holds()
+
+    def permit(self, connection: HTTPConnection, run_id: str, action: Action) -> Permit:
+        """Return what asks whether *connection* may do *action*, now and again later."""
+        return lambda: self.policy(connection, run_id, action)
+
+    def denied(self, verdict: Verdict) -> problems.Problem:
+        """Return what to answer; what to change is for whoever reads the log."""
+        access = self.settings.stream_access
+        log.info(
+            "a request was refused (%d): HOLDFAST_STREAM_ACCESS is %r%s",
+            verdict.status,
+            access,
+            "; give the page a stream_token(run_id)" if access == "token" else "",
+        )
+        return problems.BY_VERDICT[verdict.status]
+
+    async def readiness(self) -> tuple[int, dict[str, str | None]]:
+        """Return the status and the body of ``/readyz``."""
+        link = self.runtime.link
+        if link is not None:
+            await link.ready()
+        return readiness(
+            link.status if link else None,
+            required=self.settings.redis_required,
+            stopping=shutdown.stopping(),
+        )
+
+
+async def ask(permit: Permit) -> Verdict | None:
+    """Return the verdict, ``None`` while nobody can say."""
+    try:
+        return await permit()
+    except RedisUnavailable:
+        return None

@@ -1,0 +1,94 @@
+"""The WebSocket door of the sub-app: the order of the checks before a handshake is accepted."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from starlette.websockets import WebSocket
+
+from holdfast.errors import InvalidEvent
+from holdfast.streams import paths, problems, websocket
+from holdfast.streams.access import origin_allowed
+from holdfast.streams.asking import position_of, wait_of
+from holdfast.streams.service import ask
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from holdfast.streams.access import Verdict
+    from holdfast.streams.opening import Permit
+    from holdfast.streams.service import Service
+
+log = logging.getLogger("holdfast.streams")
+
+
+class WebSocketDoor:
+    """Serves the WebSocket scopes of one sub-app."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._settings = service.settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one scope."""
+        socket = WebSocket(scope, receive, send)
+        try:
+            target = paths.find(scope)
+        except InvalidEvent:
+            await _refuse(socket, problems.INVALID_RUN_ID)
+            return
+        if target is None or target.operation != "websocket":
+            await _refuse(socket, problems.NOT_FOUND)
+        elif not await self._service.may_serve():
+            await _refuse(socket, problems.UNAVAILABLE)
+        else:
+            await self._one_run(target.run_id, socket)
+
+    async def _one_run(self, run_id: str, socket: WebSocket) -> None:
+        permit = self._service.permit(socket, run_id, "read")
+        verdict = await self._verdict(socket, permit)
+        if isinstance(verdict, problems.Problem):
+            await _refuse(socket, verdict)
+            return
+        position = position_of(socket)
+        wait = wait_of(socket, self._settings.stream_wait, verdict)
+        if position is None or wait is None:
+            await _refuse(
+                socket, problems.INVALID_ID if position is None else problems.INVALID_WAIT
+            )
+            return
+        hub = self._service.hub()
+        if self._service.is_full(hub):
+            await socket.accept()
+            await socket.close(websocket.TRY_AGAIN)
+            return
+        await websocket.serve(
+            *(hub, run_id, position, socket),
+            wait=wait,
+            until=verdict.until if verdict else None,
+            permit=None if verdict else permit,
+        )
+
+    async def _verdict(
+        self, socket: WebSocket, permit: Permit
+    ) -> Verdict | problems.Problem | None:
+        """Return the permission, why the handshake is refused, or ``None`` while nobody can say."""
+        origin, host = socket.headers.get("origin"), socket.headers.get("host", "")
+        if not origin_allowed(origin, host, self._settings.stream_allowed_origins):
+            log.info(
+                "a WebSocket was refused: its Origin is not in HOLDFAST_STREAM_ALLOWED_ORIGINS"
+            )
+            return problems.FORBIDDEN
+        verdict = await ask(permit)
+        if verdict is not None and verdict.status != 200:
+            return self._service.denied(verdict)
+        return verdict
+
+
+async def _refuse(socket: WebSocket, problem: problems.Problem) -> None:
+    """Refuse the handshake, with a body where the server can send one (ASGI's denial extension)."""
+    if "websocket.http.response" in socket.scope.get("extensions", {}):
+        await socket.send_denial_response(problem.response())
+    else:
+        await socket.close(websocket.POLICY)
