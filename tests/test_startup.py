@@ -98,6 +98,41 @@ async def test_redis_required_refuses_to_start_without_it(free_port: int) -> Non
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("word", ["complete", "failed"])
+async def test_what_waits_is_written_before_the_server_hears_of_the_end(
+    word: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    default, told = runtime(Settings()), list[str]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "lifespan.startup.complete"})
+        await send({"type": f"lifespan.shutdown.{word}"})
+
+    async def send(message: Message) -> None:
+        told.append(message["type"])
+
+    async def flush() -> None:
+        told.append("flushed")
+        raise OSError("the disk is full")
+
+    async def flush_default() -> None:
+        told.append("default flushed")
+
+    async def receive() -> Message:
+        raise AssertionError("nobody asks")
+
+    default.on_flush(flush_default)
+    await pass_lifespan(app, default, {"type": "lifespan"}, receive, send, flush=flush)
+    assert told == [
+        "lifespan.startup.complete",
+        "flushed",
+        "default flushed",
+        f"lifespan.shutdown.{word}",
+    ]
+    assert "could not be written at the shutdown" in caplog.text
+
+
+@pytest.mark.anyio
 async def test_redis_that_is_not_required_is_waited_for_and_no_more(
     free_port: int, redis: RedisServer
 ) -> None:

@@ -13,6 +13,8 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from holdfast.forks import watch_forks
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -52,12 +54,21 @@ class Endings:
     def __init__(self, link: Link | None = None, prefix: str = "") -> None:
         self._link = link
         self._channel = channel(prefix)
-        self._lock = threading.Lock()
-        self._watches: dict[str, set[Watch]] = {}
+        self._inherited: list[object] = []
         self._listeners: dict[asyncio.AbstractEventLoop, tuple[Listener, asyncio.Task[None]]] = {}
+        self.forked()
+        watch_forks(self)
 
     def __repr__(self) -> str:
         return f"<Endings, {sum(map(len, self._watches.values()))} watching>"
+
+    def forked(self) -> None:
+        """Begin, also in a forked child: whoever watches is served by the parent's event loops."""
+        self._lock = threading.Lock()
+        self._watches: dict[str, set[Watch]] = {}
+        # Kept, not dropped: a task that ends with its last name would say so in the log.
+        self._inherited.append(self._listeners)
+        self._listeners = {}
 
     def watch(
         self,

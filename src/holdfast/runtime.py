@@ -6,11 +6,12 @@ and whatever else its users ask to exist once. Nothing connects or starts before
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from holdfast.forks import ForkSafeLock
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable
+    from collections.abc import Awaitable, Callable, Hashable, Iterable
 
     from holdfast.link import Link
     from holdfast.settings import Settings
@@ -19,7 +20,7 @@ T = TypeVar("T")
 
 _runtimes: dict[Settings, Runtime] = {}
 _by_environment: dict[Hashable, Runtime] = {}
-_lock = threading.RLock()
+_lock = ForkSafeLock()
 
 
 class Runtime:
@@ -33,6 +34,7 @@ class Runtime:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._things: dict[Hashable, Any] = {}
+        self._flushers: list[Callable[[], Awaitable[None]]] = []
         self._closers: list[Callable[[], Awaitable[None]]] = []
 
     def __repr__(self) -> str:
@@ -47,7 +49,7 @@ class Runtime:
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return the one thing named *key*, made by *make* at the first call, in any thread."""
-        with _lock:
+        with _lock():
             if key not in self._things:
                 self._things[key] = make()
             thing: T = self._things[key]
@@ -57,13 +59,27 @@ class Runtime:
         """Have *closer* awaited by :meth:`aclose`, last registered first."""
         self._closers.append(closer)
 
+    def on_flush(self, flush: Callable[[], Awaitable[None]]) -> None:
+        """Have *flush* awaited by :meth:`flush`, and by :meth:`aclose` before all closing."""
+        self._flushers.append(flush)
+
+    async def flush(self) -> None:
+        """Write what waits in this process, and close nothing: the last word at a shutdown.
+
+        All are awaited even if one raises; the first error is raised after.
+        """
+        await _each(list(self._flushers))
+
     async def aclose(self) -> None:
-        """Close what was made here, last made first. The runtime may be used again afterwards."""
-        with _lock:
+        """Close what was made here, last made first. The runtime may be used again afterwards.
+
+        Everything is closed even if one closing raises; the first error is raised after.
+        """
+        with _lock():
+            flushers, self._flushers = self._flushers, []
             closers, self._closers = self._closers, []
             self._things.clear()
-        for closer in reversed(closers):
-            await closer()
+        await _each([*flushers, *reversed(closers)])
 
     def _make_link(self) -> Link:
         from holdfast.link import Link
@@ -81,8 +97,9 @@ def runtime(settings: Settings | None = None) -> Runtime:
     """
     if settings is None:
         return _of_environment()
-    with _lock:
-        return _runtimes.setdefault(settings, Runtime(settings))
+    made = Runtime(settings)
+    with _lock():
+        return _runtimes.setdefault(settings, made)
 
 
 def _of_environment() -> Runtime:
@@ -97,10 +114,23 @@ def _of_environment() -> Runtime:
 
 
 async def aclose() -> None:
-    """Close every default of this process: links, hubs and what waits in them."""
-    with _lock:
+    """Close every default of this process: links, hubs and what waits in them.
+
+    Everything is closed even if one closing raises; the first error is raised after.
+    """
+    with _lock():
         closing = list(_runtimes.values())
         _runtimes.clear()
         _by_environment.clear()
-    for each in closing:
-        await each.aclose()
+    await _each([each.aclose for each in closing])
+
+
+async def _each(steps: Iterable[Callable[[], Awaitable[None]]]) -> None:
+    first: BaseException | None = None
+    for step in steps:
+        try:
+            await step()
+        except BaseException as error:  # noqa: BLE001 - a cancellation too: all is raised after
+            first = first or error
+    if first is not None:
+        raise first

@@ -16,7 +16,7 @@ import anyio
 from holdfast.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -84,18 +84,41 @@ def kept_or_raised(make: Callable[[], T]) -> T | StartError:
 
 
 async def pass_lifespan(
-    app: ASGIApp, runtime: Runtime, scope: Scope, receive: Receive, send: Send
+    app: ASGIApp,
+    runtime: Runtime,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    *,
+    flush: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Hand a lifespan scope to *app*, once Redis (if configured) has given its first verdict.
 
     With ``HOLDFAST_REDIS_REQUIRED`` and no Redis the start is refused, and *app* is not called.
+    What waits to be written, by *flush* and in *runtime*, is written before the server hears that
+    the shutdown is complete: it may end the process at that word.
     """
     try:
         await await_redis(runtime)
     except ConfigurationError as error:
         await StartError(error)(scope, receive, send)
         return
-    await app(scope, receive, send)
+
+    async def sending(message: Message) -> None:
+        if message["type"].startswith("lifespan.shutdown."):
+            for last in (flush, runtime.flush):
+                if last is not None:
+                    await _logged(last)
+        await send(message)
+
+    await app(scope, receive, sending)
+
+
+async def _logged(flush: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await flush()
+    except Exception:
+        logger.exception("something that waited could not be written at the shutdown")
 
 
 async def await_redis(runtime: Runtime) -> None:

@@ -210,7 +210,7 @@ async def test_letting_go_closes_our_copy_of_a_socket_and_nothing_else(
     assert conversation._transport is not None
     ours = conversation._transport.get_extra_info("socket").fileno()
     with socket.socket(fileno=os.dup(ours)) as parents:
-        link._forked()
+        link.forked()
         assert not link.up
         assert str(Path(f"/proc/self/fd/{ours}").readlink()) == os.devnull
         parents.setblocking(True)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import os
 import time
 import weakref
 from typing import TYPE_CHECKING, cast
 
 from holdfast.errors import RedisReplyError, RedisUnavailable
+from holdfast.forks import watch_forks
 from holdfast.link import client
 from holdfast.link.lane import Lane
 from holdfast.link.state import LinkState, LinkStatus
@@ -297,7 +297,7 @@ class Link:
         if self._lanes.get(lane.loop) is lane:
             del self._lanes[lane.loop]
 
-    def _forked(self) -> None:
+    def forked(self) -> None:
         """In the child: begin anew, and never touch what the parent is still using."""
         inherited: list[Lane | Listener] = [*self._lanes.values(), *self._listeners]
         for each in inherited:
@@ -322,10 +322,10 @@ _watching: list[bool] = []
 
 def _watch_process(link: Link) -> None:
     _links.add(link)
+    watch_forks(link)
     # At the first link, not at import; it cannot be taken back, so once per process.
-    if not _watching and hasattr(os, "register_at_fork"):
+    if not _watching:
         _watching.append(True)
-        os.register_at_fork(after_in_child=_after_fork)
         atexit.register(_at_exit)
 
 
@@ -333,8 +333,3 @@ def _at_exit() -> None:
     # The thread ends with the process; what it and the other threads hold is closed in good order.
     for link in list(_links):
         link._shut()  # noqa: SLF001
-
-
-def _after_fork() -> None:
-    for link in list(_links):
-        link._forked()  # noqa: SLF001

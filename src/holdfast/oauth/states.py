@@ -12,8 +12,8 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
+from holdfast.forks import watch_forks
 from holdfast.oauth.record import Refusal
-from holdfast.sessions.forks import after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,10 +42,11 @@ class MemoryStates:
         self._max_logins = max_logins
         self._clock = clock
         self._logins: OrderedDict[str, _Login] = OrderedDict()
-        self._begin()
-        after_fork(self, MemoryStates._begin)
+        self.forked()
+        watch_forks(self)
 
-    def _begin(self) -> None:
+    def forked(self) -> None:
+        """Begin, also in a forked child: whoever held the lock may not exist there."""
         self._lock = threading.Lock()
 
     def __len__(self) -> int:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
-from holdfast.sessions.forks import after_fork
+from holdfast.forks import watch_forks
 
 if TYPE_CHECKING:
     from holdfast.sessions.events import SessionEvent
@@ -67,12 +67,12 @@ class AuditLog:
         self._key = hmac.new(secret.encode(), _PURPOSE, hashlib.sha256).digest()
         self._file: int | None = None
         self._told = False
-        self._begin()
-        after_fork(self, AuditLog._begin)
+        self.forked()
+        watch_forks(self)
         atexit.register(_at_exit, weakref.ref(self))
 
-    def _begin(self) -> None:
-        # Also in a forked child: the parent's thread writes what waits in the parent.
+    def forked(self) -> None:
+        """Begin, also in a forked child: the parent's thread writes what waits in the parent."""
         self._lock = threading.Lock()
         self._waiting: queue.Queue[bytes] = queue.Queue(_MAX_WAITING)
         self._thread: threading.Thread | None = None

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from holdfast.errors import ConfigurationError, CorruptData
-from holdfast.sessions.forks import after_fork
+from holdfast.forks import watch_forks
 from holdfast.sessions.store import Change, Missing, Outcome, Record, SessionKey, SessionStore
 
 if TYPE_CHECKING:
@@ -159,10 +159,11 @@ class EncryptedSessionStore(SessionStore):
         self._cipher = FieldCipher(keys)
         self._strict = strict
         self._outdated: OrderedDict[str, dict[str, bytes]] = OrderedDict()
-        self._begin()
-        after_fork(self, EncryptedSessionStore._begin)
+        self.forked()
+        watch_forks(self)
 
-    def _begin(self) -> None:
+    def forked(self) -> None:
+        """Begin, also in a forked child: whoever held the lock may not exist there."""
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:

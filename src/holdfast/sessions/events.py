@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import inspect
 import logging
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from holdfast.endings import endings
+from holdfast.forks import ForkSafeLock
 
 if TYPE_CHECKING:
     from holdfast.endings import Endings
@@ -122,7 +122,7 @@ class SessionRefused(SessionEvent):
 
 Listen = Callable[[SessionEvent], object]
 
-_lock = threading.Lock()
+_lock = ForkSafeLock()
 _listeners: tuple[Listen, ...] = ()
 
 
@@ -144,12 +144,12 @@ def on_session_event(listener: Listen) -> Callable[[], None]:
     global _listeners  # noqa: PLW0603 - one tuple, replaced whole, so that telling takes no lock
     if inspect.iscoroutinefunction(listener) or not callable(listener):
         raise TypeError("a listener of session events is a plain function of one argument")
-    with _lock:
+    with _lock():
         _listeners = (*_listeners, listener)
 
     def end() -> None:
         global _listeners  # noqa: PLW0603 - as above
-        with _lock:
+        with _lock():
             _listeners = tuple(each for each in _listeners if each is not listener)
 
     return end
@@ -207,5 +207,5 @@ def _make(runtime: Runtime, settings: Settings) -> Announcer:
         from holdfast.sessions.audit import AuditLog
 
         audit = AuditLog(path, settings.signing_keys()[0])
-        runtime.on_close(audit.aclose)
+        runtime.on_flush(audit.aclose)
     return Announcer(audit, endings(runtime))

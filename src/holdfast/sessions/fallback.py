@@ -16,10 +16,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from holdfast.errors import RedisReplyError, RedisUnavailable, SessionUnavailable
+from holdfast.forks import watch_forks
 from holdfast.runtime import runtime
 from holdfast.sessions import calls
 from holdfast.sessions.copies import Copies
-from holdfast.sessions.forks import after_fork
 from holdfast.sessions.journal import Entry, Journal, alive
 from holdfast.sessions.redis import RedisSessionStore
 from holdfast.sessions.store import Change, Missing, Outcome, Record, SessionKey, SessionStore
@@ -74,13 +74,13 @@ class FallbackSessionStore(SessionStore):
         self._calls = calls.Calls(default.settings.key_prefix)
         self._mode = default.settings.session_on_outage
         self._bounds = (max_sessions, max_bytes)
-        self._begin()
-        after_fork(self, FallbackSessionStore._begin)
+        self.forked()
+        watch_forks(self)
         self._link.on_recovery("sessions", self.replay)
         self._link.on_transition(self._follow_link)
 
-    def _begin(self) -> None:
-        # Also in a forked child: the parent replays what the parent promised.
+    def forked(self) -> None:
+        """Begin, also in a forked child: the parent replays what the parent promised."""
         self._lock = threading.Lock()
         self._copies = Copies(*self._bounds)
         self._journal = Journal(*self._bounds)

@@ -13,8 +13,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from holdfast.forks import watch_forks
 from holdfast.sessions.atomic import incremented
-from holdfast.sessions.forks import after_fork
 from holdfast.sessions.store import (
     SUPERSEDED_SECONDS,
     TOMBSTONE_SECONDS,
@@ -65,10 +65,11 @@ class MemorySessionStore(SessionStore):
         self._clock = clock
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._tombstones: OrderedDict[str, float] = OrderedDict()
-        self._begin()
-        after_fork(self, MemorySessionStore._begin)
+        self.forked()
+        watch_forks(self)
 
-    def _begin(self) -> None:
+    def forked(self) -> None:
+        """Begin, also in a forked child: whoever held the lock may not exist there."""
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 from holdfast.errors import CorruptData, RedisReplyError, RedisUnavailable, SessionUnavailable
+from holdfast.forks import ForkSafeLock, watch_forks
 from holdfast.sessions import calls
 from holdfast.sessions.encryption import EncryptedSessionStore
 from holdfast.sessions.fallback import FallbackSessionStore
-from holdfast.sessions.forks import after_fork
 from holdfast.sessions.memory import MemorySessionStore
 from holdfast.sessions.redis import RedisSessionStore
 
@@ -146,10 +146,11 @@ class MemoryUserIndex(UserIndex):
     def __init__(self, store: MemorySessionStore) -> None:
         self._store = store
         self._users: OrderedDict[str, OrderedDict[str, _Entry]] = OrderedDict()
-        self._begin()
-        after_fork(self, MemoryUserIndex._begin)
+        self.forked()
+        watch_forks(self)
 
-    def _begin(self) -> None:
+    def forked(self) -> None:
+        """Begin, also in a forked child: whoever held the lock may not exist there."""
         self._lock = threading.Lock()
 
     def noting(self, user: str, id_hash: str, origin: Origin, life: float) -> Plan[None]:
@@ -215,11 +216,12 @@ class RedisUserIndex(UserIndex):
         self._prefix = f"{prefix}sessions:"
         self._calls = calls.Calls(prefix)
         self._missed: OrderedDict[str, tuple[str, Origin, float]] = OrderedDict()
-        self._begin()
-        after_fork(self, RedisUserIndex._begin)
+        self.forked()
+        watch_forks(self)
         link.on_recovery("session index", self.replay)
 
-    def _begin(self) -> None:
+    def forked(self) -> None:
+        """Begin, also in a forked child: what was missed is the parent's to write."""
         self._lock = threading.Lock()
         self._missed.clear()
 
@@ -299,7 +301,7 @@ def user_index(store: SessionStore) -> UserIndex | None:
     """Return the index beside *store*, the same at every call; ``None`` for other people's."""
     while isinstance(store, EncryptedSessionStore):
         store = store.inner
-    with _making:
+    with _making():
         if store not in _indexes:
             made = _make(store)
             if made is None:
@@ -308,7 +310,7 @@ def user_index(store: SessionStore) -> UserIndex | None:
         return _indexes[store]
 
 
-_making = threading.Lock()
+_making = ForkSafeLock()
 _indexes: WeakKeyDictionary[SessionStore, UserIndex] = WeakKeyDictionary()
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import secrets
-import threading
 from typing import TYPE_CHECKING, Any
 
 from pydantic import PrivateAttr, ValidationError
 
 from holdfast.errors import ConfigurationError
+from holdfast.forks import ForkSafeLock
 from holdfast.settings.environment import Environment, workers_announced
 from holdfast.settings.redis_url import RedisTarget, parse
 from holdfast.settings.rules import clashes, has_short_key
@@ -215,13 +215,13 @@ def _rebuilt(
     return settings
 
 
-_lock = threading.Lock()
+_lock = ForkSafeLock()
 _warned: set[str] = set()
 _process_key: list[str] = []
 
 
 def _warn_once(message: str) -> None:
-    with _lock:
+    with _lock():
         if message in _warned:
             return
         _warned.add(message)
@@ -229,7 +229,7 @@ def _warn_once(message: str) -> None:
 
 
 def _key_of_this_process() -> str:
-    with _lock:
+    with _lock():
         if not _process_key:
             _process_key.append(secrets.token_urlsafe(32))
     _warn_once(

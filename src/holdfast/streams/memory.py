@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from holdfast.errors import RunEnded, RunExpired
+from holdfast.forks import watch_forks
 from holdfast.streams.bell import LocalBells, LocalDoorbell
 from holdfast.streams.event import TERMINAL_TYPES, ZERO, EventId, check_run_id
-from holdfast.streams.forks import watch_forks
 from holdfast.streams.store import (
     Doorbell,
     Draft,

@@ -17,11 +17,11 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import HoldfastError, RedisReplyError, RedisUnavailable
+from holdfast.forks import watch_forks
 from holdfast.link import Link, LinkState, LinkStatus, Listener, Recovery, Reply, Script
 from holdfast.streams import replies
 from holdfast.streams.bell import LocalBells, LocalDoorbell
 from holdfast.streams.event import MAX_PART, EventId, check_run_id
-from holdfast.streams.forks import watch_forks
 from holdfast.streams.outbox import Outbox, Waiting
 from holdfast.streams.replies import Keys, Result
 from holdfast.streams.store import (
