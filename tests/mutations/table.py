@@ -1,4 +1,4 @@
-"""The table of mutations, read from ``table.toml`` beside this file."""
+"""The table of mutations, read from the ``.toml`` files beside this one."""
 
 from __future__ import annotations
 
@@ -24,8 +24,12 @@ class Mutation(NamedTuple):
 
 
 def _read() -> list[Mutation]:
-    table = tomllib.loads((Path(__file__).parent / "table.toml").read_text())
-    return [Mutation(file, **row) for file, rows in table.items() for row in rows]
+    return [
+        Mutation(file, **row)
+        for part in sorted(Path(__file__).parent.glob("*.toml"))
+        for file, rows in tomllib.loads(part.read_text()).items()
+        for row in rows
+    ]
 
 
 MUTATIONS = _read()

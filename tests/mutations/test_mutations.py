@@ -1,4 +1,4 @@
-"""Every guard of sessions is needed: without it the test that the table names fails."""
+"""Every guard is needed: without it the test that the table names fails."""
 
 from __future__ import annotations
 

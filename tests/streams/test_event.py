@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from holdfast.errors import EventTooLarge, InvalidEvent
@@ -86,6 +86,7 @@ def test_encoded_data_is_one_line_and_decodes_to_itself(value: object) -> None:
 
 
 @given(st.binary(max_size=200))
+@example(b'{\n  "pretty": true\r\n}')
 def test_whatever_another_program_stored_becomes_one_line_of_json(raw: bytes) -> None:
     normal = normalise_data(raw)
     json.loads(normal)
@@ -94,6 +95,7 @@ def test_whatever_another_program_stored_becomes_one_line_of_json(raw: bytes) ->
 
 
 @given(st.binary(max_size=300))
+@example(b"holdfast.gap")
 def test_whatever_type_another_program_stored_fits_a_frame(raw: bytes) -> None:
     kind = normalise_type(raw)
     assert check_type(kind, ours=True) == kind

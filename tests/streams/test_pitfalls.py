@@ -352,8 +352,8 @@ async def test_an_event_that_is_too_large_is_refused_before_anything_is_asked(
     publisher = RunPublisher(RUN, store=store)
     with monitor(redis) as seen:
         with pytest.raises(EventTooLarge):
-            # In UTF-8: two bytes a letter, and the quotation marks.
-            await publisher.emit("t", "é" * (1_048_576 // 2))
+            # One byte too many: in UTF-8 two a letter, one for the x, and the quotation marks.
+            await publisher.emit("t", "x" + "é" * (1_048_574 // 2))
         assert seen.commands(key_prefix) == []
     await publisher.emit("t", "é" * (1_048_574 // 2))
 
