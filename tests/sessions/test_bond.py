@@ -15,7 +15,7 @@ from tests.sessions.browser import Answer, Browser, Doing, app_of
 
 from holdfast.endings import endings
 from holdfast.runtime import aclose, runtime
-from holdfast.sessions import exchange
+from holdfast.sessions import commit
 from holdfast.sessions.asgi import SessionMiddleware
 from holdfast.sessions.index import SessionIndex, SyncSessionIndex
 from holdfast.sessions.session import Session, get_session
@@ -328,7 +328,7 @@ async def test_an_ending_that_nobody_could_hear_is_found_out_afterwards(
 async def test_a_rotation_by_age_ends_nothing_after_the_old_secret_is_forgotten_either(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchange, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(commit, "GRACE_SECONDS", 0.1)
     settings = settings.override(session_rotate_after=1, session_idle_timeout=1)
     browser, id_hash = await logged_in(settings, Hold())
     held = await Held(browser, "http").opened()

@@ -31,7 +31,8 @@ from starlette.requests import HTTPConnection
 from tests.sessions.browser import Browser, CountingStore, Doing, app_of
 
 from holdfast.errors import ConfigurationError
-from holdfast.sessions.asgi import SessionMiddleware, _Door
+from holdfast.sessions.asgi import SessionMiddleware
+from holdfast.sessions.door import Door
 from holdfast.sessions.events import SessionCreated, SessionEvent, on_session_event
 from holdfast.sessions.imports.foreign import is_pickle
 from holdfast.sessions.index import SessionIndex
@@ -625,7 +626,7 @@ async def test_code_that_cannot_await_imports_too(redis: RedisServer, key_prefix
     )
     app = SessionMiddleware(app_of(dict), settings=settings, store=MemorySessionStore())
     door = app._door
-    assert isinstance(door, _Door)
+    assert isinstance(door, Door)
     assert door.importer is not None
     headers = [(b"cookie", f"session={cookie}".encode())]
     opened = driven(door.importer.open(headers))

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Never, Self
 
 from holdfast.errors import SessionError
-from holdfast.sessions import verbs
+from holdfast.sessions import commit, verbs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -133,7 +133,7 @@ class Session(dict[str, Any]):
             SessionUnavailable: it cannot be stored while Redis is away.
             TypeError: a value is not JSON.
         """
-        await self._bound().save()
+        await commit.save(self._bound())
 
     async def incr(self, key: str, by: float = 1) -> int | float:
         """Add *by* to a number, in one piece: of a hundred requests at once, each one counts.

@@ -1,7 +1,7 @@
 """``incr`` and ``update_with``: one key, changed in one piece, whoever else is at it.
 
 The flow alone: try, see what became of it, try again. What counts as a sum or a pause is in
-``atomic.py``, how one key is written in the exchange, and what is atomic in the stores.
+``atomic.py``, how one key is written in ``onekey.py``, and what is atomic in the stores.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import CorruptData
-from holdfast.sessions import atomic
+from holdfast.sessions import atomic, onekey
 from holdfast.sessions.record import decode_value, encode_key
 from holdfast.sessions.store import Change, Outcome
 from holdfast.sessions.sync import pause
@@ -31,16 +31,16 @@ async def incr(exchange: Exchange, key: str, by: float) -> int | float:
         raise TypeError(f"incr() adds numbers, not {type(by).__name__}")
     remake = partial(_sum, key, by)
     total: int | float
-    if not exchange.swaps(key):
+    if not onekey.swaps(exchange, key):
         total = await _write(exchange, key, remake)
         return total
-    raw, kept = exchange.raw(key)
+    raw, kept = onekey.raw(exchange, key)
     if kept and atomic.fits(by):
         # Judged as any write is: by what this request knows of the session.
-        exchange.judged(key, remake(raw))
-        value = await exchange.increment(key, int(by))
+        onekey.judged(exchange, key, remake(raw))
+        value = await onekey.increment(exchange, key, int(by))
         if not isinstance(value, Outcome):
-            exchange.learn(key, b"%d" % value, value)
+            onekey.learn(exchange, key, b"%d" % value, value)
             return value
         if value is not Outcome.CONFLICT:
             total = _lost(exchange, key, remake(raw), value)
@@ -53,13 +53,13 @@ async def update_with(exchange: Exchange, key: str, function: Callable[[Any], An
     """See ``Session.update_with``."""
     encode_key(key)
     remake = partial(_made, key, function)
-    if exchange.swaps(key):
+    if onekey.swaps(exchange, key):
         return await _swap(exchange, key, remake)
     return await _write(exchange, key, remake)
 
 
 async def _write(exchange: Exchange, key: str, remake: Remake) -> Any:
-    value = await _result(remake(exchange.raw(key)[0]))
+    value = await _result(remake(onekey.raw(exchange, key)[0]))
     session = exchange.session
     session[key] = value
     if exchange.standing.name == "FOUND":
@@ -68,19 +68,21 @@ async def _write(exchange: Exchange, key: str, remake: Remake) -> Any:
 
 
 async def _swap(exchange: Exchange, key: str, remake: Remake) -> Any:
-    raw, kept = exchange.raw(key)
+    raw, kept = onekey.raw(exchange, key)
     for tried in range(atomic.TRIES):
         value = await _result(remake(raw))
-        new = exchange.judged(key, value)
+        new = onekey.judged(exchange, key, value)
         # What this request wrote before and did not save yet stands as a write of its own.
-        outcome = await exchange.swap(Change({key: new}, expected={key: raw} if kept else {}))
+        outcome = await onekey.swap(
+            exchange, Change({key: new}, expected={key: raw} if kept else {})
+        )
         if outcome is not Outcome.CONFLICT:
             if outcome is not Outcome.DONE:
                 return _lost(exchange, key, value, outcome)
-            exchange.learn(key, new, value)
+            onekey.learn(exchange, key, new, value)
             return value
         await pause(atomic.pause(tried))
-        found = await exchange.stored(key)
+        found = await onekey.stored(exchange, key)
         if isinstance(found, Outcome):
             return _lost(exchange, key, value, found)
         raw = found
@@ -91,7 +93,7 @@ async def _swap(exchange: Exchange, key: str, remake: Remake) -> Any:
 
 def _lost(exchange: Exchange, key: str, value: Any, outcome: Outcome) -> Any:
     # As with any late write: dropped and told, and no error.
-    exchange.end(outcome)
+    onekey.end(exchange, outcome)
     dict.__setitem__(exchange.session, key, value)
     return value
 

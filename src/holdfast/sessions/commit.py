@@ -1,0 +1,283 @@
+"""The commit: bringing the store to what the handler did, and telling what became of it.
+
+``lifecycle.decide`` chooses from the facts that are gathered here; what it chose is carried out
+here, in its order. Nothing here knows a protocol or a cookie's form.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import anyio
+
+from holdfast.errors import CorruptData, SessionError, SessionTooLate, SessionUnavailable
+from holdfast.sessions.cookie import Presented, new_credential
+from holdfast.sessions.events import (
+    SessionCreated,
+    SessionDestroyed,
+    SessionRefused,
+    SessionRenewed,
+    SessionRotated,
+)
+from holdfast.sessions.lifecycle import (
+    Command,
+    Decision,
+    Deeds,
+    Header,
+    Notice,
+    Standing,
+    decide,
+    judge,
+    touch_interval,
+)
+from holdfast.sessions.store import GRACE_SECONDS, Change, Outcome, Record, Rotation
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from holdfast.sessions.cookie import Credential
+    from holdfast.sessions.events import Refusal, RotationCause, SessionEvent
+    from holdfast.sessions.exchange import Exchange
+    from holdfast.sessions.store import SessionKey
+
+_T = TypeVar("_T")
+
+logger = logging.getLogger("holdfast.sessions")
+
+# A random id of 144 bits is taken twice in a row only where the random source is broken.
+_CREATE_TRIES = 3
+
+TOO_LATE = {
+    Notice.TOO_LATE: "a new session was first written after the response had started, so its "
+    "cookie cannot be sent: write to it before the first byte of the answer",
+    Notice.USER_TOO_LATE: "the session's user changed after the response had started, when its id "
+    "can no longer be renewed: log in and out before the first byte of the answer",
+}
+
+
+class Plan(NamedTuple):
+    """What is to be done with what was there at one moment; the handler's tasks may go on."""
+
+    decision: Decision
+    changed: dict[str, bytes]
+    removed: tuple[str, ...]
+    #: Named by what is stored once it is done.
+    user: str | None
+
+    @property
+    def can_wait(self) -> bool:
+        """Whether nothing is lost if it is not done now: only an old secret is to be renewed."""
+        return self.decision.commands == (Command.RENEW,) and not (self.changed or self.removed)
+
+
+async def save(exchange: Exchange) -> None:
+    """See ``Session.save``."""
+    notice = _decide(exchange).decision.notice
+    if notice in TOO_LATE:
+        raise SessionTooLate(TOO_LATE[notice])
+    await apply(exchange)
+
+
+async def apply(exchange: Exchange, *, failed: bool = False) -> None:
+    """Bring the store to what the handler did so far.
+
+    Args:
+        failed: the handler raised.
+
+    Raises:
+        SessionUnavailable, SessionTooLarge, TypeError: as ``Session.save``.
+    """
+    plan = _decide(exchange, failed=failed)
+    if not plan.decision.commands:
+        _conclude(exchange, plan.decision)
+        return
+    while exchange.busy:
+        # Two tasks of one request may save at once; the second looks at what the first left.
+        exchange.free = exchange.free or anyio.Event()
+        await exchange.free.wait()
+        plan = _decide(exchange, failed=failed)
+    exchange.busy, header = True, exchange.header
+    try:
+        _conclude(exchange, plan.decision)
+        for command in plan.decision.commands:
+            await _carry_out(exchange, command, plan)
+    except SessionUnavailable as error:
+        if not plan.can_wait:
+            raise exchange.setup.unavailable(str(error)) from error
+        exchange.header = header
+    finally:
+        exchange.busy = False
+        if exchange.free is not None:
+            exchange.free.set()
+            exchange.free = None
+
+
+def _decide(exchange: Exchange, *, failed: bool = False) -> Plan:
+    changed, removed = ({}, ()) if failed else exchange.ledger.difference(exchange.session)
+    terms = exchange.setup.terms
+    user = terms.user_of(exchange.session) if changed or removed else exchange.user
+    deeds = Deeds(
+        changed=bool(changed or removed),
+        has_data=dict.__len__(exchange.session) > 0,
+        invalidated=exchange.doomed is not None,
+        regenerate=exchange.wants_new_id,
+        user_changed=exchange.standing is Standing.FOUND and user != exchange.user,
+        failed=failed,
+        started=exchange.started,
+    )
+    old_key = isinstance(exchange.answer, Presented) and exchange.answer.old_key
+    decision = decide(
+        exchange.standing, exchange.record, deeds, time.time(), terms, old_key=old_key
+    )
+    if decision.notice is Notice.USER_TOO_LATE:
+        changed = {k: raw for k, raw in changed.items() if k not in terms.user_keys}
+        removed = tuple(k for k in removed if k not in terms.user_keys)
+        user = exchange.user
+        if changed or removed:
+            decision = decision._replace(commands=(Command.SAVE,))
+    return Plan(decision, changed, removed, user)
+
+
+def _conclude(exchange: Exchange, decision: Decision) -> None:
+    if decision.header is not Header.KEEP:
+        exchange.header = decision.header
+        if decision.header is Header.SET and exchange.credential is None:
+            exchange.credential = new_credential()
+    _tell(exchange, decision.notice)
+
+
+def _tell(exchange: Exchange, notice: Notice | None) -> None:
+    if notice is None or notice in exchange.told:
+        return
+    exchange.told.add(notice)
+    id_hash = None if exchange.credential is None else exchange.credential.key.id_hash
+    reason: Refusal = "ended" if notice is Notice.DROPPED else "too late"
+    exchange.setup.tidings.tell(SessionRefused(id_hash=id_hash, user=exchange.user, reason=reason))
+    level = logging.INFO if notice is Notice.DROPPED else logging.WARNING
+    logger.log(level, "%s", TOO_LATE.get(notice, f"a write was dropped: {notice.value}"))
+
+
+async def _carry_out(exchange: Exchange, command: Command, plan: Plan) -> None:
+    store, idle = exchange.setup.store, exchange.setup.terms.idle_timeout
+    _, changed, removed, user = plan
+    if command is Command.DELETE:
+        doomed = _doomed_id(exchange)
+        await store.delete(doomed)
+        exchange.doomed = None
+        exchange.setup.tidings.tell(SessionDestroyed(id_hash=doomed, reason="invalidated"))
+    elif command is Command.CREATE:
+        _settle_created(exchange, await _create(exchange, changed, user), changed, user)
+    elif command is Command.TOUCH:
+        interval = touch_interval(exchange.setup.terms)
+        touched = store.touch(exchange.held().key, idle_timeout=idle, interval=interval)
+        settle(exchange, command, await written(exchange, touched), None, {}, ())
+    else:
+        before, key = exchange.user, exchange.held().key
+        credential, rotation = _rotation(exchange, command)
+        change = Change(changed, removed, rotation)
+        if command is Command.REGENERATE:
+            await _note(exchange, user, key.id_hash)
+        outcome = await written(exchange, store.save(key, change, idle_timeout=idle))
+        if judge(command, outcome).standing is Standing.FOUND:
+            exchange.user = user
+        settle(exchange, command, outcome, credential, changed, removed)
+        if exchange.standing is Standing.FOUND and before != exchange.user:
+            await exchange.setup.tidings.forget(before, key.id_hash)
+
+
+async def _note(exchange: Exchange, user: str | None, id_hash: str) -> None:
+    # First, so that no session of a user is ever missed by who ends them all.
+    await exchange.setup.tidings.note(user, id_hash, exchange.scope, exchange.setup.terms.lifetime)
+
+
+async def written(exchange: Exchange, writing: Awaitable[_T]) -> _T | Outcome:
+    try:
+        return await writing
+    except CorruptData as error:
+        # Somebody wrote over it since it was loaded: our session is gone.
+        exchange.tell_corrupt(exchange.held().key.id_hash, error)
+        return Outcome.GONE
+
+
+def _doomed_id(exchange: Exchange) -> str:
+    if exchange.doomed is None:
+        return exchange.held().key.id_hash  # a regeneration that failed: see lifecycle
+    return exchange.doomed
+
+
+async def _create(exchange: Exchange, fields: dict[str, bytes], user: str | None) -> Credential:
+    terms = exchange.setup.terms
+    for _ in range(_CREATE_TRIES):
+        credential = exchange.credential or new_credential()
+        await _note(exchange, user, credential.key.id_hash)
+        outcome = await exchange.setup.store.create(
+            credential.key, fields, max_age=terms.lifetime, idle_timeout=terms.idle_timeout
+        )
+        if outcome is Outcome.DONE:
+            return credential
+        exchange.credential = None
+    raise SessionError("the store refused every new session id")
+
+
+def _settle_created(
+    exchange: Exchange, credential: Credential, fields: dict[str, bytes], user: str | None
+) -> None:
+    now = time.time()
+    exchange.credential, exchange.standing = credential, Standing.FOUND
+    exchange.record = Record(fields, now, now + exchange.setup.terms.lifetime, now, now)
+    exchange.ledger.settle(fields, ())
+    exchange.user = user
+    exchange.setup.tidings.tell(SessionCreated(id_hash=credential.key.id_hash, user=exchange.user))
+
+
+def _rotation(exchange: Exchange, command: Command) -> tuple[Credential | None, Rotation | None]:
+    if command is Command.SAVE:
+        return None, None
+    credential = exchange.held().rotated()
+    secret_hash = credential.key.secret_hash
+    if command is Command.RENEW:
+        return credential, Rotation(secret_hash, grace=GRACE_SECONDS)
+    return credential, Rotation(secret_hash, max_age=exchange.setup.terms.lifetime)
+
+
+def settle(
+    exchange: Exchange,
+    command: Command,
+    outcome: Outcome,
+    credential: Credential | None,
+    changed: dict[str, bytes],
+    removed: tuple[str, ...],
+) -> None:
+    aftermath = judge(command, outcome)
+    if aftermath.header is not None:
+        exchange.header = aftermath.header
+    if aftermath.standing is not Standing.FOUND:
+        if outcome is Outcome.GONE and (changed or removed):
+            _tell(exchange, Notice.DROPPED)
+        elif outcome is Outcome.DESTROYED:
+            id_hash = exchange.held().key.id_hash
+            event = SessionDestroyed(id_hash=id_hash, user=exchange.user, reason="emptied")
+            exchange.setup.tidings.tell(event)
+        exchange.start_anew(aftermath.standing)
+        return
+    exchange.ledger.settle(changed, removed)
+    now = time.time()
+    if exchange.record is not None:
+        exchange.record.seen_at = now
+    if aftermath.rotated and exchange.record is not None and credential is not None:
+        _tell_rotated(exchange, command, credential.key)
+        exchange.wants_new_id, exchange.credential = False, credential
+        exchange.record.secret_since = now
+        if command is Command.REGENERATE:
+            exchange.record.expires_at = now + exchange.setup.terms.lifetime
+
+
+def _tell_rotated(exchange: Exchange, command: Command, key: SessionKey) -> None:
+    if command is Command.RENEW:
+        event: SessionEvent = SessionRenewed(id_hash=key.id_hash, user=exchange.user)
+    else:
+        reason: RotationCause = "regenerated" if exchange.wants_new_id else "user changed"
+        event = SessionRotated(id_hash=key.id_hash, user=exchange.user, reason=reason)
+    exchange.setup.tidings.tell(event, secret_hash=key.secret_hash)

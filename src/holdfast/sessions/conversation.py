@@ -1,0 +1,245 @@
+"""One answer on its way: the commit before it starts, and again at its end.
+
+The order of messages alone, for HTTP and WebSocket. What is decided and stored lies in
+``commit.py``, which headers leave in ``headers.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import anyio
+
+from holdfast.errors import SessionUnavailable
+from holdfast.sessions.bond import Bond
+from holdfast.sessions.commit import apply
+from holdfast.sessions.headers import response_headers
+from holdfast.startup import refusal
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Awaitable
+
+    from starlette.types import Message, Receive, Scope, Send
+
+    from holdfast.sessions.exchange import Exchange
+
+logger = logging.getLogger("holdfast.sessions")
+
+# For what must be written although the request is over; the store's own deadline is far below.
+_LAST_WORD_SECONDS = 5.0
+#: The body of our own 503.
+UNREACHABLE = b"Service Unavailable: the session cannot be reached at the moment.\n"
+
+
+class Conversation:
+    """One HTTP response on its way: commits before it starts, and again at its end.
+
+    Args:
+        exchange: the session.
+        scope: the connection.
+        send: the server's.
+        task: what runs the application, where it may be cancelled with its session.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        scope: Scope,
+        send: Send,
+        task: asyncio.Task[object] | None = None,
+    ) -> None:
+        self._exchange = exchange
+        exchange.scope = self._scope = scope
+        self._send = send
+        self._task = task
+        self._bond: Bond | None = None
+        self._replaced = False
+        self._spoiled = False
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """Pass *message* on, after the commit where it starts the response."""
+        if self._replaced:
+            return _nothing()
+        if self._bond is not None and self._bond.over:
+            return _left()
+        if message["type"] == "http.response.start" and not self._exchange.started:
+            return self._start(message)
+        return self._send(message)
+
+    async def finish(self) -> None:
+        """Store what was written after the start; the application has returned."""
+        if self._bond is not None:
+            await self._bond.finish()
+        if self._replaced or self._spoiled:
+            return
+        try:
+            await apply(self._exchange)
+        except SessionUnavailable as error:
+            # The answer is out, so nobody else is left to be told.
+            logger.error("what was written after the response had started is lost: %s", error)  # noqa: TRY400
+
+    async def failed(self, error: BaseException) -> None:
+        """Deal with what the application raised: it is raised again, unless it is answered here."""
+        if self._bond is not None:
+            ended = self._bond.caused(error)
+            await self._bond.finish()
+            if ended:
+                await self.finish()
+                return
+        gone = self._client_gone(error)
+        with anyio.CancelScope(shield=True), anyio.move_on_after(_LAST_WORD_SECONDS):
+            if gone:
+                await self.finish()
+            elif self._exchange.doomed is not None or self._exchange.wants_new_id:
+                await self._obey()
+        if isinstance(error, SessionUnavailable) and await self._refuse(error):
+            return
+        raise error
+
+    async def _obey(self) -> None:
+        try:
+            await apply(self._exchange, failed=True)
+        except SessionUnavailable as error:
+            logger.error("a session that was to be destroyed may live on: %s", error)  # noqa: TRY400
+
+    def _client_gone(self, error: BaseException) -> bool:
+        # A stream that ends because nobody reads it any more is an end, not a failure.
+        if not self._exchange.started:
+            return False
+        return isinstance(error, (OSError, anyio.get_cancelled_exc_class()))
+
+    async def _start(self, message: Message) -> None:
+        if await self._commit():
+            self._exchange.started = True
+            await self._send(self._dressed(message))
+            if self._exchange.session.accessed and _is_event_stream(message):
+                self._bind()
+
+    def _bind(self) -> None:
+        """End what is served from now on with the session."""
+        self._bond = Bond(self._exchange, self._part, self._task)
+        self._bond.begin()
+
+    async def _part(self) -> None:
+        # An EventSource comes back by itself, and meets the session as it is then.
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _commit(self) -> bool:
+        """Commit; false where the response had to be replaced."""
+        try:
+            # After a commit that raised, what comes is the answer that tells of it.
+            await apply(self._exchange, failed=self._spoiled)
+        except SessionUnavailable as error:
+            await self._refuse(error)
+            return False
+        except BaseException:
+            self._spoiled = True
+            raise
+        return True
+
+    def _dressed(self, message: Message) -> Message:
+        cookie = self._exchange.set_cookie()
+        vary = self._exchange.session.accessed
+        if cookie is None and not vary:
+            return message
+        name = self._exchange.setup.attributes.name
+        return {**message, "headers": response_headers(message, name, cookie, vary=vary)}
+
+    async def _refuse(self, error: SessionUnavailable) -> bool:
+        """Answer 503 in place of the application; false where its own answer has started."""
+        if self._exchange.started or self._replaced:
+            return self._replaced
+        self._replaced = True
+        for message in refusal(self._scope, UNREACHABLE, error.retry_after):
+            await self._send(message)
+        return True
+
+
+class Socket(Conversation):
+    """One WebSocket: the handshake's answer is its start, and a disconnect its end."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        scope: Scope,
+        send: Send,
+        task: asyncio.Task[object] | None = None,
+    ) -> None:
+        super().__init__(exchange, scope, send, task)
+        self._accepted = False
+        self._disconnected = False
+
+    def watch(self, receive: Receive) -> Receive:
+        """Return *receive*, watched for the client's leaving."""
+
+        async def watching() -> Message:
+            message = await receive()
+            if message["type"] == "websocket.disconnect":
+                self._disconnected = True
+            return message
+
+        return watching
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """Pass *message* on; a denial after the handshake becomes a close."""
+        if self._replaced:
+            return _nothing()
+        if self._bond is not None and self._bond.over:
+            return _left()
+        kind = message["type"]
+        if kind == "websocket.accept" and not self._accepted:
+            return self._accept(message)
+        if kind == "websocket.http.response.start":
+            # A framework answers our 503 the only way it knows, also on a socket long open.
+            return self._close_later() if self._accepted else self._start(message)
+        return self._send(message)
+
+    async def _accept(self, message: Message) -> None:
+        if not await self._commit():
+            return
+        self._accepted = self._exchange.started = True
+        cookie = self._exchange.set_cookie()
+        if cookie is not None:
+            headers = [*message.get("headers", ()), (b"set-cookie", cookie)]
+            message = {**message, "headers": headers}
+        await self._send(message)
+        if self._exchange.session.accessed:
+            self._bind()
+
+    async def _part(self) -> None:
+        # RFC 6455, section 7.4.1: 1008, a policy is violated.
+        await self._send(
+            {"type": "websocket.close", "code": 1008, "reason": "the session has ended"}
+        )
+
+    async def _close_later(self) -> None:
+        self._replaced = True
+        # RFC 6455, section 7.4.1 and the IANA registry: 1013, try again later.
+        await self._send({"type": "websocket.close", "code": 1013, "reason": "try again later"})
+
+    async def _refuse(self, error: SessionUnavailable) -> bool:
+        if self._accepted and not self._replaced:
+            await self._close_later()
+            return True
+        return await super()._refuse(error)
+
+    def _client_gone(self, error: BaseException) -> bool:
+        return self._disconnected or super()._client_gone(error)
+
+
+async def _nothing() -> None:
+    """Swallow a message of a response that was replaced."""
+
+
+async def _left() -> None:
+    """Say what a server says of a client that has left."""
+    raise OSError("the session has ended, and what was served under it")
+
+
+def _is_event_stream(message: Message) -> bool:
+    return any(
+        name.lower() == b"content-type" and value.startswith(b"text/event-stream")
+        for name, value in message.get("headers", ())
+    )

@@ -1,0 +1,150 @@
+"""One middleware as configured, and whom it lets in: from a connection's cookie to its session.
+
+Arguments and settings are checked and put together here, once; then the cookies of each connection
+are judged, and the session that they name is asked for. Nothing here sends anything.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from typing import TYPE_CHECKING, Any
+
+from holdfast.errors import ConfigurationError
+from holdfast.runtime import runtime
+from holdfast.sessions.choice import default_store
+from holdfast.sessions.cookie import (
+    CookieAttributes,
+    CookieSigner,
+    NoCredential,
+    Presented,
+    candidates,
+)
+from holdfast.sessions.encryption import encrypted
+from holdfast.sessions.events import SessionRefused, announcer
+from holdfast.sessions.exchange import Exchange, Setup
+from holdfast.sessions.imports.importer import importer_of
+from holdfast.sessions.lifecycle import DEFAULT_LIFETIME, Terms
+from holdfast.sessions.tidings import Tidings
+from holdfast.sessions.users import user_index
+from holdfast.startup import Requirement
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
+
+    from holdfast.errors import SessionUnavailable
+    from holdfast.runtime import Runtime
+    from holdfast.sessions.store import SessionStore
+    from holdfast.settings import Settings
+
+logger = logging.getLogger("holdfast.sessions")
+
+
+class Unset(enum.Enum):
+    """What an argument is that was not given."""
+
+    UNSET = enum.auto()
+
+    def __repr__(self) -> str:
+        return "<from the settings>"
+
+
+UNSET = Unset.UNSET
+
+
+class Door:
+    """The configuration of one middleware, checked."""
+
+    def __init__(
+        self,
+        settings: Settings | None,
+        given: dict[str, Any],
+        max_age: int | Unset | None,
+        store: SessionStore | None,
+        unavailable: type[SessionUnavailable],
+    ) -> None:
+        self.runtime: Runtime = runtime(settings)
+        self.required = Requirement(self.runtime)
+        own = self.runtime.settings
+        if given:
+            own = own.override(**given)
+        cookie_max_age, lifetime = _lifetimes(own.session_max_age, max_age)
+        attributes = CookieAttributes(
+            name=own.session_cookie,
+            max_age=cookie_max_age,
+            path=own.session_path,
+            domain=own.session_domain,
+            same_site=own.session_same_site,
+            https_only=own.session_https_only,
+            partitioned=own.session_partitioned,
+        )
+        self.cookie_name = attributes.name.encode("latin-1")
+        self.excluded_paths = own.session_exclude
+        self.own_store = store is not None
+        chosen = default_store(self.runtime) if store is None else encrypted(store, own)
+        self.setup = Setup(
+            store=chosen,
+            signer=CookieSigner(own.signing_keys()),
+            attributes=attributes,
+            terms=Terms.of(own, lifetime),
+            unavailable=unavailable,
+            tidings=Tidings(
+                announcer(self.runtime, own),
+                user_index(chosen),
+                address=own.session_index_address,
+            ),
+        )
+        self.importer = importer_of(own, self.runtime.link, self.setup)
+
+    async def open(self, scope: Scope) -> Exchange:
+        """Return the session of a connection, loaded."""
+        setup, headers = self.setup, scope["headers"]
+        if self.excludes(scope):
+            return Exchange(setup, NoCredential.NO_COOKIE, excluded=True)
+        answer = setup.signer.choose(candidates(headers, self.cookie_name))
+        if answer is NoCredential.AMBIGUOUS:
+            logger.warning("a request came with two different session cookies: none is believed")
+            setup.tidings.tell(SessionRefused(id_hash=None, reason="two cookies"))
+        elif isinstance(answer, NoCredential) and self.importer is not None:
+            opened = await self.importer.open(headers, scope)
+            if opened is not None:
+                return opened
+        if answer is NoCredential.INVALID:
+            setup.tidings.tell(SessionRefused(id_hash=None, reason="forged cookie"))
+        exchange = Exchange(setup, answer)
+        if isinstance(answer, Presented):
+            await exchange.load(answer)
+        return exchange
+
+    def excludes(self, scope: Scope) -> bool:
+        """Whether the path is below one of ``SESSION_EXCLUDE``, by whole segments."""
+        if not self.excluded_paths:
+            return False
+        path, root = scope["path"], scope.get("root_path", "")
+        if root and (path == root or path.startswith(root + "/")):
+            path = path[len(root) :]
+        return any(
+            path == prefix or path.startswith(prefix.rstrip("/") + "/")
+            for prefix in self.excluded_paths
+        )
+
+
+def plain_keys(given: Any) -> Any:
+    """Return what was given as keys, in the form that the settings take."""
+    # Starlette's own Secret shows its value by str() alone; pydantic's must stay as it is.
+    if given is UNSET or isinstance(given, str) or hasattr(given, "get_secret_value"):
+        return given
+    if isinstance(given, (list, tuple)):
+        return tuple(plain_keys(each) for each in given)
+    return str(given)
+
+
+def _lifetimes(setting: int, argument: int | Unset | None) -> tuple[int | None, float]:
+    """Return the cookie's Max-Age and the server's lifetime, in seconds."""
+    if argument is UNSET:
+        return (setting, setting) if setting else (None, DEFAULT_LIFETIME)
+    if argument is None:
+        return None, DEFAULT_LIFETIME
+    if isinstance(argument, bool) or not isinstance(argument, int):
+        raise ConfigurationError(f"max_age must be whole seconds or None, not {argument!r}")
+    return argument, argument
