@@ -17,6 +17,7 @@ it.
         ├── InvalidEvent (ValueError)      a run id, type or data that no stream can carry
         │   └── EventTooLarge              refused before any I/O
         ├── JournalFull                    Redis is away and the journal is at its bound
+        ├── IdempotencyKeyReused           the key of a request came again with another body
         ├── RunEnded                       the run has its terminal event
         │   └── RunExpired                 … and its events are no longer kept
         ├── RunNotYours                    another owner's run
@@ -130,6 +131,10 @@ class EventTooLarge(InvalidEvent):
 
 class JournalFull(StreamError):
     """Redis is away and ``HOLDFAST_STREAM_JOURNAL`` events wait: this one was not accepted."""
+
+
+class IdempotencyKeyReused(StreamError):
+    """The idempotency key was used for this run before, with other events. Nothing was written."""
 
 
 class RunEnded(StreamError):

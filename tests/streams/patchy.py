@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 from holdfast.errors import CorruptData, RedisUnavailable
 from holdfast.streams.bell import LocalBells, LocalDoorbell
 from holdfast.streams.event import ZERO, EventId
-from holdfast.streams.store import Doorbell, Draft, Entry, EventStore, News, Pending, RunInfo
+from holdfast.streams.store import (
+    Doorbell,
+    Draft,
+    Entry,
+    EventStore,
+    News,
+    Once,
+    Pending,
+    RunInfo,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -124,6 +133,14 @@ class PatchyStore(EventStore):
         life: str | None = None,
     ) -> list[Entry]:
         raise NotImplementedError
+
+    async def write(
+        self, run_id: str, drafts: Sequence[Draft], *, once: Once | None = None
+    ) -> list[Entry]:
+        await self._answer()
+        entries = [self._own(draft) for draft in drafts]
+        self.bells.ring("r", News(self.life, entries))
+        return entries
 
     async def read(
         self,

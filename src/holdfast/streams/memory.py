@@ -14,7 +14,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from holdfast.errors import RunEnded, RunExpired
+from holdfast.errors import IdempotencyKeyReused, RunEnded, RunExpired
 from holdfast.forks import watch_forks
 from holdfast.streams.bell import LocalBells, LocalDoorbell
 from holdfast.streams.event import TERMINAL_TYPES, ZERO, EventId, check_run_id
@@ -24,6 +24,7 @@ from holdfast.streams.store import (
     Entry,
     EventStore,
     News,
+    Once,
     Ring,
     RunInfo,
     Status,
@@ -42,6 +43,7 @@ class _Run:
     life: str
     owner: str | None
     entries: list[Entry] = field(default_factory=list)
+    answers: dict[str, tuple[str, list[EventId]]] = field(default_factory=dict)
     n: int = 0
     size: int = 0
     last: EventId = ZERO
@@ -123,6 +125,21 @@ class MemoryEventStore(EventStore):
             self._bells.ring(run_id, News(run.life, entries))
         return entries
 
+    async def write(
+        self, run_id: str, drafts: Sequence[Draft], *, once: Once | None = None
+    ) -> list[Entry]:
+        with self._lock:
+            run = self._runs.get(check_run_id(run_id))
+            if once is not None and run is not None and once.key in run.answers:
+                return _answered(run_id, run, drafts, once)
+            entries = await self.append(run_id, drafts)
+            if once is not None and entries:
+                answers = self._runs[run_id].answers
+                answers[once.key] = once.body, [entry.id for entry in entries]
+                if len(answers) > self.maxlen:
+                    del answers[next(iter(answers))]
+            return entries
+
     async def read(
         self,
         run_id: str,
@@ -169,6 +186,7 @@ class MemoryEventStore(EventStore):
                 return False
             run.deleted = True
             run.entries.clear()
+            run.answers.clear()
             self._bells.ring(run_id, News())
             return True
 
@@ -230,6 +248,16 @@ class MemoryEventStore(EventStore):
 
 def _id_of(entry: Entry) -> EventId:
     return entry.id
+
+
+def _answered(run_id: str, run: _Run, drafts: Sequence[Draft], once: Once) -> list[Entry]:
+    body, ids = run.answers[once.key]
+    if body != once.body:
+        raise IdempotencyKeyReused(f"the key was used for other events of the run {run_id!r}")
+    return [
+        Entry(at, *draft, created_ms=at.ms, life=run.life)
+        for at, draft in zip(ids, drafts, strict=True)
+    ]
 
 
 def _ended(run_id: str) -> RunEnded:

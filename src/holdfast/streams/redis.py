@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import math
 import secrets
@@ -30,6 +31,7 @@ from holdfast.streams.store import (
     Entry,
     EventStore,
     News,
+    Once,
     Pending,
     Ring,
     RunInfo,
@@ -151,6 +153,20 @@ class RedisEventStore(EventStore):
             except HoldfastError:
                 pass
         return [await ticket.result() for ticket in tickets]
+
+    async def write(
+        self, run_id: str, drafts: Sequence[Draft], *, once: Once | None = None
+    ) -> list[Entry]:
+        keys = self._keys(run_id)
+        if not drafts:
+            return []
+        options = {} if once is None else {"key": once.key, "body": once.body}
+        args = [keys.bell, replies.NOBODY, 0, *self._limits, secrets.token_hex(8), "", ""]
+        args += (len(options), *itertools.chain(*options.items()), *itertools.chain(*drafts))
+        reply = await self._run(run_id, self._publish, [keys.stream, keys.meta], args)
+        entries = replies.written(run_id, drafts, reply)
+        self._bells.ring(run_id, News(entries[0].life, _in_a_row(entries)))
+        return entries
 
     def _send(self, run_id: str, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Reply] | None:
         """Send the next batch of a run, if none is on its way; what comes back sends the next."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.errors import (
     CorruptData,
     HoldfastError,
+    IdempotencyKeyReused,
     RedisReplyError,
     RunEnded,
     RunExpired,
@@ -22,7 +23,7 @@ from holdfast.streams.event import (
     normalise_data,
     normalise_type,
 )
-from holdfast.streams.store import Entry, News, RunInfo, Status
+from holdfast.streams.store import Draft, Entry, News, RunInfo, Status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,6 +80,38 @@ def _results(run_id: str, batch: Sequence[Waiting], reply: Any) -> tuple[str | N
     return life, found
 
 
+NOBODY = "-"
+"""The producer of events that are written now or not at all: no retry is told by its number."""
+
+
+def written(run_id: str, drafts: Sequence[Draft], reply: Any) -> list[Entry]:
+    """Read the reply of ``stream_publish`` to a write that nobody's queue stands behind.
+
+    Returns:
+        The entries; without a number where an earlier request of the same key wrote them.
+
+    Raises:
+        RunEnded, RunExpired, IdempotencyKeyReused: nothing was written.
+        CorruptData: the reply has not the form that the script gives it.
+    """
+    try:
+        status, raw_life, n, previous, known, *ids = reply
+        if status == b"reused":
+            raise IdempotencyKeyReused(f"the key was used for other events of the run {run_id!r}")
+        if status != b"ok":
+            raise refusal(run_id, status)
+        life, first = raw_life.decode() or None, n - len(drafts) + 1
+        prev, found = event_id(previous), list[Entry]()
+        for index, (draft, raw) in enumerate(zip(drafts, ids, strict=True)):
+            at = event_id(raw)
+            number, before = (0, None) if known else (first + index, prev)
+            found.append(Entry(at, *draft, number, before, created_ms=at.ms, life=life))
+            prev = at
+    except (TypeError, ValueError) as error:
+        raise CorruptData(f"the answer about the run {run_id!r}: {error}") from error
+    return found
+
+
 def refusal(run_id: str, status: bytes) -> RunEnded:
     """Return why nothing more is written to a run."""
     if status == b"expired":
@@ -124,7 +157,8 @@ def entry(item: Any) -> Entry:
     try:
         n, prev, _, producer, seq = values[b"h"].split(b" ")
         kind, data = values[b"type"].decode(), values[b"data"]
-        before, origin = event_id(prev), producer.decode("ascii")
+        before = event_id(prev)
+        origin = None if producer == b"-" else producer.decode("ascii")
         return Entry(at, kind, data, int(n), before, origin, int(seq), at.ms)
     except (KeyError, ValueError, CorruptData):
         return _foreign(at, values)

@@ -38,6 +38,18 @@ class Draft(NamedTuple):
     data: bytes
 
 
+class Once(NamedTuple):
+    """Names one write, so that it is made once however often it is asked for.
+
+    Attributes:
+        key: the name, unique to the run.
+        body: tells the events of this write from those of another one; no spaces.
+    """
+
+    key: str
+    body: str
+
+
 class Entry(NamedTuple):
     """One event as a store holds it.
 
@@ -267,6 +279,22 @@ class EventStore(ABC):
 
         Raises:
             RunEnded, RunExpired, JournalFull.
+        """
+
+    @abstractmethod
+    async def write(
+        self, run_id: str, drafts: Sequence[Draft], *, once: Once | None = None
+    ) -> list[Entry]:
+        """Append *drafts* now or not at all, and ring: nothing is kept to be written later.
+
+        Args:
+            once: a write of that name is made once in the life of the run; asked for again, it is
+                answered the same. As many names are remembered as events are kept.
+
+        Raises:
+            RunEnded, RunExpired: nothing can follow.
+            IdempotencyKeyReused: the name is that of other events.
+            RedisUnavailable: where the answer was lost, the events may be written.
         """
 
     @abstractmethod

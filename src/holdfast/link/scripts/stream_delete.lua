@@ -18,6 +18,12 @@ end
 redis.call('DEL', stream)
 redis.call('HSET', meta, 'gone', 1, 'life', m[1] or '0', 'last', last)
 redis.call('HDEL', meta, 'end', 'owner', 'n', 'bytes', 'cut', 'kept')
+-- The next life of the id has keys of its own.
+if redis.call('HDEL', meta, 'keys') == 1 then
+  for _, field in ipairs(redis.call('HKEYS', meta)) do
+    if string.match(field, '^[kq]:') then redis.call('HDEL', meta, field) end
+  end
+end
 redis.call('PEXPIRE', meta, ARGV[2])
 redis.call('PUBLISH', ARGV[1], '')
 return 1

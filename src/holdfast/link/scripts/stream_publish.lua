@@ -8,15 +8,18 @@
 --      10 owner, kept if this write creates the run    11 how many options follow
 --      12 … name, value of each option, then type, data of each event
 -- Without events it registers what other programs wrote, and gives the stream its expiry.
+-- Options: key (names a request, so that it is written once), body (tells its events from others).
+-- A first number of 0 is nobody's: such events are recognised by the key alone.
 --
 -- Returns {status, life, n, previous id, already written, id, id, …};
--- status is 'ok', 'ended', 'expired' or 'fenced'.
+-- status is 'ok', 'ended', 'expired', 'fenced' or 'reused' (the key, for another body).
 --
 -- An entry has the fields type and data, as a producer in any language writes them, and h: its number
 -- in this life, the id before it, the bytes of this life up to it, its producer and that one's number.
 -- Meta: life (its generation, a dot, a name), n (events of this life), last (id), bytes, cut (bytes
 -- known to be gone), end ('id producer number'), owner, gone (deleted), kept (when the expiry was
--- last set, ms), s:<producer> (the last number that producer wrote).
+-- last set, ms), s:<producer> (the last number that producer wrote), keys (how many there have been),
+-- k:<key> (the body and the ids of what it wrote), q:<number> (which key that was).
 -- There is no rollback in Lua: everything is checked before the first write.
 local call = redis.call
 local stream, meta = KEYS[1], KEYS[2]
@@ -36,6 +39,21 @@ local bytes, cut, ended, gone = tonumber(m[4] or 0), tonumber(m[5] or 0), m[6], 
 local refreshed, last_seq = tonumber(m[8] or 0), tonumber(m[9] or 0)
 
 local function generation(name) return tonumber(string.match(name, '^%d+') or 0) end
+
+-- A request that was answered is answered the same, whatever has become of the run since. The ids of
+-- one write follow each other: 'id*count' is that id and those after it.
+local function after(ms, seq, steps) return string.format('%s-%.0f', ms, seq + steps) end
+local answered = option.key and call('HGET', meta, 'k:' .. option.key)
+if answered then
+  local body, tokens = string.match(answered, '^(%S+) (.*)$')
+  if body ~= option.body then return {'reused', life or '', n, last, 0} end
+  local reply = {'ok', life or '', n, last, count}
+  for ms, seq, many in string.gmatch(tokens, '(%d+)-(%d+)%*(%d+)') do
+    reply[#reply + 1] = ms .. '-' .. seq
+    for step = 1, many - 1 do reply[#reply + 1] = after(ms, seq, step) end
+  end
+  return reply
+end
 
 -- Only a deletion shuts a publisher out: each adds one to the generation. Where Redis has lost its
 -- data, whoever was publishing goes on, in a new life.
@@ -139,7 +157,7 @@ if status == 'ok' then
     local id, previous = n > 0 and '*' or first_id(), n > 0 and last or '0-0'
     n, bytes = n + 1, bytes + #kind + #data
     n_text, bytes_text = tostring(n), tostring(bytes)
-    if i > 1 then seq_text = tostring(first_seq + i - 1) end
+    if i > 1 and first_seq > 0 then seq_text = tostring(first_seq + i - 1) end
     last = call('XADD', stream, 'MAXLEN', '~', ARGV[4], id, 'type', kind, 'data', data,
       'h', n_text .. ' ' .. previous .. ' ' .. bytes_text .. ' ' .. producer .. ' ' .. seq_text)
     if terminal(kind) then ended, final = last .. ' ' .. producer .. ' ' .. seq_text, true end
@@ -162,7 +180,7 @@ while bytes - cut > budget and call('XLEN', stream) > 1 do
 end
 
 n_text, bytes_text = n_text or tostring(n), bytes_text or tostring(bytes)
-if status == 'ok' and count > 0 then
+if status == 'ok' and count > 0 and first_seq > 0 then
   call('HSET', meta, 'n', n_text, 'last', last, 'bytes', bytes_text, MINE, seq_text)
 else
   call('HSET', meta, 'n', n_text, 'last', last, 'bytes', bytes_text)
@@ -174,6 +192,21 @@ if begins then
   if ARGV[10] ~= '' then call('HSET', meta, 'owner', ARGV[10]) end
 end
 if ended then call('HSET', meta, 'end', ended) end
+
+-- Keys are bounded as events are, or they would fill Redis beside a stream that is trimmed.
+if option.key and status == 'ok' then
+  local number, i, tokens = call('HINCRBY', meta, 'keys', 1), 6, option.body
+  while i <= #reply do
+    local ms, seq, many = string.match(reply[i], '^%d+'), string.match(reply[i], '%d+$'), 1
+    while reply[i + many] == after(ms, seq, many) do many = many + 1 end
+    tokens, i = tokens .. ' ' .. reply[i] .. '*' .. many, i + many
+  end
+  call('HSET', meta, 'k:' .. option.key, tokens)
+  call('HSET', meta, 'q:' .. number, option.key)
+  local oldest = 'q:' .. number - ARGV[4]
+  local forgotten = call('HGET', meta, oldest)
+  if forgotten then call('HDEL', meta, oldest, 'k:' .. forgotten) end
+end
 
 -- The expiry slides with the events, in steps of a hundredth of it and of a second at most.
 local retention, ms = tonumber(ARGV[6]), tonumber(string.match(last, '^%d+'))
