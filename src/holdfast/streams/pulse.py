@@ -8,31 +8,39 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from starlette.types import Receive
 
-    from holdfast.streams.subscription import Subscription
-
 
 SEND_TIMEOUT = 30.0
 """Seconds that a client may take nothing: then it is gone, whatever its connection says."""
+
+
+class Reader(Protocol):
+    """Whoever waits for something to send: a subscription, or several as one."""
+
+    def wake(self) -> None:
+        """Look now."""
+
+    def leave(self) -> None:
+        """The client is gone."""
 
 
 class Pulse:
     """Wakes a reader that has been silent; one timer, however often it is touched.
 
     Args:
-        subscription: the reader.
+        reader: whom to wake.
         interval: seconds of silence.
     """
 
-    def __init__(self, subscription: Subscription, interval: float) -> None:
+    def __init__(self, reader: Reader, interval: float) -> None:
         self._loop = asyncio.get_running_loop()
-        self._wake = subscription.wake
+        self._wake = reader.wake
         self._interval = interval
         self._last = self._loop.time()
         self._timer = self._loop.call_later(interval, self._beat)
@@ -61,12 +69,12 @@ class Expiry:
     """Tells when a permission has ended, and wakes its reader then.
 
     Args:
-        subscription: the reader.
+        reader: whom to wake.
         until: when it ends, in seconds since 1970; ``None`` for never.
     """
 
-    def __init__(self, subscription: Subscription, until: float | None) -> None:
-        self._wake = subscription.wake
+    def __init__(self, reader: Reader, until: float | None) -> None:
+        self._wake = reader.wake
         self._until = until
         self._timer: asyncio.TimerHandle | None = None
         self._arm()
@@ -101,12 +109,12 @@ class Expiry:
 
 
 @contextlib.asynccontextmanager
-async def listening(receive: Receive, subscription: Subscription) -> AsyncIterator[None]:
+async def listening(receive: Receive, reader: Reader) -> AsyncIterator[None]:
     """Notice that the client leaves, also while there is nothing to send; what it says is ignored.
 
     Args:
         receive: of the request or the WebSocket.
-        subscription: the reader.
+        reader: whom to wake.
     """
 
     async def listen() -> None:
@@ -114,7 +122,7 @@ async def listening(receive: Receive, subscription: Subscription) -> AsyncIterat
             while (await receive())["type"] not in {"http.disconnect", "websocket.disconnect"}:
                 pass
         finally:
-            subscription.leave()
+            reader.leave()
 
     task = asyncio.get_running_loop().create_task(listen())
     try:

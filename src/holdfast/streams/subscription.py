@@ -139,10 +139,14 @@ class Subscription:
         """Have :meth:`wait` end when the store can be asked again."""
         self._joined().doubtful = True
 
+    @property
+    def ready(self) -> bool:
+        """Whether there may be something to take already."""
+        return self.done or self._more or self._has_news(self._joined())
+
     async def wait(self) -> None:
         """Wait until there may be something to take. May be woken for nothing."""
-        ring = self._joined()
-        if not (self.done or self._more or self._has_news(ring)):
+        if not self.ready:
             await self.news()
 
     async def take(self) -> list[Due]:
