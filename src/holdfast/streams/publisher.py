@@ -128,7 +128,12 @@ class RunPublisher:
         Args:
             error: the exception, or what to say. Of more than 10,000 characters the rest is cut.
         """
-        kind = "Error" if isinstance(error, str) else type(error).__name__
-        # Half a surrogate pair (a file name in a message, PEP 383) must not cost the run its end.
-        message = str(error)[:MAX_MESSAGE].encode("utf-8", "replace").decode()
-        return await self.emit("workflow_error", {"error": {"type": kind, "message": message}})
+        return await self.emit("workflow_error", error_data(error))
+
+
+def error_data(error: BaseException | str) -> dict[str, dict[str, str]]:
+    """Return what ``workflow_error`` says of *error*."""
+    kind = "Error" if isinstance(error, str) else type(error).__name__
+    # Half a surrogate pair (a file name in a message, PEP 383) must not cost the run its end.
+    message = str(error)[:MAX_MESSAGE].encode("utf-8", "replace").decode()
+    return {"error": {"type": kind, "message": message}}
