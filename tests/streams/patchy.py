@@ -134,6 +134,16 @@ class PatchyStore(EventStore):
     ) -> list[Entry]:
         raise NotImplementedError
 
+    def append_sync(
+        self,
+        run_id: str,
+        drafts: Sequence[Draft],
+        *,
+        owner: str | None = None,
+        life: str | None = None,
+    ) -> list[Entry]:
+        raise NotImplementedError
+
     async def write(
         self, run_id: str, drafts: Sequence[Draft], *, once: Once | None = None
     ) -> list[Entry]:

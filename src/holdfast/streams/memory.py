@@ -107,6 +107,16 @@ class MemoryEventStore(EventStore):
         owner: str | None = None,
         life: str | None = None,
     ) -> list[Entry]:
+        return self.append_sync(run_id, drafts, owner=owner, life=life)
+
+    def append_sync(
+        self,
+        run_id: str,
+        drafts: Sequence[Draft],
+        *,
+        owner: str | None = None,
+        life: str | None = None,
+    ) -> list[Entry]:
         check_run_id(run_id)
         if not drafts:
             return []

@@ -37,6 +37,7 @@ from holdfast.streams.store import (
     RunInfo,
     within_bytes,
 )
+from holdfast.streams.turns import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -154,6 +155,70 @@ class RedisEventStore(EventStore):
                 pass
         return [await ticket.result() for ticket in tickets]
 
+    def append_sync(
+        self,
+        run_id: str,
+        drafts: Sequence[Draft],
+        *,
+        owner: str | None = None,
+        life: str | None = None,
+    ) -> list[Entry]:
+        self._keys(run_id)
+        turn = Turn(len(drafts))
+        if drafts:
+            self._outbox.put(
+                run_id,
+                drafts,
+                turn.callbacks(),
+                sender=turn,
+                owner=owner,
+                life=life,
+                now_ms=time.time_ns() // 1_000_000,
+            )
+        try:
+            while not turn.done:
+                turn.asked = False
+                seconds = self._send_sync(run_id, turn)
+                if not turn.done:
+                    turn.wait(seconds)
+        except BaseException:
+            self._give_up(run_id, turn)
+            raise
+        return turn.entries()
+
+    def _send_sync(self, run_id: str, turn: Turn) -> float:
+        """Send the next batch of a run, if none is on its way; return when to look again."""
+        batch = self._outbox.take(run_id, turn, time.monotonic(), self._patience)
+        if isinstance(batch, float):
+            return batch
+        if batch:
+            turn.sending = True
+            try:
+                reply = self._write_sync(run_id, batch)
+            except RedisUnavailable:
+                self._journal(run_id, None)
+            else:
+                self._settle(run_id, batch, None, reply)
+            turn.sending = False
+        return self._patience
+
+    def _write_sync(self, run_id: str, batch: list[Waiting]) -> Any:
+        if not (self._link.up or self._link.ready_sync()):
+            raise RedisUnavailable(self._link.status.reason or "away")
+        self._outbox.leaves(batch)
+        try:
+            return self._link.run_sync(self._publish, *self._publish_call(run_id, batch))
+        except RedisReplyError as error:
+            return error
+
+    def _give_up(self, run_id: str, turn: Turn) -> None:
+        """What a thread queued that is torn away is written all the same, and so is its batch."""
+        turn.gone = True
+        if turn.sending:
+            self._outbox.release(run_id)
+        if turn.sending or turn.asked:
+            self._send_next(run_id, None)
+
     async def write(
         self, run_id: str, drafts: Sequence[Draft], *, once: Once | None = None
     ) -> list[Entry]:
@@ -216,7 +281,7 @@ class RedisEventStore(EventStore):
         else:
             self._settle(run_id, batch, loop, error or reply.result())
 
-    def _journal(self, run_id: str, loop: asyncio.AbstractEventLoop) -> None:
+    def _journal(self, run_id: str, loop: asyncio.AbstractEventLoop | None) -> None:
         entries = self._outbox.unavailable(run_id)
         self._bells.ring(run_id, News(None, entries))
         # The link may have come back before this answer was looked at: nobody else would send then.
@@ -224,22 +289,26 @@ class RedisEventStore(EventStore):
             self._send_next(run_id, loop)
 
     def _settle(
-        self, run_id: str, batch: list[Waiting], loop: asyncio.AbstractEventLoop, reply: Any
+        self, run_id: str, batch: list[Waiting], loop: asyncio.AbstractEventLoop | None, reply: Any
     ) -> None:
         life, results = replies.results(run_id, batch, reply)
         self._outbox.done(run_id, batch, results)
         self._bells.ring(run_id, News(life, _in_a_row(results)))
         self._send_next(run_id, loop)
 
-    def _send_next(self, run_id: str, here: asyncio.AbstractEventLoop) -> None:
-        loop = self._outbox.next_sender(run_id)
-        if loop is None:
+    def _send_next(self, run_id: str, here: asyncio.AbstractEventLoop | None) -> None:
+        """Have the next batch sent: on the loop *here*, or by whoever waits for it elsewhere."""
+        sender = self._outbox.next_sender(run_id)
+        if sender is None or (isinstance(sender, Turn) and sender.give()):
             return
-        if isinstance(loop, asyncio.AbstractEventLoop) and loop is not here:
+        if isinstance(sender, asyncio.AbstractEventLoop) and sender is not here:
             with contextlib.suppress(RuntimeError):  # it is closed, and nobody there waits any more
-                loop.call_soon_threadsafe(self._send, run_id, loop)
+                sender.call_soon_threadsafe(self._send, run_id, sender)
                 return
-        self._send(run_id, here)
+        if here is not None:
+            self._send(run_id, here)
+        else:
+            self._send_sync(run_id, Turn())
 
     def _publish_call(self, run_id: str, batch: Sequence[Waiting]) -> tuple[list[str], list[Any]]:
         keys = self._keys(run_id)

@@ -282,6 +282,21 @@ class EventStore(ABC):
         """
 
     @abstractmethod
+    def append_sync(
+        self,
+        run_id: str,
+        drafts: Sequence[Draft],
+        *,
+        owner: str | None = None,
+        life: str | None = None,
+    ) -> list[Entry]:
+        """As :meth:`append`, for a thread without a running event loop; it blocks that thread.
+
+        Any number of threads may call, together with any number of loops: order and numbers of a
+        run are one over all of them.
+        """
+
+    @abstractmethod
     async def write(
         self, run_id: str, drafts: Sequence[Draft], *, once: Once | None = None
     ) -> list[Entry]:
