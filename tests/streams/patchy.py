@@ -27,6 +27,7 @@ from holdfast.streams.store import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from holdfast.streams.hold import Claim, Hold, StopAnswer
     from holdfast.streams.store import Ring, Status
 
 
@@ -186,6 +187,21 @@ class PatchyStore(EventStore):
         raise NotImplementedError
 
     async def delete(self, run_id: str) -> bool:
+        raise NotImplementedError
+
+    async def claim(self, hold: Hold, *, owner: str | None = None, start: bool = False) -> Claim:
+        raise NotImplementedError
+
+    def claim_sync(self, hold: Hold, *, owner: str | None = None, start: bool = False) -> Claim:
+        raise NotImplementedError
+
+    def attend(self, hold: Hold) -> None:
+        raise NotImplementedError
+
+    def leave(self, hold: Hold) -> None:
+        raise NotImplementedError
+
+    async def request_stop(self, run_id: str) -> StopAnswer:
         raise NotImplementedError
 
     def doorbell(self, ring: Ring, missed: Callable[[], None]) -> Doorbell:

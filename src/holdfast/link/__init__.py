@@ -10,6 +10,7 @@ from holdfast.link.state import LinkState, LinkStatus
 from holdfast.link.supervisor import Recovery
 from holdfast.link.sync import Answers, Command
 from holdfast.link.translate import Arg, Reply
+from holdfast.link.waiting import ThreadListener
 
 __all__ = [
     "Answers",
@@ -22,4 +23,5 @@ __all__ = [
     "Recovery",
     "Reply",
     "Script",
+    "ThreadListener",
 ]

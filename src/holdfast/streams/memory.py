@@ -10,6 +10,7 @@ import math
 import secrets
 import threading
 import time
+import weakref
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from holdfast.errors import IdempotencyKeyReused, RunEnded, RunExpired
 from holdfast.forks import watch_forks
 from holdfast.streams.bell import LocalBells, LocalDoorbell
 from holdfast.streams.event import TERMINAL_TYPES, ZERO, EventId, check_run_id
+from holdfast.streams.hold import STOP_WAITS, Claim, Hold, StopAnswer
 from holdfast.streams.store import (
     Doorbell,
     Draft,
@@ -51,6 +53,7 @@ class _Run:
     deleted: bool = False
     expires_at: float = 0.0
     forgotten_at: float = 0.0
+    stopping: bool = False
 
     def status(self, now: float) -> Status:
         if self.deleted:
@@ -89,6 +92,7 @@ class MemoryEventStore(EventStore):
         self._bells = LocalBells()
         self._lock = threading.RLock()
         self._next_sweep = 0.0
+        self._begin_holds()
         watch_forks(self)
 
     def __repr__(self) -> str:
@@ -98,6 +102,13 @@ class MemoryEventStore(EventStore):
         """In a forked child: go on with the parent's events, and with locks of its own."""
         self._lock = threading.RLock()
         self._bells.forked()
+        self._begin_holds()
+
+    def _begin_holds(self) -> None:
+        self._holders: dict[str, str] = {}
+        self._holds: weakref.WeakSet[Hold] = weakref.WeakSet()
+        # Of runs that have not begun: when they were asked to stop.
+        self._stops: dict[str, float] = {}
 
     async def append(
         self,
@@ -177,7 +188,8 @@ class MemoryEventStore(EventStore):
             if status == "absent":
                 return RunInfo(life=run.life, last=run.last)
             kept = 0 if status == "expired" else len(run.entries)
-            return RunInfo(status, run.life, run.last, run.n, kept, run.end, None, run.owner)
+            last = run.last if run.n else ZERO
+            return RunInfo(status, run.life, last, run.n, kept, run.end, None, run.owner)
 
     async def set_expire(self, run_id: str, seconds: float) -> bool:
         if not math.isfinite(seconds):
@@ -197,8 +209,63 @@ class MemoryEventStore(EventStore):
             run.deleted = True
             run.entries.clear()
             run.answers.clear()
+            run.stopping = False
             self._bells.ring(run_id, News())
             return True
+
+    async def claim(self, hold: Hold, *, owner: str | None = None, start: bool = False) -> Claim:
+        return self.claim_sync(hold, owner=owner, start=start)
+
+    def claim_sync(self, hold: Hold, *, owner: str | None = None, start: bool = False) -> Claim:
+        with self._lock:
+            run_id, now = check_run_id(hold.run_id), self._clock()
+            run = self._runs.get(run_id)
+            status = run.status(now) if run is not None else "absent"
+            if run is None or status == "absent":
+                run = self._open(run_id, owner, None, now)
+                self._keep(run, now, self.retention)
+            elif status != "open":
+                return Claim(status, run.life, run.owner)
+            elif start and self._holders.get(run_id) != hold.name:
+                return Claim("open", run.life, run.owner)
+            self._holders[run_id] = hold.name
+            hold.learn(run.life, stopping=run.stopping)
+            return Claim("mine", run.life, run.owner)
+
+    def attend(self, hold: Hold) -> None:
+        # The lease needs no keeping: it dies with this process, and so does the run.
+        with self._lock:
+            self._holds.add(hold)
+            self._tell(hold)
+
+    def leave(self, hold: Hold) -> None:
+        with self._lock:
+            self._holds.discard(hold)
+            if self._holders.get(hold.run_id) == hold.name:
+                del self._holders[hold.run_id]
+
+    async def request_stop(self, run_id: str) -> StopAnswer:
+        with self._lock:
+            run, now = self._runs.get(check_run_id(run_id)), self._clock()
+            status = run.status(now) if run is not None else "absent"
+            if run is None or status == "absent":
+                self._stops[run_id] = now
+            elif status != "open":
+                return status
+            else:
+                run.stopping = True
+            for hold in list(self._holds):
+                if hold.run_id == run_id:
+                    self._tell(hold)
+            return "requested"
+
+    def _tell(self, hold: Hold) -> None:
+        """Tell *hold* of a stop that is for its life of the run."""
+        run = self._runs.get(hold.run_id)
+        if run is None or run.deleted:
+            hold.learn(None, stopping=hold.life is None and hold.run_id in self._stops)
+        elif hold.life in {None, run.life}:
+            hold.learn(run.life, stopping=run.stopping)
 
     def doorbell(self, ring: Ring, missed: Callable[[], None]) -> Doorbell:
         return LocalDoorbell(self._bells, ring)
@@ -214,6 +281,8 @@ class MemoryEventStore(EventStore):
                 raise RunExpired(f"the run {run_id!r} has expired; delete it to use its id again")
             return run
         fresh = _Run(secrets.token_hex(8), owner, last=run.last if run else ZERO)
+        asked = self._stops.pop(run_id, None)
+        fresh.stopping = asked is not None and now - asked <= STOP_WAITS
         self._runs[run_id] = fresh
         return fresh
 
@@ -223,7 +292,14 @@ class MemoryEventStore(EventStore):
         run.n += 1
         prev = run.last if run.n > 1 else ZERO
         entry = Entry(
-            event_id, draft.type, draft.data, run.n, prev, created_ms=event_id.ms, life=run.life
+            event_id,
+            draft.type,
+            draft.data,
+            run.n,
+            prev,
+            created_ms=event_id.ms,
+            life=run.life,
+            stopping=run.stopping,
         )
         run.entries.append(entry)
         run.last, run.size = event_id, run.size + len(draft.data)
@@ -254,6 +330,9 @@ class MemoryEventStore(EventStore):
                 del self._runs[run_id]
             elif now >= run.expires_at:
                 run.entries.clear()
+        for run_id, asked in list(self._stops.items()):
+            if now - asked > STOP_WAITS:
+                del self._stops[run_id]
 
 
 def _id_of(entry: Entry) -> EventId:

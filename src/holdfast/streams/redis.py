@@ -24,6 +24,7 @@ from holdfast.streams import replies
 from holdfast.streams.bell import LocalBells, LocalDoorbell
 from holdfast.streams.event import MAX_PART, EventId, check_run_id
 from holdfast.streams.outbox import Outbox, Waiting
+from holdfast.streams.redis_holds import RedisHolds
 from holdfast.streams.replies import Keys, Result
 from holdfast.streams.store import (
     Doorbell,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from holdfast.settings import Settings
+    from holdfast.streams.hold import Claim, Hold, StopAnswer
 
 log = logging.getLogger("holdfast.streams")
 
@@ -83,6 +85,8 @@ class RedisEventStore(EventStore):
         self._keys = lru_cache(_KNOWN_RUNS)(
             partial(_checked_keys, settings.key_prefix, settings.stream_key)
         )
+        kept = self._retention + self._meta_extra
+        self._holds = RedisHolds(link, self._keys, lease=settings.stream_lease, kept=kept)
         link.on_recovery("streams", self._flush)
         link.on_transition(self._on_transition)
         watch_forks(self)
@@ -378,7 +382,22 @@ class RedisEventStore(EventStore):
         if foreign:
             await self._run(run_id, self._publish, *self._publish_call(run_id, []))
             info, _ = await self._look(run_id)
+        if info.lapsed and info.status == "open" and self._may_judge(run_id):
+            await self._declare_lost(run_id, info.lapsed)
+            info, _ = await self._look(run_id)
         return info
+
+    def _may_judge(self, run_id: str) -> bool:
+        # What waits here was published by somebody who lived.
+        return self._holds.may_judge and not self._outbox.pending(run_id)
+
+    async def _declare_lost(self, run_id: str, holder: str) -> None:
+        """End a run whose publisher died, unless its lease has been renewed by now."""
+        keys = self._keys(run_id)
+        lost = self.draft("run_lost", {}, ours=True)
+        args = [keys.bell, f"lost{holder}", 1, *self._limits, secrets.token_hex(8), "", ""]
+        args += [1, "lost", holder, lost.type, lost.data]
+        await self._run(run_id, self._publish, [keys.stream, keys.meta], args)
 
     async def _look(self, run_id: str) -> tuple[RunInfo, bool]:
         keys = self._keys(run_id)
@@ -420,6 +439,23 @@ class RedisEventStore(EventStore):
         self._outbox.forget(run_id)
         self._bells.ring(run_id, News())
         return bool(removed == 1)
+
+    async def claim(self, hold: Hold, *, owner: str | None = None, start: bool = False) -> Claim:
+        return await self._holds.claim(hold, owner=owner, start=start)
+
+    def claim_sync(self, hold: Hold, *, owner: str | None = None, start: bool = False) -> Claim:
+        return self._holds.claim_sync(hold, owner=owner, start=start)
+
+    def attend(self, hold: Hold) -> None:
+        self._holds.attend(hold)
+
+    def leave(self, hold: Hold) -> None:
+        self._holds.leave(hold)
+
+    async def request_stop(self, run_id: str) -> StopAnswer:
+        # What other programs have ended, and what nobody publishes any more, is found out first.
+        await self.describe(run_id)
+        return await self._holds.request_stop(run_id)
 
     def pending(self, run_id: str) -> Pending | None:
         return self._outbox.pending(run_id)

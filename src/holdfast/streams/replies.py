@@ -41,12 +41,13 @@ class Keys:
     stream: str
     meta: str
     bell: str
+    stop: str
 
     @classmethod
     def of(cls, prefix: str, template: str, run_id: str) -> Keys:
         """Return the names of *run_id*, which holds no braces."""
         stream = prefix + template.replace("{run_id}", run_id)
-        return cls(stream, f"{{{stream}}}:meta", f"{{{stream}}}:bell")
+        return cls(stream, f"{{{stream}}}:meta", f"{{{stream}}}:bell", f"{{{stream}}}:stop")
 
 
 def results(run_id: str, batch: Sequence[Waiting], reply: Any) -> tuple[str | None, list[Result]]:
@@ -75,6 +76,8 @@ def _results(run_id: str, batch: Sequence[Waiting], reply: Any) -> tuple[str | N
         now = event_id(raw)
         found.append(waiting.stored(now, first_n + index - written, prev, life))
         prev = now
+    if status == b"stopping":
+        found = [each._replace(stopping=True) for each in found if isinstance(each, Entry)]
     if len(found) < len(batch):
         found += [refusal(run_id, status)] * (len(batch) - len(found))
     return life, found
@@ -98,7 +101,7 @@ def written(run_id: str, drafts: Sequence[Draft], reply: Any) -> list[Entry]:
         status, raw_life, n, previous, known, *ids = reply
         if status == b"reused":
             raise IdempotencyKeyReused(f"the key was used for other events of the run {run_id!r}")
-        if status != b"ok":
+        if status not in {b"ok", b"stopping"}:
             raise refusal(run_id, status)
         life, first = raw_life.decode() or None, n - len(drafts) + 1
         prev, found = event_id(previous), list[Entry]()
@@ -183,7 +186,7 @@ def info(reply: Any) -> tuple[RunInfo, bool]:
 
 
 def _info(reply: Any) -> tuple[RunInfo, bool]:
-    length, foreign, (life, n, last, end, gone, owner) = reply
+    length, foreign, (life, n, last, end, gone, owner), lapsed = reply
     newest = event_id(last) if last else ZERO
     name = life.decode() if life else None
     if name is None or gone is not None:
@@ -194,12 +197,14 @@ def _info(reply: Any) -> tuple[RunInfo, bool]:
         RunInfo(
             _status(count, length, ended=ended is not None),
             name,
-            newest,
+            # A run that has begun without an event follows no event of an earlier life.
+            newest if count else ZERO,
             count,
             length,
             ended,
             origin,
             owner.decode() if owner else None,
+            lapsed=lapsed.decode() or None,
         ),
         bool(foreign),
     )

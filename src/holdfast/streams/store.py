@@ -27,6 +27,7 @@ from holdfast.streams.event import (
 
 if TYPE_CHECKING:
     from holdfast.settings import Settings
+    from holdfast.streams.hold import Claim, Hold, StopAnswer
 
 Status = Literal["absent", "open", "ended", "expired"]
 
@@ -62,6 +63,7 @@ class Entry(NamedTuple):
         created_ms: when it was written, in milliseconds since 1970.
         provisional: accepted by this process while Redis is away, and not stored yet.
         life: the life of the run it was written to, where the writer was told.
+        stopping: the writer was told that the run has been asked to stop.
     """
 
     id: EventId
@@ -74,6 +76,7 @@ class Entry(NamedTuple):
     created_ms: int = 0
     provisional: bool = False
     life: str | None = None
+    stopping: bool = False
 
     @property
     def terminal(self) -> bool:
@@ -98,6 +101,7 @@ class RunInfo:
         n: how many events this life has had; ``length``: how many are kept.
         end: the id of the terminal event; ``end_origin``: its producer and number.
         owner: ``user:<id>`` or ``session:<id_hash>``, where the run has an owner.
+        lapsed: who publishes the run and has let its lease lapse, or ``None``.
     """
 
     status: Status = "absent"
@@ -108,6 +112,7 @@ class RunInfo:
     end: EventId | None = None
     end_origin: tuple[str, int] | None = None
     owner: str | None = None
+    lapsed: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +345,44 @@ class EventStore(ABC):
     @abstractmethod
     async def delete(self, run_id: str) -> bool:
         """Remove the run's events and open the way for a next life of its id. False: none there."""
+
+    @abstractmethod
+    async def claim(self, hold: Hold, *, owner: str | None = None, start: bool = False) -> Claim:
+        """Take a run for whoever has *hold*, in one atomic step, and tell *hold* of it.
+
+        An absent run begins: it is open from then on, without an event. A claim of the same hold
+        again is the same claim.
+
+        Args:
+            owner: kept if this begins the run.
+            start: take the run only if it was absent; else the lease of an open run is taken over
+                from whoever has it.
+        """
+
+    @abstractmethod
+    def claim_sync(self, hold: Hold, *, owner: str | None = None, start: bool = False) -> Claim:
+        """As :meth:`claim`, for a thread without an event loop; it blocks the thread."""
+
+    @abstractmethod
+    def attend(self, hold: Hold) -> None:
+        """From now on keep the lease of *hold*, and tell it when its run is asked to stop.
+
+        A run that was asked before tells it too. It ends with :meth:`leave`, or when nobody refers
+        to *hold* any more. Any thread; it never waits.
+        """
+
+    @abstractmethod
+    def leave(self, hold: Hold) -> None:
+        """Attend to *hold* no more. What it held lapses, unless the run has ended."""
+
+    @abstractmethod
+    async def request_stop(self, run_id: str) -> StopAnswer:
+        """Ask a run to stop: a mark that stays with it, and a ring for whoever publishes it.
+
+        Returns:
+            ``requested``, also for an absent run: its next life finds the mark, if it begins within
+            an hour. ``ended`` or ``expired`` where it is too late.
+        """
 
     @abstractmethod
     def doorbell(self, ring: Ring, missed: Callable[[], None]) -> Doorbell:

@@ -24,6 +24,7 @@ import pytest
 
 from holdfast.errors import EventTooLarge, InvalidEvent, RunEnded, RunExpired
 from holdfast.streams.event import ZERO, parse_id
+from holdfast.streams.hold import Hold
 from holdfast.streams.publisher import RunPublisher
 
 if TYPE_CHECKING:
@@ -219,6 +220,8 @@ class EventStoreSuite:
             lambda: store.delete(run_id),
             lambda: store.describe(run_id),
             lambda: store.append(run_id, [store.draft("t", 1)]),
+            lambda: store.claim(_hold(run_id)),
+            lambda: store.request_stop(run_id),
         ]
         for verb in verbs:
             with pytest.raises(InvalidEvent):
@@ -571,6 +574,156 @@ class EventStoreSuite:
         await RunPublisher(run_id, store=store).emit("t", 3)
         assert (await store.describe(run_id)).owner is None
 
+    # --- who publishes a run, and its stop ------------------------------------------------------
+
+    async def test_a_claim_begins_an_absent_run_without_an_event(self) -> None:
+        store, run_id = await self.make_store(), new_run_id()
+        hold = _hold(run_id)
+        claim = await store.claim(hold, owner="user:1", start=True)
+        info = await store.describe(run_id)
+        assert (claim.status, claim.owner) == ("mine", "user:1")
+        assert claim.life is not None
+        assert hold.life == claim.life == info.life
+        assert (info.status, info.n, info.last, info.owner) == ("open", 0, ZERO, "user:1")
+        assert await store.get_events(run_id) == []
+        (entry,) = await store.append(run_id, [store.draft("t", 1)], life=claim.life)
+        assert (entry.n, entry.prev, entry.life, entry.stopping) == (1, ZERO, claim.life, False)
+        assert (await store.describe(run_id)).owner == "user:1"
+
+    async def test_of_many_who_start_a_run_one_gets_it(self) -> None:
+        store, run_id = await self.make_store(), new_run_id()
+        holds = [_hold(run_id) for _ in range(20)]
+        claims = await asyncio.gather(*(store.claim(hold, start=True) for hold in holds))
+        assert sorted(claim.status for claim in claims) == ["mine", *["open"] * 19]
+        (winner,) = [n for n, claim in enumerate(claims) if claim.status == "mine"]
+        assert {claim.life for claim in claims} == {holds[winner].life}
+        # Whose answer was lost asks again, and is answered the same.
+        again = [await store.claim(hold, start=True) for hold in holds]
+        assert [claim.status for claim in again] == [claim.status for claim in claims]
+
+    async def test_an_open_run_can_be_taken_over_but_not_started_again(self) -> None:
+        store, run_id = await self.make_store(), new_run_id()
+        await RunPublisher(run_id, owner="user:1", store=store).emit("t", 1)
+        late = await store.claim(_hold(run_id), owner="user:2", start=True)
+        assert (late.status, late.owner) == ("open", "user:1")
+        taken = await store.claim(_hold(run_id), owner="user:2")
+        assert (taken.status, taken.owner, taken.life) == ("mine", "user:1", late.life)
+
+    async def test_what_is_over_is_not_claimed(self) -> None:
+        store, run_id = await self.make_store(), new_run_id()
+        await store.add(run_id, "workflow_complete", 1)
+        for start in (True, False):
+            assert (await store.claim(_hold(run_id), start=start)).status == "ended"
+        await store.set_expire(run_id, 0.02)
+        await self._until(lambda: _has_status(store, run_id, "expired"))
+        for start in (True, False):
+            assert (await store.claim(_hold(run_id), start=start)).status == "expired"
+        await store.delete(run_id)
+        assert (await store.claim(_hold(run_id), start=True)).status == "mine"
+        assert await store.status(run_id) == "open"
+
+    async def test_a_run_begun_after_a_deletion_follows_nothing(self) -> None:
+        store, run_id = await self.make_store(), new_run_id()
+        last = await store.add(run_id, "t", 1)
+        await store.delete(run_id)
+        await store.claim(_hold(run_id), start=True)
+        info = await store.describe(run_id)
+        assert (info.status, info.n, info.last) == ("open", 0, ZERO)
+        assert await store.delete(run_id)
+        await store.claim(_hold(run_id), start=True)
+        again = await store.add(run_id, "t", 2)
+        assert _parsed(again) > _parsed(last)
+
+    async def test_a_claim_from_a_thread_is_the_same_claim(self) -> None:
+        store, run_id = await self.make_store(), new_run_id()
+        first = await asyncio.to_thread(store.claim_sync, _hold(run_id), owner="user:1", start=True)
+        second = await asyncio.to_thread(store.claim_sync, _hold(run_id), start=True)
+        assert (first.status, second.status) == ("mine", "open")
+        assert second.owner == "user:1"
+
+    async def test_a_publisher_is_told_of_a_stop(self) -> None:
+        store, run_id = await self.make_store(), new_run_id()
+        told: list[int] = []
+        hold, watching = Hold(run_id, lambda: told.append(1)), _hold(run_id, lease=False)
+        other = _hold(new_run_id())
+        for each in (hold, watching, other):
+            store.attend(each)
+        await store.claim(hold)
+        assert await store.request_stop(run_id) == "requested"
+        await self._until(lambda: _done(hold.stopping and watching.stopping))
+        assert await store.request_stop(run_id) == "requested"
+        (entry,) = await store.append(run_id, [store.draft("t", 1)])
+        assert entry.stopping
+        assert (told, other.stopping) == ([1], False)
+        for each in (hold, watching, other):
+            store.leave(each)
+
+    async def test_who_has_left_is_told_of_nothing(self) -> None:
+        store, run_id = await self.make_store(), new_run_id()
+        gone, here = _hold(run_id), _hold(run_id)
+        for hold in (gone, here):
+            store.attend(hold)
+        store.leave(gone)
+        await store.request_stop(run_id)
+        await self._until(lambda: _done(here.stopping))
+        assert not gone.stopping
+        store.leave(here)
+        store.leave(here)
+
+    async def test_a_stop_waits_for_the_run_to_begin(self) -> None:
+        store, run_id = await self.make_store(), new_run_id()
+        assert await store.request_stop(run_id) == "requested"
+        assert await store.status(run_id) == "absent"
+        hold, watching = _hold(run_id), _hold(run_id)
+        await store.claim(hold, start=True)
+        assert hold.stopping
+        store.attend(watching)
+        await self._until(lambda: _done(watching.stopping))
+        store.leave(watching)
+        bare = new_run_id()
+        await store.request_stop(bare)
+        (entry,) = await store.append(bare, [store.draft("t", 1)])
+        assert entry.stopping
+
+    async def test_a_stop_never_reaches_a_later_life(self) -> None:
+        store, run_id = await self.make_store(), new_run_id()
+        await store.add(run_id, "t", 1)
+        await store.request_stop(run_id)
+        await store.delete(run_id)
+        hold = _hold(run_id)
+        await store.claim(hold, start=True)
+        (entry,) = await store.append(run_id, [store.draft("t", 1)])
+        assert (hold.stopping, entry.stopping) == (False, False)
+
+    async def test_a_stop_for_the_next_life_does_not_reach_this_one(self) -> None:
+        store, run_id = await self.make_store(), new_run_id()
+        early = _hold(run_id)
+        await store.claim(early)
+        store.attend(early)
+        await store.delete(run_id)
+        await store.request_stop(run_id)
+        late = _hold(run_id)
+        await store.claim(late, start=True)
+        assert late.stopping
+        sentinel = _hold(run_id)
+        store.attend(sentinel)
+        await self._until(lambda: _done(sentinel.stopping))
+        assert not early.stopping
+        for hold in (early, sentinel):
+            store.leave(hold)
+
+    async def test_it_is_too_late_to_stop_what_is_over(self) -> None:
+        store, run_id = await self.make_store(), new_run_id()
+        await store.add(run_id, "workflow_complete", 1)
+        assert await store.request_stop(run_id) == "ended"
+        await store.set_expire(run_id, 0.02)
+        await self._until(lambda: _has_status(store, run_id, "expired"))
+        assert await store.request_stop(run_id) == "expired"
+        await store.delete(run_id)
+        hold = _hold(run_id)
+        await store.claim(hold, start=True)
+        assert not hold.stopping
+
     # --- doorbells ------------------------------------------------------------------------------
 
     async def test_a_bell_rings_for_its_run_from_when_it_hangs(self) -> None:
@@ -605,6 +758,10 @@ class EventStoreSuite:
         await self._until(lambda: _done(bool(heard)))
         bell.release()
         await bell.aclose()
+
+
+def _hold(run_id: str, *, lease: bool = True) -> Hold:
+    return Hold(run_id, lambda: None, lease=lease)
 
 
 def _parsed(event: StreamEvent) -> tuple[int, int]:

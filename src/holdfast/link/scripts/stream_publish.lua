@@ -8,18 +8,21 @@
 --      10 owner, kept if this write creates the run    11 how many options follow
 --      12 … name, value of each option, then type, data of each event
 -- Without events it registers what other programs wrote, and gives the stream its expiry.
--- Options: key (names a request, so that it is written once), body (tells its events from others).
+-- Options: key (names a request, so that it is written once), body (tells its events from others),
+-- lost (who has let the lease lapse; 'held' where that is not so any more).
 -- A first number of 0 is nobody's: such events are recognised by the key alone.
 --
 -- Returns {status, life, n, previous id, already written, id, id, …};
--- status is 'ok', 'ended', 'expired', 'fenced' or 'reused' (the key, for another body).
+-- status is 'ok' ('stopping' where the run has been asked to stop), 'ended', 'expired', 'fenced' or
+-- 'reused' (the key, for another body).
 --
 -- An entry has the fields type and data, as a producer in any language writes them, and h: its number
 -- in this life, the id before it, the bytes of this life up to it, its producer and that one's number.
 -- Meta: life (its generation, a dot, a name), n (events of this life), last (id), bytes, cut (bytes
 -- known to be gone), end ('id producer number'), owner, gone (deleted), kept (when the expiry was
 -- last set, ms), s:<producer> (the last number that producer wrote), keys (how many there have been),
--- k:<key> (the body and the ids of what it wrote), q:<number> (which key that was).
+-- k:<key> (the body and the ids of what it wrote), q:<number> (which key that was), lease ('holder
+-- until', by this server's clock, 0 for ever), stop (when it was asked for, ms).
 -- There is no rollback in Lua: everything is checked before the first write.
 local call = redis.call
 local stream, meta = KEYS[1], KEYS[2]
@@ -33,10 +36,10 @@ local function terminal(kind)
   return kind == 'workflow_complete' or kind == 'workflow_error' or kind == 'run_stopped' or kind == 'run_lost'
 end
 
-local m = call('HMGET', meta, 'life', 'n', 'last', 'bytes', 'cut', 'end', 'gone', 'kept', MINE)
+local m = call('HMGET', meta, 'life', 'n', 'last', 'bytes', 'cut', 'end', 'gone', 'kept', MINE, 'stop')
 local life, n, last = m[1], tonumber(m[2] or 0), m[3] or '0-0'
 local bytes, cut, ended, gone = tonumber(m[4] or 0), tonumber(m[5] or 0), m[6], m[7]
-local refreshed, last_seq = tonumber(m[8] or 0), tonumber(m[9] or 0)
+local refreshed, last_seq, stop = tonumber(m[8] or 0), tonumber(m[9] or 0), m[10]
 
 local function generation(name) return tonumber(string.match(name, '^%d+') or 0) end
 
@@ -61,6 +64,16 @@ if gone or life ~= ARGV[9] then
   if ARGV[9] ~= '' and life then
     local mine, now = generation(ARGV[9]), generation(life)
     if mine < now or (mine == now and gone) then return {'fenced', life, n, last, 0} end
+  end
+end
+
+-- A publisher that died is told as lost by whoever finds its lease lapsed. It may have come back.
+if option.lost then
+  local holder, till = string.match(call('HGET', meta, 'lease') or '', '^(%S+) (%d+)$')
+  local time = call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  if holder ~= option.lost or tonumber(till) == 0 or tonumber(till) >= now then
+    return {'held', life or '', n, last, 0}
   end
 end
 
@@ -97,7 +110,7 @@ local function ids_of_written()
   return found
 end
 if written == count and count > 0 then
-  return {'ok', life or '', n, last, written, unpack(ids_of_written())}
+  return {stop and 'stopping' or 'ok', life or '', n, last, written, unpack(ids_of_written())}
 end
 
 local length = call('XLEN', stream)
@@ -108,6 +121,8 @@ if begins then
   if count == 0 and length == 0 then return {'ok', '', 0, last, 0} end
   life = string.format('%d.%s', life and generation(life) + 1 or 0, ARGV[8])
   n, bytes, cut, ended, refreshed = 0, 0, 0, false, 0
+  -- A stop may have been asked for before anything began, and waits an hour for that.
+  stop = stop and call('TIME')[1] * 1000 - stop <= 3600000 and stop
 end
 
 -- What another program added with a bare XADD counts too. XREAD asks for what follows an id without
@@ -189,9 +204,13 @@ if cut ~= cut_before or begins then call('HSET', meta, 'cut', cut) end
 if begins then
   call('HSET', meta, 'life', life)
   call('HDEL', meta, 'gone', 'end', 'owner')
+  if not stop then call('HDEL', meta, 'stop') end
   if ARGV[10] ~= '' then call('HSET', meta, 'owner', ARGV[10]) end
 end
-if ended then call('HSET', meta, 'end', ended) end
+if ended then
+  call('HSET', meta, 'end', ended)
+  call('HDEL', meta, 'lease')
+end
 
 -- Keys are bounded as events are, or they would fill Redis beside a stream that is trimmed.
 if option.key and status == 'ok' then
@@ -217,4 +236,5 @@ if begins or final or registered or count == 0 or ms >= refreshed + step or ms <
   call('HSET', meta, 'kept', string.format('%.0f', ms))
 end
 if n ~= known then call('PUBLISH', ARGV[1], life .. ':' .. n_text) end
+if stop and status == 'ok' then reply[1] = 'stopping' end
 return reply

@@ -1,0 +1,149 @@
+"""The one thread of a process that keeps the leases of its runs and listens for their stop.
+
+A thread and no task: a lease must not lapse because an event loop is busy, and publishers in plain
+threads have no loop. It knows no Redis command; what it asks is given to it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+from holdfast.forks import watch_forks
+from holdfast.link import LinkState, LinkStatus, ThreadListener
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from holdfast.link import Link
+    from holdfast.streams.hold import Hold
+
+log = logging.getLogger("holdfast.streams")
+
+LINGER = 5.0
+"""Seconds for which the thread waits for the next run after the last one has gone."""
+
+
+class Keeper:
+    """Looks after holds: each in good time, and at once where its channel rang.
+
+    Args:
+        link: the supervised link.
+        attend: renews some holds and tells them what there is to tell; it blocks. In the thread.
+        channel: the channel on which a run's stop is rung.
+        interval: seconds within which every hold is attended to.
+
+    A hold that nobody refers to any more is forgotten, and its lease lapses.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        attend: Callable[[Sequence[Hold]], None],
+        channel: Callable[[str], str],
+        interval: float,
+    ) -> None:
+        self._link = link
+        self._attend = attend
+        self._channel = channel
+        self._interval = interval
+        self._listener: ThreadListener | None = None
+        self._begin()
+        link.on_transition(self._on_transition)
+        watch_forks(self)
+
+    def __repr__(self) -> str:
+        return f"<Keeper of {len(self._holds)} runs>"
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._holds: weakref.WeakSet[Hold] = weakref.WeakSet()
+        self._thread: threading.Thread | None = None
+        self._all_now = False
+
+    def forked(self) -> None:
+        """In a forked child: the runs are the parent's, and so is the thread."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
+        self._begin()
+
+    def add(self, hold: Hold) -> None:
+        """Look after *hold* from now on. Any thread."""
+        with self._lock:
+            self._holds.add(hold)
+            if self._thread is None:
+                self._listener = ThreadListener(self._link)
+                self._thread = threading.Thread(
+                    target=self._run, args=[self._listener], name="holdfast-leases", daemon=True
+                )
+                self._thread.start()
+        self._wake()
+
+    def discard(self, hold: Hold) -> None:
+        """Look after *hold* no more. Any thread."""
+        with self._lock:
+            self._holds.discard(hold)
+
+    def _wake(self) -> None:
+        listener = self._listener
+        if listener is not None:
+            listener.wake()
+
+    def _on_transition(self, status: LinkStatus) -> None:
+        if status.state is LinkState.UP:
+            # What lapsed meanwhile is renewed before anybody may call it lost.
+            self._all_now = True
+        self._wake()
+
+    # From here on: the thread.
+
+    def _run(self, listener: ThreadListener) -> None:
+        due = time.monotonic() + self._interval
+        needed_at = time.monotonic()
+        try:
+            while True:
+                holds = self._by_channel()
+                now = time.monotonic()
+                needed_at = now if holds else needed_at
+                if not holds and self._ended(needed_at, now):
+                    return
+                try:
+                    due = self._round(listener, holds, due)
+                except Exception:
+                    log.exception("the leases could not be looked after, and are again in a second")
+                    time.sleep(1)
+        finally:
+            listener.close()
+
+    def _round(self, listener: ThreadListener, holds: dict[str, list[Hold]], due: float) -> float:
+        """Wait until something is to be done, and do it; return when every hold is due again."""
+        left = due - time.monotonic()
+        rung = listener.wait(holds.keys(), min(left, LINGER)) if left > 0 else set(holds)
+        if self._all_now or left <= 0:
+            self._all_now, rung = False, set(holds)
+            due = time.monotonic() + self._interval
+        asked = [hold for channel in rung for hold in holds.get(channel, ())]
+        if asked and self._link.up:
+            self._attend(asked)
+        return due
+
+    def _by_channel(self) -> dict[str, list[Hold]]:
+        with self._lock:
+            holds = list(self._holds)
+        found: dict[str, list[Hold]] = {}
+        for hold in holds:
+            found.setdefault(self._channel(hold.run_id), []).append(hold)
+        return found
+
+    def _ended(self, needed_at: float, now: float) -> bool:
+        """Whether nobody has needed the thread for a while; then the next hold starts another."""
+        with self._lock:
+            closed = self._link.status.reason == "closed"
+            if self._holds or not (closed or now - needed_at >= LINGER):
+                return False
+            self._thread = self._listener = None
+            return True
