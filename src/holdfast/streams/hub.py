@@ -22,8 +22,8 @@ from holdfast.streams.ring import FIRST_PAGE, Break, Ring, continuity, next_page
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
+    from holdfast.streams.pulse import Reader
     from holdfast.streams.store import Entry, EventStore, News, Pending, RunInfo
-    from holdfast.streams.subscription import Subscription
 
 log = logging.getLogger("holdfast.streams")
 
@@ -50,7 +50,7 @@ class Hub:
     def __init__(self, store: EventStore) -> None:
         self.store = store
         self.stopping = False
-        self.subscribers: weakref.WeakSet[Subscription] = weakref.WeakSet()
+        self.subscribers: weakref.WeakSet[Reader] = weakref.WeakSet()
         self._loop = asyncio.get_running_loop()
         self._rings: dict[str, Ring] = {}
         self._opening: dict[str, _Opening] = {}
