@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.streams.asgi import Call
 from tests.streams.clients import until
 
+from holdfast import EventStreamApp, RunPublisher, Settings
 from holdfast.streams import shutdown
 from holdfast.streams.cursor import TAIL
 from holdfast.streams.hub import Hub
@@ -43,7 +46,7 @@ async def test_signal_ends_streams_and_reaches_the_handler_before() -> None:
         assert not shutdown.stopping()
         signal.raise_signal(signal.SIGTERM)
         await until(lambda: heard)
-        await subscription.wait()
+        await asyncio.wait_for(subscription.wait(), 5)
         assert subscription.over
     assert (heard, shutdown.stopping()) == ([signal.SIGTERM], True)
     await hub.aclose()
@@ -84,3 +87,29 @@ async def test_another_thread_chains_nothing() -> None:
     thread.join()
     assert signal.getsignal(signal.SIGTERM) is before
     await hub.aclose()
+
+
+async def test_closed_app_lets_its_readers_go_and_every_later_one_too() -> None:
+    store = MemoryEventStore()
+    await RunPublisher("r", store=store).emit("t", {"n": 1})
+    app = EventStreamApp(settings=Settings(stream_access="open"), store=store)
+    path = "/runs/r/events/stream"
+    async with Call(app, path) as open_then:
+        await until(lambda: open_then.events)
+        await asyncio.to_thread(app.close)
+        await open_then.ended()
+    # Another event loop, another hub: closed is closed there too.
+    await asyncio.to_thread(asyncio.run, _let_go_at_once(app, path))
+    async with Call(app, "/readyz") as ready:
+        await ready.ended()
+    assert ready.status == 503
+
+
+async def _let_go_at_once(app: EventStreamApp, path: str) -> None:
+    async with Call(app, path) as late:
+        await late.ended()
+    assert (late.status, late.events, late.complete) == (200, [], True)
+    assert late.text.startswith("retry: ")
+    async with Call(app, path.replace("stream", "ws"), kind="websocket") as socket:
+        await socket.ended()
+    assert socket.close_code == 1001

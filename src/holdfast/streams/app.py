@@ -48,18 +48,27 @@ class EventStreamApp:
         """Serve one scope."""
         await self._app(scope, receive, send)
 
+    def close(self) -> None:
+        """Let every reader go now, to come back at another process; for good, and from any thread.
+
+        For a program that stops its server by itself: SIGTERM and SIGINT do the same. Call it when
+        the server is told to stop; ``readyz`` answers 503 from then on.
+        """
+        if isinstance(self._app, _Doors):
+            self._app.service.close()
+
 
 class _Doors:
     """The app behind the name, once its configuration is known to work."""
 
     def __init__(self, service: Service) -> None:
-        self._runtime = service.runtime
+        self.service = service
         self._http = http_door(service)
         self._websocket = WebSocketDoor(service)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await pass_lifespan(_lifespan, self._runtime, scope, receive, send)
+            await pass_lifespan(_lifespan, self.service.runtime, scope, receive, send)
         elif scope["type"] == "websocket":
             await self._websocket(scope, receive, send)
         else:

@@ -37,7 +37,7 @@ def _make_store(runtime: Runtime) -> EventStore:
             if store.journalled:
                 log.warning("%d events that wait for Redis end with this process", store.journalled)
 
-        runtime.on_close(tell)
+        runtime.on_flush(tell)
         return store
     settings.check_workers()
     log.warning(
@@ -65,6 +65,12 @@ def hub_of(store: EventStore) -> Hub:
                 gone.release()
         hub = hubs[loop] = Hub(store)
     return hub
+
+
+def stop_hubs(store: EventStore) -> None:
+    """Have every stream from *store* end, on all event loops; any thread may call."""
+    for hub in list(_hubs.get(store, {}).values()):
+        hub.stop_soon()
 
 
 async def close_hubs(store: EventStore) -> None:

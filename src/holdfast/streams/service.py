@@ -13,7 +13,7 @@ from holdfast.health import readiness
 from holdfast.startup import Requirement
 from holdfast.streams import problems, shutdown
 from holdfast.streams.access import make_policy
-from holdfast.streams.select import close_hubs, default_store, hub_of
+from holdfast.streams.select import close_hubs, default_store, hub_of, stop_hubs
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
@@ -47,14 +47,21 @@ class Service:
         self.store = store or default_store(self.runtime)
         self.policy = make_policy(self.settings, self.store)
         self._required = Requirement(self.runtime)
+        self._closed = False
         self.runtime.on_close(lambda: close_hubs(self.store))
 
     def hub(self) -> Hub:
         """The hub of the running event loop, told of signals."""
         hub = hub_of(self.store)
+        hub.stopping |= self._closed
         if self.settings.stream_handle_signals:
             shutdown.watch(hub)
         return hub
+
+    def close(self) -> None:
+        """Have every stream of every event loop end, and every later one at once."""
+        self._closed = True
+        stop_hubs(self.store)
 
     def is_full(self, hub: Hub) -> bool:
         """Whether *hub* has as many readers as ``HOLDFAST_STREAM_MAX_SUBSCRIBERS`` lets it."""
@@ -87,7 +94,7 @@ class Service:
         return readiness(
             link.status if link else None,
             required=self.settings.redis_required,
-            stopping=shutdown.stopping(),
+            stopping=self._closed or shutdown.stopping(),
         )
 
 
