@@ -141,14 +141,15 @@ def test_gap_is_passed_on_to_who_is_there() -> None:
 
 async def test_sleeper_is_woken_once_and_a_gone_one_forgotten() -> None:
     one = ring()
-    asleep, cancelled = one.sleep(), one.sleep()
+    asleep, cancelled, gone = one.sleep(), one.sleep(), one.sleep()
     cancelled.cancel()
-    await asyncio.sleep(0)
-    assert len(one._sleepers) == 1
+    one.forget(gone)
+    assert one._sleepers == {asleep, cancelled}
     one.wake()
     await asyncio.wait_for(asleep, 1)
     one.wake()
     assert not one._sleepers
+    assert not gone.done()
 
 
 def test_state_is_visible() -> None:

@@ -14,7 +14,7 @@ from tests.streams.patchy import PatchyStore
 
 from holdfast import EventStreamApp, Settings, stream_token
 from holdfast.errors import RedisUnavailable
-from holdfast.streams import sse
+from holdfast.streams import pulse
 from holdfast.streams.memory import MemoryEventStore
 from holdfast.streams.select import close_hubs, hub_of
 
@@ -299,7 +299,7 @@ async def test_deleted_run_under_a_reader_does_not_spin_who_comes_then() -> None
 async def test_client_that_takes_nothing_is_left(
     store: PatchyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sse, "SEND_TIMEOUT", 0.1)
+    monkeypatch.setattr(pulse, "SEND_TIMEOUT", 0.1)
     store.own()
     async with Call(taking(app_of(store), 2), PATH) as call:
         await call.ended()

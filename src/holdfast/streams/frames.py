@@ -35,6 +35,7 @@ class Frame:
     size: int
     _whole: bytes | None = field(default=None, repr=False)
     _ws: tuple[str, str] | None = field(default=None, repr=False)
+    _ws_whole: str | None = field(default=None, repr=False)
 
     def event_source(self, cursor: str, *, envelope: bool = False) -> bytes:
         """The frame for ``EventSource``, with *cursor* as its id (WHATWG HTML 9.2.6)."""
@@ -51,7 +52,11 @@ class Frame:
         if self._ws is None:
             self._ws = _websocket_halves(self.run_id, self.entry)
         head, tail = self._ws
-        return head + cursor + tail
+        if cursor is not self.cursor:
+            return head + cursor + tail
+        if self._ws_whole is None:
+            self._ws_whole = head + cursor + tail
+        return self._ws_whole
 
     def json(self) -> bytes:
         """The event as an element of a REST answer; its data is not parsed and encoded again."""

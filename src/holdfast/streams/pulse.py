@@ -8,16 +8,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, Protocol
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from starlette.types import Receive
 
 
 SEND_TIMEOUT = 30.0
 """Seconds that a client may take nothing: then it is gone, whatever its connection says."""
+
+LAGGING_SEND_TIMEOUT = 10.0
+"""The same for one who meanwhile fell behind all that the ring keeps of its run, a mebibyte."""
 
 
 class Reader(Protocol):
@@ -30,39 +34,90 @@ class Reader(Protocol):
         """The client is gone."""
 
 
+def patience(*, behind: bool) -> float:
+    """Return how many seconds a client may take nothing."""
+    return LAGGING_SEND_TIMEOUT if behind else SEND_TIMEOUT
+
+
 class Pulse:
-    """Wakes a reader that has been silent; one timer, however often it is touched.
+    """Wakes a reader that has been silent, and gives up one whose client takes nothing.
+
+    One timer does both, whatever is sent: a timeout of its own for each send would cost a third of
+    the delivery.
 
     Args:
         reader: whom to wake.
         interval: seconds of silence.
+        behind: whether the reader has fallen behind what is kept for it in memory.
+
+    Attributes:
+        due: the reader has been silent for the whole interval.
     """
 
-    def __init__(self, reader: Reader, interval: float) -> None:
+    def __init__(
+        self, reader: Reader, interval: float, *, behind: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.due = False
         self._loop = asyncio.get_running_loop()
-        self._wake = reader.wake
+        self._reader = reader
         self._interval = interval
-        self._last = self._loop.time()
-        self._timer = self._loop.call_later(interval, self._beat)
-
-    @property
-    def due(self) -> bool:
-        """Whether the reader has been silent for the whole interval."""
-        return self._loop.time() - self._last >= self._interval
+        self._behind = behind
+        self._sender: asyncio.Task[Any] | None = None
+        self._sending = False
+        self._given_up = False
+        # When the last send began: that is when the client last took something, or is to.
+        self._last = monotonic()
+        self._timer = self._loop.call_later(min(interval, SEND_TIMEOUT), self._look)
 
     def touch(self) -> None:
         """Note that something was sent."""
-        self._last = self._loop.time()
+        self._last = monotonic()
+        self.due = False
+
+    async def watch(self, sending: Awaitable[None]) -> None:
+        """Wait for a send. Where the client takes nothing for too long, the reader leaves.
+
+        All sends of a reader are one task's.
+        """
+        self._last = monotonic()
+        self.due = False
+        self._sender = self._sender or asyncio.current_task()
+        self._sending = True
+        try:
+            await sending
+        except asyncio.CancelledError:
+            # As asyncio.timeout() has it: what was cancelled from here ends here.
+            if not self._given_up or (self._sender and self._sender.uncancel()):
+                raise
+        finally:
+            self._sending = False
 
     def cancel(self) -> None:
         """Wake nobody any more."""
         self._timer.cancel()
 
-    def _beat(self) -> None:
-        left = self._last + self._interval - self._loop.time()
-        if left <= 0:
-            self._wake()
-        self._timer = self._loop.call_later(left if left > 0 else self._interval, self._beat)
+    def _look(self) -> None:
+        silent = monotonic() - self._last
+        if self._sending:
+            again = patience(behind=self._behind()) - silent
+            if again <= 0:
+                self._give_up()
+                return
+        else:
+            if silent >= self._interval:
+                self.due = True
+                self._reader.wake()
+                silent = 0.0
+            again = self._interval - silent
+        # A send may begin meanwhile, and its reader fall behind.
+        soon = max(LAGGING_SEND_TIMEOUT - silent, 1.0)
+        self._timer = self._loop.call_later(min(again, soon, SEND_TIMEOUT), self._look)
+
+    def _give_up(self) -> None:
+        self._given_up = True
+        self._reader.leave()
+        if self._sender is not None:
+            self._sender.cancel()
 
 
 class Expiry:

@@ -48,6 +48,36 @@ class Break:
 Item = Frame | Break
 
 
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Stored events in a row, the same for every reader who stands before them.
+
+    Attributes:
+        frames: at least one.
+        start, end: the positions in the ring before the first and after the last of them.
+        first, last: their ids.
+        terminal: the last of them ends the run.
+        max_bytes: how many bytes were asked for.
+    """
+
+    frames: list[Frame]
+    start: int
+    end: int
+    first: EventId
+    last: EventId
+    terminal: bool
+    max_bytes: int
+    _bytes: bytes | None = None
+
+    def event_source(self, *, envelope: bool = False) -> bytes:
+        """All of them for ``EventSource``, spelled once for everybody."""
+        if envelope:
+            return b"".join(each.event_source(each.cursor, envelope=True) for each in self.frames)
+        if self._bytes is None:
+            self._bytes = b"".join(each.event_source(each.cursor) for each in self.frames)
+        return self._bytes
+
+
 def continuity(after: EventId, prev: EventId | None) -> BreakKind | None:
     """What lies between a reader at *after* and the next event, whose predecessor was *prev*.
 
@@ -109,6 +139,8 @@ class Ring:
         self._newest: dict[str, int] = {}
         self._stored_at: dict[str, int] = {}
         self._sleepers: set[asyncio.Future[None]] = set()
+        # What the last reader took; most often the next one stands where he stood.
+        self._batch: Batch | None = None
 
     def __repr__(self) -> str:
         size = f"{len(self._items)} items, {self._bytes} bytes"
@@ -169,6 +201,10 @@ class Ring:
             return None
         return self._first + bisect_right(self._items, (base, 0), key=_order)
 
+    def reaches(self, position: int) -> bool:
+        """Whether all that followed *position* is still here."""
+        return position >= self._first
+
     def slice(self, position: int, max_bytes: int) -> list[Item] | None:
         """Return what follows *position*: up to *max_bytes*, but at least one item if there is one.
 
@@ -186,12 +222,44 @@ class Ring:
             items.append(item)
         return items
 
+    def batch(self, position: int, max_bytes: int) -> Batch | None:
+        """Return what follows *position*, at most *max_bytes* but at least one event.
+
+        ``None`` where that is nothing, or not the same for every reader at that place: there
+        :meth:`slice` tells what there is.
+        """
+        batch = self._batch
+        if batch is None or batch.start != position or batch.max_bytes != max_bytes:
+            batch = self._batch = self._plain(position, max_bytes)
+        return batch
+
+    def _plain(self, position: int, max_bytes: int) -> Batch | None:
+        frames: list[Frame] = []
+        size = 0
+        for index in range(max(position - self._first, 0), len(self._items)):
+            item = self._items[index][2]
+            if not isinstance(item, Frame) or item.entry.provisional:
+                break
+            size += item.size
+            if frames and size > max_bytes:
+                break
+            frames.append(item)
+            if item.entry.terminal:
+                break
+        if not frames or position < self._first:
+            return None
+        first, last, end = frames[0].entry, frames[-1].entry, position + len(frames)
+        return Batch(frames, position, end, first.id, last.id, last.terminal, max_bytes)
+
     def sleep(self) -> asyncio.Future[None]:
-        """Return a future that is done at the next news."""
+        """Return a future that is done at the next news; :meth:`forget` it if it is not needed."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sleepers.add(future)
-        future.add_done_callback(self._sleepers.discard)
         return future
+
+    def forget(self, sleeper: asyncio.Future[None]) -> None:
+        """Wake *sleeper* no more."""
+        self._sleepers.discard(sleeper)
 
     def wake(self) -> None:
         """Have every reader look."""
@@ -202,6 +270,7 @@ class Ring:
 
     def _push(self, item: Item, size: int, rank: int) -> None:
         self._items.append((self.last, rank, item))
+        self._batch = None
         self._bytes += size
         while self._bytes > self._max_bytes and len(self._items) > 1:
             at, rank, old = self._items.popleft()

@@ -7,7 +7,6 @@ as if the run had ended.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 from dataclasses import dataclass
@@ -19,10 +18,12 @@ from holdfast.errors import HoldfastError
 from holdfast.streams import frames, problems
 from holdfast.streams.frames import Frame
 from holdfast.streams.opening import Opening, Permit, await_start, decide, judge, look
-from holdfast.streams.pulse import SEND_TIMEOUT, Expiry, Pulse, listening
+from holdfast.streams.pulse import Expiry, Pulse, listening
 from holdfast.streams.subscription import Due, Subscription
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from starlette.types import Message, Receive, Scope, Send
 
     from holdfast.streams.cursor import Position
@@ -138,7 +139,7 @@ class _Stream:
         self._subscription = subscription
         self._terms = terms
         self._send = send
-        self._pulse = Pulse(subscription, terms.heartbeat)
+        self._pulse = Pulse(subscription, terms.heartbeat, behind=subscription.behind)
         self._expiry = Expiry(subscription, terms.until)
 
     async def run(self, position: Position, permit: Permit | None, *, decided: bool) -> None:
@@ -182,21 +183,21 @@ class _Stream:
         return False
 
     async def _relay(self) -> None:
-        subscription = self._subscription
+        subscription, pulse, envelope = self._subscription, self._pulse, self._terms.envelope
         while not (subscription.done or self._over()):
-            due = await subscription.take()
-            if due:
+            batch = subscription.take_batch()
+            if batch is not None:
+                await self._write(batch.event_source(envelope=envelope))
+            elif due := await subscription.take():
                 await self._write(b"".join(map(self._encode, due)))
-                self._pulse.touch()
-            if self._over():
-                break
-            await subscription.wait()
-            await self._beat()
+            if not subscription.ready:
+                await subscription.news()
+                if pulse.due:
+                    await self._beat()
 
     async def _beat(self, text: str = "") -> None:
         if self._pulse.due and not (self._subscription.done or self._over()):
             await self._write(frames.comment(text))
-            self._pulse.touch()
 
     def _over(self) -> bool:
         return self._subscription.over or self._expiry.reached
@@ -211,12 +212,8 @@ class _Stream:
         spell = frames.control_envelope if self._terms.envelope else frames.control_event_source
         return spell(kind, self._subscription.run_id, **fields)
 
-    async def _write(self, body: bytes, *, more: bool = True) -> None:
-        await self._deliver({"type": "http.response.body", "body": body, "more_body": more})
+    def _write(self, body: bytes, *, more: bool = True) -> Awaitable[None]:
+        return self._deliver({"type": "http.response.body", "body": body, "more_body": more})
 
-    async def _deliver(self, message: Message) -> None:
-        try:
-            async with asyncio.timeout(SEND_TIMEOUT):
-                await self._send(message)
-        except TimeoutError:
-            self._subscription.leave()
+    def _deliver(self, message: Message) -> Awaitable[None]:
+        return self._pulse.watch(self._send(message))
