@@ -20,7 +20,10 @@ from holdfast.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here"),
+    pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),  # with threads: the point here
+]
 
 
 def holds_in_a_child(check: Callable[[], bool]) -> bool:

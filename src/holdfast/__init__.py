@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from holdfast.streams.event import StreamEvent as StreamEvent
     from holdfast.streams.publisher import RunPublisher as RunPublisher
     from holdfast.streams.store import EventStore as EventStore
+    from holdfast.streams.sync_publisher import SyncRunPublisher as SyncRunPublisher
 
 __version__ = "0.1.0.dev0"
 
@@ -92,6 +93,7 @@ _HOMES = {
     "Settings": "settings",
     "StreamEvent": "streams.event",
     "SyncOAuthStateStore": "oauth.store",
+    "SyncRunPublisher": "streams.sync_publisher",
     "SyncSessionIndex": "sessions.index",
     "aclose": "runtime",
     "get_session": "sessions.session",
@@ -137,6 +139,7 @@ __all__ = [
     "Settings",
     "StreamEvent",
     "SyncOAuthStateStore",
+    "SyncRunPublisher",
     "SyncSessionIndex",
     "aclose",
     "get_session",

@@ -1,0 +1,547 @@
+"""Publishing from threads and forked workers: verbs, order, shared round trips, outages."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.streams.redis_stores import data_of, entries_of, opened_sync
+
+from holdfast.errors import EventTooLarge, InvalidEvent, JournalFull, RunEnded
+from holdfast.link import supervisor
+from holdfast.streams.memory import MemoryEventStore
+from holdfast.streams.publisher import RunPublisher
+from holdfast.streams.sync_publisher import SyncRunPublisher
+from holdfast.streams.turns import Turn
+from holdfast.testing import FaultProxy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from holdfast.streams.redis import RedisEventStore
+    from holdfast.streams.store import EventStore
+    from holdfast.testing import RedisServer
+
+RUN = "run"
+
+
+@pytest.fixture(params=["memory", "redis"])
+def store(
+    request: pytest.FixtureRequest, redis: RedisServer, key_prefix: str
+) -> Iterator[EventStore]:
+    if request.param == "memory":
+        yield MemoryEventStore()
+    else:
+        with opened_sync(redis.url, key_prefix) as made:
+            yield made
+
+
+@pytest.fixture
+def shared(redis: RedisServer, key_prefix: str) -> Iterator[RedisEventStore]:
+    """A store of Redis, as one process has it."""
+    with opened_sync(redis.url, key_prefix) as made:
+        yield made
+
+
+@pytest.fixture
+def proxy(redis: RedisServer) -> Iterator[FaultProxy]:
+    with FaultProxy("127.0.0.1", redis.port) as made:
+        yield made
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The link tries again at once after an outage, not after two seconds."""
+    monkeypatch.setattr(supervisor, "HOLD_DOWN", 0.05)
+    monkeypatch.setattr(supervisor, "PROBE_INTERVAL", 0.05)
+
+
+def url_of(proxy: FaultProxy) -> str:
+    return f"redis://127.0.0.1:{proxy.port}/0"
+
+
+def told(store: EventStore) -> list[tuple[str, Any]]:
+    events = asyncio.run(store.get_events(RUN, limit=100_000))
+    return [(event.type, event.data) for event in events]
+
+
+def data(store: EventStore) -> list[Any]:
+    return asyncio.run(data_of(store, RUN))
+
+
+def in_threads(*works: Callable[[], object]) -> None:
+    """Run *works* at once, each in a thread of its own; raise what one of them raised."""
+    start = threading.Barrier(len(works))
+
+    def run(work: Callable[[], object]) -> object:
+        start.wait(10)
+        return work()
+
+    with ThreadPoolExecutor(len(works)) as pool:
+        for future in [pool.submit(run, work) for work in works]:
+            future.result(60)
+
+
+def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    last = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < last, "it did not come about in time"
+        time.sleep(0.002)
+
+
+def many(run: SyncRunPublisher, name: int, count: int) -> Callable[[], None]:
+    def work() -> None:
+        for number in range(count):
+            run.emit("t", [name, number])
+
+    return work
+
+
+def each_in_order(found: list[Any], names: int, count: int) -> bool:
+    return len(found) == names * count and all(
+        [number for by, number in found if by == name] == list(range(count))
+        for name in range(names)
+    )
+
+
+class TestVerbs:
+    def test_they_write_what_those_of_tasks_do(self, store: EventStore) -> None:
+        run = SyncRunPublisher(RUN, owner="user:7", store=store)
+        first = run.emit("ping")
+        run.node_output("writer", {"text": "x"})
+        last = run.workflow_complete([1])
+        assert told(store) == [
+            ("ping", None),
+            ("node_output", {"node": "writer", "output": {"text": "x"}}),
+            ("workflow_complete", {"output": [1]}),
+        ]
+        events = asyncio.run(store.get_events(RUN))
+        assert (events[0], events[-1]) == (first, last)
+        assert asyncio.run(store.describe(RUN)).owner == "user:7"
+        assert repr(run) == "<SyncRunPublisher 'run' ended>"
+        with pytest.raises(RunEnded):
+            run.emit("late")
+        with pytest.raises(RunEnded):
+            SyncRunPublisher(RUN, store=store).emit("late")
+
+    def test_an_error_is_told_by_type_and_message_alone(self, store: EventStore) -> None:
+        SyncRunPublisher(RUN, store=store).workflow_error(KeyError("secret.py"))
+        ((_, error),) = told(store)
+        assert error == {"error": {"type": "KeyError", "message": "'secret.py'"}}
+
+    def test_a_refused_event_leaves_the_run_as_it_was(self, store: EventStore) -> None:
+        run = SyncRunPublisher(RUN, store=store)
+        run.emit("t", 1)
+        with pytest.raises(InvalidEvent):
+            run.emit("run_lost", 1)
+        with pytest.raises(EventTooLarge):
+            run.emit("t", "x" * 2_000_000)
+        run.emit("t", 2)
+        assert data(store) == [1, 2]
+
+    @pytest.mark.parametrize(("run_id", "owner"), [("", None), ("r", "alice")])
+    def test_a_wrong_run_or_owner_is_refused_at_once(self, run_id: str, owner: str | None) -> None:
+        with pytest.raises(InvalidEvent):
+            SyncRunPublisher(run_id, owner=owner, store=MemoryEventStore())
+
+    def test_without_a_store_it_publishes_to_the_default_one(self) -> None:
+        from holdfast import EventStore
+
+        event = SyncRunPublisher(RUN).emit("t", 1)
+        assert asyncio.run(EventStore.from_settings().get_events(RUN)) == [event]
+
+    def test_nothing_written_is_nothing_waited_for(self, store: EventStore) -> None:
+        assert store.append_sync(RUN, []) == []
+        assert asyncio.run(store.status(RUN)) == "absent"
+
+    def test_a_list_is_written_whole(self, store: EventStore) -> None:
+        entries = store.append_sync(RUN, [store.draft("t", number) for number in range(3)])
+        assert [entry.data for entry in entries] == [b"0", b"1", b"2"]
+        with pytest.raises(RunEnded):
+            store.append_sync(
+                RUN, [store.draft("workflow_complete", None), store.draft("t", "after")]
+            )
+
+    def test_where_an_event_loop_runs_it_is_refused(self, store: EventStore) -> None:
+        async def misuse() -> None:
+            with pytest.raises(RuntimeError, match="RunPublisher"):
+                SyncRunPublisher(RUN, store=store).emit("t")
+            with (
+                pytest.raises(RuntimeError, match="to_thread"),
+                SyncRunPublisher(RUN, store=store),
+            ):
+                raise AssertionError("the block must not be entered")
+            await asyncio.to_thread(SyncRunPublisher(RUN, store=store).emit, "t", 1)
+
+        asyncio.run(misuse())
+        assert data(store) == [1]
+
+
+class TestBlocks:
+    def test_one_that_ends_well_completes_its_run(self, store: EventStore) -> None:
+        with SyncRunPublisher(RUN, store=store) as run:
+            run.emit("t", 1)
+        assert told(store) == [("t", 1), ("workflow_complete", {"output": None})]
+
+    def test_one_whose_run_is_ended_adds_nothing(self, store: EventStore) -> None:
+        with SyncRunPublisher(RUN, store=store) as run:
+            run.workflow_complete("mine")
+        assert told(store) == [("workflow_complete", {"output": "mine"})]
+
+    def test_one_whose_run_another_ended_adds_nothing(self, store: EventStore) -> None:
+        with SyncRunPublisher(RUN, store=store):
+            SyncRunPublisher(RUN, store=store).workflow_complete("theirs")
+        assert told(store) == [("workflow_complete", {"output": "theirs"})]
+
+    def test_an_exception_ends_the_run_with_an_error_and_passes(self, store: EventStore) -> None:
+        with pytest.raises(ZeroDivisionError), SyncRunPublisher(RUN, store=store):
+            _ = 1 / 0
+        assert told(store)[-1][1]["error"]["type"] == "ZeroDivisionError"
+
+    def test_what_happened_in_it_is_what_its_caller_hears_of(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        tiny = MemoryEventStore(max_event_bytes=10)
+        with (
+            pytest.raises(ZeroDivisionError),
+            caplog.at_level(logging.ERROR, "holdfast.streams"),
+            SyncRunPublisher(RUN, store=tiny),
+        ):
+            _ = 1 / 0
+        assert "the run 'run' could not be ended" in caplog.text
+        with pytest.raises(EventTooLarge), SyncRunPublisher("other", store=tiny):
+            pass
+
+
+class TestManyThreads:
+    def test_one_publisher_keeps_the_order_of_each(self, store: EventStore) -> None:
+        run = SyncRunPublisher(RUN, store=store)
+        in_threads(*(many(run, name, 40) for name in range(20)))
+        assert each_in_order(data(store), 20, 40)
+
+    def test_threads_and_loops_feed_one_run(self, store: EventStore) -> None:
+        async def task(name: int) -> None:
+            run = RunPublisher(RUN, store=store)
+            for number in range(30):
+                await run.emit("t", [name, number])
+
+        async def tasks(names: range) -> None:
+            await asyncio.gather(*(task(name) for name in names))
+
+        in_threads(
+            *(many(SyncRunPublisher(RUN, store=store), name, 30) for name in range(8)),
+            lambda: asyncio.run(tasks(range(8, 14))),
+            lambda: asyncio.run(tasks(range(14, 20))),
+        )
+        assert each_in_order(data(store), 20, 30)
+
+    def test_a_run_is_numbered_once_over_all_of_them(self, shared: RedisEventStore) -> None:
+        in_threads(*(many(SyncRunPublisher(RUN, store=shared), name, 25) for name in range(8)))
+        entries = asyncio.run(entries_of(shared, RUN))
+        assert [entry.seq for entry in entries] == list(range(1, 201))
+        assert {entry.producer for entry in entries} == {shared.producer}
+
+    def test_they_share_round_trips(self, fresh_redis: RedisServer) -> None:
+        with opened_sync(fresh_redis.url, "") as store:
+            run = SyncRunPublisher(RUN, store=store)
+            in_threads(*(many(run, name, 20) for name in range(50)))
+            stats = fresh_redis.execute("INFO", "commandstats")
+            assert isinstance(stats, bytes)
+            (line,) = [each for each in stats.split() if each.startswith(b"cmdstat_evalsha:")]
+            calls = int(line.partition(b"calls=")[2].partition(b",")[0])
+            assert calls < 1000 / 3
+            assert each_in_order(data(store), 50, 20)
+
+    def test_of_many_that_end_a_run_one_does(self, store: EventStore) -> None:
+        came: Counter[str] = Counter()
+
+        def end() -> None:
+            try:
+                SyncRunPublisher(RUN, store=store).workflow_complete()
+                came["ended"] += 1
+            except RunEnded:
+                came["refused"] += 1
+
+        in_threads(*([end] * 10))
+        assert came == {"ended": 1, "refused": 9}
+        assert len(told(store)) == 1
+
+
+class TestAway:
+    def test_events_wait_and_are_written_in_order_without_any_loop(
+        self, proxy: FaultProxy, key_prefix: str, soon: None
+    ) -> None:
+        with opened_sync(url_of(proxy), key_prefix, redis_timeout=0.2) as store:
+            run = SyncRunPublisher(RUN, store=store)
+            first = run.emit("t", [0, 0])
+            proxy.refuse()
+            proxy.cut()
+            begun = time.monotonic()
+            waiting = [run.emit("t", [0, number]) for number in range(1, 20)]
+            assert time.monotonic() - begun < 1.0
+            assert waiting[0].id == f"{first.id}~{store.producer}.2"
+            in_threads(*(many(run, name, 10) for name in range(1, 9)))
+            assert store.journalled == 99
+            proxy.heal()
+            until(lambda: store.available and not store.journalled)
+            found = data(store)
+            assert [number for name, number in found if name == 0] == list(range(20))
+            for name in range(1, 9):
+                assert [number for by, number in found if by == name] == list(range(10))
+
+    def test_a_redis_that_was_never_there_is_written_to_once_it_is(
+        self, proxy: FaultProxy, key_prefix: str, soon: None
+    ) -> None:
+        proxy.refuse()
+        with opened_sync(url_of(proxy), key_prefix, redis_timeout=0.2) as store:
+            with SyncRunPublisher(RUN, store=store) as run:
+                event = run.emit("t", 1)
+            assert event.id == f"0-0~{store.producer}.1"
+            with pytest.raises(RunEnded):
+                SyncRunPublisher(RUN, store=store).emit("t", 2)
+            proxy.heal()
+            until(lambda: store.available and not store.journalled)
+            assert [kind for kind, _ in told(store)] == ["t", "workflow_complete"]
+
+    def test_a_lost_reply_doubles_nothing(
+        self, proxy: FaultProxy, key_prefix: str, soon: None
+    ) -> None:
+        with opened_sync(url_of(proxy), key_prefix, redis_timeout=0.2) as store:
+            run = SyncRunPublisher(RUN, store=store)
+            stop = threading.Event()
+
+            def cut() -> None:
+                while not stop.wait(0.02):
+                    proxy.cut()
+
+            cutter = threading.Thread(target=cut)
+            cutter.start()
+            try:
+                in_threads(*(many(run, name, 100) for name in range(8)))
+            finally:
+                stop.set()
+                cutter.join()
+            until(lambda: store.available and not store.journalled)
+            assert each_in_order(data(store), 8, 100)
+
+    def test_a_full_journal_refuses_and_keeps_what_it_took(
+        self, proxy: FaultProxy, key_prefix: str, soon: None
+    ) -> None:
+        values: dict[str, Any] = {"redis_timeout": 0.2, "stream_journal": 3}
+        with opened_sync(url_of(proxy), key_prefix, **values) as store:
+            run = SyncRunPublisher(RUN, store=store)
+            run.emit("t", 0)
+            proxy.refuse()
+            proxy.cut()
+            for number in range(1, 4):
+                run.emit("t", number)
+            with pytest.raises(JournalFull):
+                run.emit("t", "too much")
+            proxy.heal()
+            until(lambda: store.available and not store.journalled)
+            run.emit("t", 4)
+            assert data(store) == [0, 1, 2, 3, 4]
+
+    def test_without_a_journal_nothing_is_accepted_while_redis_is_known_to_be_away(
+        self, proxy: FaultProxy, key_prefix: str
+    ) -> None:
+        proxy.refuse()
+        values: dict[str, Any] = {"redis_timeout": 0.2, "stream_journal": 0}
+        with opened_sync(url_of(proxy), key_prefix, **values) as store:
+            for _ in range(2):
+                with pytest.raises(JournalFull):
+                    SyncRunPublisher(RUN, store=store).emit("t")
+            assert store.journalled == 0
+
+
+class Torn(BaseException):
+    """What a time limit raises in the middle of anything."""
+
+
+@contextlib.contextmanager
+def torn_after(seconds: float) -> Iterator[None]:
+    """Raise :class:`Torn` in the main thread, as a worker's time limit does."""
+
+    def tear(number: int, frame: object) -> None:
+        raise Torn
+
+    before = signal.signal(signal.SIGALRM, tear)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class TestTurns:
+    def test_a_sender_that_is_torn_away_holds_nobody_up(
+        self, proxy: FaultProxy, key_prefix: str
+    ) -> None:
+        with opened_sync(url_of(proxy), key_prefix, redis_timeout=5) as store:
+            run = SyncRunPublisher(RUN, store=store)
+            run.emit("t", 0)
+            proxy.delay(0.3)
+            with pytest.raises(Torn), torn_after(0.05):
+                run.emit("t", 1)
+            proxy.heal()
+            begun = time.monotonic()
+            run.emit("t", 2)
+            assert time.monotonic() - begun < 2.5  # nobody waited for the one that had gone
+            assert data(store) == [0, 1, 2]
+
+    def test_one_that_waits_and_is_torn_away_gives_up_its_turn(
+        self, proxy: FaultProxy, key_prefix: str
+    ) -> None:
+        with opened_sync(url_of(proxy), key_prefix, redis_timeout=5) as store:
+            run = SyncRunPublisher(RUN, store=store)
+            run.emit("t", 0)
+            proxy.delay(0.2)
+            sender = threading.Thread(target=run.emit, args=("t", 1))
+            sender.start()
+            until(lambda: store._outbox._lanes[RUN].sender is not None)
+            with pytest.raises(Torn), torn_after(0.05):
+                run.emit("t", 2)
+            third = threading.Thread(target=run.emit, args=("t", 3))
+            third.start()
+            proxy.heal()
+            sender.join(5)
+            third.join(3)
+            assert not third.is_alive()
+            assert data(store) == [0, 1, 2, 3]
+
+    def test_what_the_last_one_left_behind_is_sent_by_who_is_done(
+        self, proxy: FaultProxy, key_prefix: str
+    ) -> None:
+        with opened_sync(url_of(proxy), key_prefix, redis_timeout=5) as store:
+            run = SyncRunPublisher(RUN, store=store)
+            run.emit("t", 0)
+            proxy.delay(0.2)
+            sender = threading.Thread(target=run.emit, args=("t", 1))
+            sender.start()
+            until(lambda: store._outbox._lanes[RUN].sender is not None)
+            with pytest.raises(Torn), torn_after(0.05):
+                run.emit("t", 2)
+            sender.join(5)
+            assert data(store) == [0, 1, 2]
+
+    def test_a_thread_goes_on_where_a_loop_left_its_batch(
+        self, proxy: FaultProxy, key_prefix: str
+    ) -> None:
+        with opened_sync(url_of(proxy), key_prefix, redis_timeout=0.4) as store:
+
+            async def leave() -> None:
+                run = RunPublisher(RUN, store=store)
+                await run.emit("t", 0)
+                proxy.delay(0.2)
+                task = asyncio.ensure_future(run.emit("t", 1))
+                until_sent = asyncio.get_running_loop().time() + 0.05
+                while asyncio.get_running_loop().time() < until_sent:
+                    await asyncio.sleep(0.01)
+                task.cancel()
+
+            with contextlib.suppress(asyncio.CancelledError):
+                asyncio.run(leave())
+            proxy.heal()
+            SyncRunPublisher(RUN, store=store).emit("t", 2)
+            assert data(store) == [0, 1, 2]
+
+    def test_a_turn_given_before_anybody_waits_is_not_lost(self) -> None:
+        turn = Turn(1)
+        assert turn.give()
+        begun = time.monotonic()
+        turn.wait(5)
+        assert time.monotonic() - begun < 1
+        turn.asked = False
+        turn.callbacks()[0](RunEnded("over"))
+        turn.wait(5)
+        assert time.monotonic() - begun < 1
+        with pytest.raises(RunEnded):
+            turn.entries()
+
+    def test_one_that_has_gone_says_so(self) -> None:
+        turn = Turn(1)
+        turn.gone = True
+        assert not turn.give()
+
+
+FORKS = """
+    import os, sys, threading
+    from holdfast.link import Link
+    from holdfast.settings import Settings
+    from holdfast.streams.redis import RedisEventStore
+    from holdfast.streams.sync_publisher import SyncRunPublisher
+
+    settings = Settings(redis_url=sys.argv[1], key_prefix=sys.argv[2], redis_timeout=2)
+    link = Link(settings)
+    store = RedisEventStore(link, settings)
+    children = []
+    with SyncRunPublisher("run", store=store) as run:
+        def publish(name, count=20):
+            for number in range(count):
+                run.emit("t", [name, number])
+
+        busy = threading.Thread(target=publish, args=[0, 200])
+        busy.start()
+        names = {store.producer}
+        for name in (1, 2, 3):
+            children.append(os.fork())
+            if not children[-1]:
+                assert store.producer not in names
+                threads = [threading.Thread(target=publish, args=[name])]
+                threads[0].start()
+                threads[0].join()
+                break
+            publish(3 + name)
+        else:
+            busy.join()
+            for child in children:
+                assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # with threads: the point here
+class TestForks:
+    def test_parent_and_children_publish_and_the_block_ends_once(
+        self, redis: RedisServer, key_prefix: str, shared: RedisEventStore
+    ) -> None:
+        command = [sys.executable, "-c", textwrap.dedent(FORKS), redis.url, key_prefix]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        found = data(shared)
+        assert found.pop() == {"output": None}
+        counts = Counter(name for name, _ in found)
+        assert counts == {0: 200, **dict.fromkeys(range(1, 7), 20)}
+        for name, count in counts.items():
+            assert [number for by, number in found if by == name] == list(range(count))
+        entries = asyncio.run(entries_of(shared, RUN))
+        assert len({entry.producer for entry in entries}) == 4
+
+    def test_what_waits_is_the_parents_to_write(
+        self, proxy: FaultProxy, key_prefix: str, soon: None
+    ) -> None:
+        proxy.refuse()
+        with opened_sync(url_of(proxy), key_prefix, redis_timeout=0.2) as store:
+            run = SyncRunPublisher(RUN, store=store)
+            run.emit("t", "parent")
+            child = os.fork()
+            if child == 0:
+                # Whatever else is closed here is the parent's.
+                os._exit(0 if store.journalled == 0 else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            proxy.heal()
+            until(lambda: store.available and not store.journalled)
+            assert data(store) == ["parent"]
