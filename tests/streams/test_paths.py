@@ -21,6 +21,8 @@ def scope(raw: str | bytes, path: str | None = None, root: str = "") -> dict[str
         ("/runs/r/events", Target("history", "r")),
         ("/runs/r/events/stream", Target("stream", "r")),
         ("/runs/r/events/ws", Target("websocket", "r")),
+        ("/events/stream", Target("many_stream")),
+        ("/events/ws", Target("many_websocket")),
         ("/livez", Target("livez")),
         ("/readyz", Target("readyz")),
         ("/runs/r/events?x=/runs/s/events", Target("history", "r")),

@@ -20,7 +20,7 @@ from holdfast.streams.cursor import MAX_PRODUCERS, TAIL, Cursor, Position
 from holdfast.streams.event import MAX_PART, ZERO, EventId
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
 MAX_RUNS = 100
 """How many runs one connection carries, and one composite holds."""
@@ -68,7 +68,7 @@ class Composite:
         self._suffixed = {run for run, place in places.items() if _producers_of(place)}
 
     def __str__(self) -> str:
-        """The text; it may be longer than :data:`MAX_TEXT` while an outage lasts."""
+        """The text; while an outage lasts it may be too long, see :attr:`is_long`."""
         producers = self._producers()
         index = {name: at for at, name in enumerate(producers)}
         pieces = [_VERSION, _number(len(producers))]
@@ -86,6 +86,14 @@ class Composite:
     def is_start(self) -> bool:
         """Whether every run is read from its start."""
         return not (self._places or self._tail)
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the text is longer than :data:`MAX_TEXT`: only processes that it names do that.
+
+        Then the :meth:`heaviest` run has to begin anew, and be told so.
+        """
+        return bool(self._suffixed) and len(str(self)) > MAX_TEXT
 
     def place(self, run_id: str) -> Place | None:
         """Return where *run_id* stands, ``None`` where the composite does not know it."""
@@ -113,25 +121,31 @@ class Composite:
 
     def forget(self, run_id: str) -> None:
         """Let *run_id* begin at its start."""
-        run = _hash(run_id)
-        self._places.pop(run, None)
-        self._spelled.pop(run, None)
-        self._suffixed.discard(run)
+        self._forget([_hash(run_id)])
 
     def keep_room(self, open_runs: Collection[str]) -> None:
         """Forget the oldest places of runs that are read no more, so that all those open fit."""
         surplus = len(self._places) - MAX_RUNS
         if surplus > 0:
             kept = {_hash(run_id) for run_id in open_runs}
-            for run in [run for run in self._places if run not in kept][:surplus]:
-                del self._places[run], self._spelled[run]
-                self._suffixed.discard(run)
+            self._forget([run for run in self._places if run not in kept][:surplus])
+
+    def forget_others(self, open_runs: Collection[str]) -> None:
+        """Forget every run but these."""
+        kept = {_hash(run_id) for run_id in open_runs}
+        self._forget([run for run in self._places if run not in kept])
 
     def heaviest(self, run_ids: Collection[str]) -> str | None:
         """Return which of *run_ids* names the most producers, ``None`` where none names any."""
         weights = {each: len(_producers_of(self.place(each))) for each in run_ids}
         found = max(weights, key=weights.__getitem__, default=None)
         return found if found is not None and weights[found] else None
+
+    def _forget(self, runs: Iterable[bytes]) -> None:
+        for run in runs:
+            self._places.pop(run, None)
+            self._spelled.pop(run, None)
+            self._suffixed.discard(run)
 
     def _producers(self) -> list[str]:
         """All producers that are named, once: a process life publishes to many runs."""

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from holdfast.errors import CorruptData, InvalidEvent, RedisReplyError, RedisUnavailable
 from holdfast.health import liveness
-from holdfast.streams import assets, paths, problems, rest, sse
+from holdfast.streams import assets, many_sse, paths, problems, rest, sse
 from holdfast.streams.asking import position_of, wait_of
 from holdfast.streams.service import ask
 
@@ -40,7 +40,7 @@ class _HttpDoor:
         request = Request(scope, receive)
         try:
             target = paths.find(scope)
-            if target is None or target.operation == "websocket":
+            if target is None or target.operation in {"websocket", "many_websocket"}:
                 answer: Response | None = problems.NOT_FOUND.response()
             elif request.method not in {"GET", "HEAD"}:
                 answer = problems.METHOD_NOT_ALLOWED.response()
@@ -69,6 +69,8 @@ class _HttpDoor:
             return problems.UNAVAILABLE.response()
         if target.operation == "stream":
             return await self._stream(target.run_id, request, send)
+        if target.operation == "many_stream":
+            return await many_sse.serve(self._service, request, send)
         return await self._history(target.run_id, request)
 
     async def _history(self, run_id: str, request: Request) -> Response:

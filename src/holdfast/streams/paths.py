@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from starlette.types import Scope
 
 Operation = Literal[
-    "history", "stream", "websocket", "livez", "readyz", "holdfast.js", "holdfast.d.ts"
+    "history",
+    "stream",
+    "websocket",
+    "many_stream",
+    "many_websocket",
+    "livez",
+    "readyz",
+    "holdfast.js",
+    "holdfast.d.ts",
 ]
 
 _RUN_OPERATIONS: dict[tuple[bytes, ...], Operation] = {
@@ -26,6 +34,8 @@ _RUN_OPERATIONS: dict[tuple[bytes, ...], Operation] = {
     (b"events", b"ws"): "websocket",
 }
 _OPERATIONS: dict[tuple[bytes, ...], Operation] = {
+    (b"events", b"stream"): "many_stream",
+    (b"events", b"ws"): "many_websocket",
     (b"livez",): "livez",
     (b"readyz",): "readyz",
     (b"holdfast.js",): "holdfast.js",
