@@ -159,6 +159,70 @@ def test_delay_is_of_the_round_trip_and_ends_with_heal(
     assert connection.recv(100) == PONG
 
 
+def test_a_throttled_network_takes_its_time_and_delivers_whole(
+    proxy: FaultProxy, connect: Callable[[], socket.socket], redis: RedisServer, key_prefix: str
+) -> None:
+    redis.execute("SET", key_prefix, b"x" * 2000)
+    connection = connect()
+    connection.settimeout(5)
+    proxy.throttle(10_000)
+    begun = time.monotonic()
+    connection.sendall(b"GET %b\r\n" % key_prefix.encode())
+    received = b""
+    while len(received) < 2000 + len(b"$2000\r\n\r\n"):
+        received += connection.recv(1 << 16)
+    assert received == b"$2000\r\n%b\r\n" % (b"x" * 2000)
+    assert time.monotonic() - begun > 0.15
+    proxy.heal()
+    assert ping(connection) == PONG
+    with pytest.raises(ValueError, match="above 0"):
+        proxy.throttle(0)
+    redis.execute("DEL", key_prefix)
+
+
+def test_corrupt_alters_one_bit_of_a_reply(
+    proxy: FaultProxy, connect: Callable[[], socket.socket]
+) -> None:
+    connection = connect()
+    proxy.corrupt()
+    reply = ping(connection)
+    (index,) = [n for n, (a, b) in enumerate(zip(reply, PONG, strict=True)) if a != b]
+    assert (reply[index] ^ PONG[index]).bit_count() == 1
+    proxy.heal()
+    assert ping(connection) == PONG
+
+
+def test_a_server_that_says_no_more_still_listens(
+    proxy: FaultProxy, connect: Callable[[], socket.socket], redis: RedisServer, key_prefix: str
+) -> None:
+    connection = connect()
+    ping(connection)
+    proxy.half_close()
+    assert connection.recv(1) == b""
+    connection.sendall(b"SET %b 1\r\n" % key_prefix.encode())
+    deadline = time.monotonic() + 5
+    while redis.execute("GET", key_prefix) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    redis.execute("DEL", key_prefix)
+    assert ping(connect()) == PONG
+
+
+def test_a_server_told_that_its_clients_are_done_closes(
+    proxy: FaultProxy, connect: Callable[[], socket.socket]
+) -> None:
+    connection = connect()
+    ping(connection)
+    proxy.half_close("requests")
+    assert connection.recv(1) == b""
+    connection.close()
+    deadline = time.monotonic() + 5
+    while proxy.live:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert ping(connect()) == PONG
+
+
 def test_a_client_that_leaves_is_forgotten(
     proxy: FaultProxy, connect: Callable[[], socket.socket]
 ) -> None:

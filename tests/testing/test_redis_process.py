@@ -51,6 +51,25 @@ def test_append_only_server_keeps_its_data_over_a_kill() -> None:
         assert server.execute("GET", "a") == b"1"
 
 
+def test_full_or_demoted_server_reads_and_refuses_to_write(fresh_redis: RedisServer) -> None:
+    fresh_redis.execute("SET", "a", 1)
+    for refuse, word in ((fresh_redis.fill, "OOM"), (fresh_redis.demote, "READONLY")):
+        refuse()
+        with pytest.raises(RuntimeError, match=f"^{word}"):
+            fresh_redis.execute("SET", "a", 2)
+        assert fresh_redis.execute("GET", "a") == b"1"
+        fresh_redis.relent()
+        assert fresh_redis.execute("SET", "a", 1) == b"OK"
+
+
+def test_restarted_server_has_what_it_kept(fresh_redis: RedisServer) -> None:
+    fresh_redis.execute("SET", "a", 1)
+    pid = fresh_redis.pid
+    fresh_redis.restart()
+    assert fresh_redis.pid != pid
+    assert fresh_redis.execute("GET", "a") is None
+
+
 def test_frozen_server_accepts_and_does_not_answer_until_thawed(fresh_redis: RedisServer) -> None:
     fresh_redis.freeze()
     assert fresh_redis.running

@@ -1,7 +1,8 @@
 """A TCP proxy that breaks connections the way networks do, on command.
 
 It lives in a thread with an event loop of its own: a test may block its own loop, or have none, and
-the faults still happen when they should. Bytes are delivered, held or lost, never altered.
+the faults still happen when they should. Bytes are delivered, held or lost, and altered only by
+``corrupt``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import contextlib
 import socket
 import struct
 import threading
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+import weakref
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias
 
 from holdfast.testing.redis_process import reserve_port
 
@@ -25,6 +27,8 @@ _Held: TypeAlias = "asyncio.Queue[tuple[float, bytes]]"
 _CHUNK_BYTES = 65536
 # Chunks read ahead of a held or delayed peer; the kernel's buffers hold back what follows.
 _HELD_CHUNKS = 64
+# At a limited rate bytes go in pieces of this many seconds.
+_PIECE_SECONDS = 0.02
 # A socket closed with a linger time of zero sends RST in place of FIN (socket(7), SO_LINGER).
 _LINGER_ZERO = struct.pack("ii", 1, 0)
 
@@ -54,7 +58,9 @@ class FaultProxy:
         self._replies = _Gate()
         self._resetting = False
         self._listener: socket.socket | None = None
-        self._live: dict[asyncio.Task[None], socket.socket] = {}
+        self._live: dict[asyncio.Task[None], _Ends] = {}
+        # To which nothing is sent any more, because we have said so (FIN).
+        self._finished: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="fault-proxy", daemon=True)
 
@@ -66,6 +72,11 @@ class FaultProxy:
     def __repr__(self) -> str:
         host, port = self._target
         return f"<FaultProxy 127.0.0.1:{self.port} to {host}:{port}, {self.live} live>"
+
+    @property
+    def url(self) -> str:
+        """``redis://127.0.0.1:<port>/0``, for a Redis behind it."""
+        return f"redis://127.0.0.1:{self.port}/0"
 
     @property
     def live(self) -> int:
@@ -105,7 +116,34 @@ class FaultProxy:
 
     def delay(self, seconds: float) -> None:
         """Deliver each reply *seconds* late and in order; a round trip takes that much longer."""
-        self._do(self._delay(seconds))
+        self._do(self._set_replies(delay=seconds))
+
+    def throttle(self, bytes_per_second: float) -> None:
+        """Let no more than so many bytes pass in each direction of each connection.
+
+        Args:
+            bytes_per_second: above 0.
+
+        Raises:
+            ValueError: it is not.
+        """
+        if not bytes_per_second > 0:
+            raise ValueError("bytes_per_second is above 0; to let nothing pass, use blackhole()")
+        self._do(self._throttle(bytes_per_second))
+
+    def corrupt(self) -> None:
+        """Flip one bit in the middle of whatever piece of a reply is delivered from now on."""
+        self._do(self._set_replies(flip=True))
+
+    def half_close(self, direction: Direction = "replies") -> None:
+        """End one direction of all live connections with FIN, and go on delivering the other.
+
+        Args:
+            direction: ``"replies"`` is a server that says no more and still listens; ``"requests"``
+                tells the server that its clients are done. ``"both"`` does both. Default
+                ``"replies"``.
+        """
+        self._do(self._half_close(direction))
 
     def cut(self, *, reset: bool = False) -> None:
         """Close all live connections and lose what they hold; new ones work as before.
@@ -175,8 +213,20 @@ class FaultProxy:
         if direction != "requests":
             self._replies.set(shut=True)
 
-    async def _delay(self, seconds: float) -> None:
-        self._replies.set(shut=False, delay=seconds)
+    async def _set_replies(self, *, delay: float = 0.0, flip: bool = False) -> None:
+        self._replies.set(shut=False, delay=delay, flip=flip)
+
+    async def _throttle(self, rate: float) -> None:
+        self._requests.set(shut=False, rate=rate)
+        self._replies.set(shut=False, rate=rate)
+
+    async def _half_close(self, direction: Direction) -> None:
+        for client, server in list(self._live.values()):
+            ending = {"replies": [client], "requests": [server], "both": [client, server]}
+            for sink in ending[direction]:
+                self._finished.add(sink)
+                with contextlib.suppress(OSError):  # it is not connected yet, or no more
+                    sink.shutdown(socket.SHUT_WR)
 
     async def _heal(self) -> None:
         self._resetting = False
@@ -186,9 +236,9 @@ class FaultProxy:
 
     async def _cut(self, *, reset: bool) -> None:
         ending = dict(self._live)
-        for task, client in ending.items():
+        for task, ends in ending.items():
             if reset:
-                _send_reset_on_close(client)
+                _send_reset_on_close(ends.client)
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
 
@@ -219,12 +269,13 @@ class FaultProxy:
             _send_reset_on_close(client)
             client.close()
             return
-        task = self._loop.create_task(self._forward(client))
-        self._live[task] = client
+        ends = _Ends(client, socket.socket())
+        task = self._loop.create_task(self._forward(*ends))
+        self._live[task] = ends
         task.add_done_callback(self._live.pop)
 
-    async def _forward(self, client: socket.socket) -> None:
-        with client, socket.socket() as server:
+    async def _forward(self, client: socket.socket, server: socket.socket) -> None:
+        with client, server:
             server.setblocking(False)
             try:
                 await self._loop.sock_connect(server, self._target)
@@ -254,22 +305,36 @@ class FaultProxy:
         while chunk:
             received_at, chunk = await held.get()
             await gate.passage(received_at)
-            if chunk:
-                await self._loop.sock_sendall(sink, chunk)
-        sink.shutdown(socket.SHUT_WR)
+            for piece in gate.pieces(chunk):
+                if sink not in self._finished:
+                    await self._loop.sock_sendall(sink, piece)
+                await gate.pace(len(piece))
+        if sink not in self._finished:
+            sink.shutdown(socket.SHUT_WR)
+
+
+class _Ends(NamedTuple):
+    """The two sockets of one connection through the proxy."""
+
+    client: socket.socket
+    server: socket.socket
 
 
 class _Gate:
-    """What one direction does with its bytes: let them pass, hold them, or let them pass late."""
+    """What one direction does with its bytes: let them pass, hold, slow down or alter them."""
 
     def __init__(self) -> None:
         self.received = 0
         self._shut = False
         self._delay = 0.0
+        self._rate: float | None = None
+        self._flip = False
         self._changed = asyncio.Event()
 
-    def set(self, *, shut: bool, delay: float = 0.0) -> None:
-        self._shut, self._delay = shut, delay
+    def set(
+        self, *, shut: bool, delay: float = 0.0, rate: float | None = None, flip: bool = False
+    ) -> None:
+        self._shut, self._delay, self._rate, self._flip = shut, delay, rate, flip
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -279,6 +344,19 @@ class _Gate:
             wait = None if self._shut else received_at + self._delay - loop.time()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), wait)
+
+    def pieces(self, chunk: bytes) -> list[bytes]:
+        if not chunk:
+            return []
+        if self._flip:
+            middle = len(chunk) // 2
+            chunk = chunk[:middle] + bytes([chunk[middle] ^ 1]) + chunk[middle + 1 :]
+        size = len(chunk) if self._rate is None else max(int(self._rate * _PIECE_SECONDS), 1)
+        return [chunk[start : start + size] for start in range(0, len(chunk), size)]
+
+    async def pace(self, size: int) -> None:
+        if self._rate is not None:
+            await asyncio.sleep(size / self._rate)
 
 
 def _send_reset_on_close(connection: socket.socket) -> None:

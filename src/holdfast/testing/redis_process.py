@@ -133,6 +133,27 @@ class RedisServer:
         """Let it go on (SIGCONT)."""
         self._signal(signal.SIGCONT)
 
+    def restart(self) -> None:
+        """Kill it and start it again: what its persistence has kept is there, and no more."""
+        self.kill()
+        self.start()
+
+    def fill(self) -> None:
+        """Have it refuse writes for want of memory (``-OOM``), until :meth:`relent`."""
+        self.execute("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "1")
+
+    def demote(self) -> None:
+        """Have it refuse writes as a replica does (``-READONLY``), until :meth:`relent`.
+
+        Its master is nobody: it goes on serving what it has.
+        """
+        self.execute("REPLICAOF", "127.0.0.1", 1)
+
+    def relent(self) -> None:
+        """Take writes again, after :meth:`fill` and :meth:`demote`."""
+        self.execute("REPLICAOF", "NO", "ONE")
+        self.execute("CONFIG", "SET", "maxmemory", "0")
+
     def execute(self, *args: str | bytes | float) -> Reply:
         """Run one command on a connection of its own; return the bytes, int, list or None.
 
