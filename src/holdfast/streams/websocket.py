@@ -58,11 +58,11 @@ async def serve(
             listening(websocket.receive, subscription),
         ):
             code = await _Socket(hub, subscription, websocket, until).run(position, permit, wait)
-            await _close(websocket, code)
+            await close(websocket, code)
     except HoldfastError as error:
         log.warning("the WebSocket of the run %r breaks off: %s", run_id, error)
-        await _send(websocket, frames.control_websocket("error", run_id, code="CORRUPT_DATA"))
-        await _close(websocket, BROKEN)
+        await deliver(websocket, frames.control_websocket("error", run_id, code="CORRUPT_DATA"))
+        await close(websocket, BROKEN)
 
 
 class _Socket:
@@ -142,7 +142,7 @@ class _Socket:
         await self._send(text)
 
     async def _send(self, text: str) -> None:
-        if not await _send(self._websocket, text):
+        if not await deliver(self._websocket, text):
             self._subscription.leave()
 
 
@@ -155,7 +155,7 @@ def _encode(run_id: str, due: Due) -> str:
     )
 
 
-async def _send(websocket: WebSocket, text: str) -> bool:
+async def deliver(websocket: WebSocket, text: str) -> bool:
     """Send *text*; False where the client takes nothing."""
     # After the client left, servers differ: one raises an OSError, one an error of its own, two say
     # nothing.
@@ -170,7 +170,8 @@ async def _send(websocket: WebSocket, text: str) -> bool:
     return True
 
 
-async def _close(websocket: WebSocket, code: int) -> None:
+async def close(websocket: WebSocket, code: int) -> None:
+    """Close with *code* whatever is still open."""
     states = (websocket.application_state, websocket.client_state)
     if states == (WebSocketState.CONNECTED, WebSocketState.CONNECTED):
         with contextlib.suppress(WebSocketDisconnect, OSError, RuntimeError):
