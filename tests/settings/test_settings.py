@@ -419,6 +419,13 @@ def test_settings_cannot_be_changed() -> None:
         setattr(settings(), "session_max_age", 5)  # noqa: B010 - mypy knows that it is frozen
 
 
+def test_a_publish_token_that_can_be_guessed_is_told() -> None:
+    long, short = "x" * 16, "x" * 15
+    assert settings(stream_publish_token=f"{long},{long}2").warnings == ()
+    (told,) = settings(stream_publish_token=f"{long},{short}").warnings
+    assert told == "a publish token is short: use at least 16 random characters"
+
+
 def secretive() -> Settings:
     return settings(
         secret_key=f"{SECRET},{SECRET}-2",

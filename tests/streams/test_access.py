@@ -19,13 +19,13 @@ from holdfast.streams.access import (
     Action,
     Verdict,
     make_policy,
-    origin_allowed,
     session_access,
     stream_token,
     token_of,
     verify_token,
 )
 from holdfast.streams.memory import MemoryEventStore
+from holdfast.streams.origins import origin_allowed
 from holdfast.streams.publisher import RunPublisher
 
 if TYPE_CHECKING:

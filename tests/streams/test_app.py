@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
 KEY = "a-key-of-sixteen-characters-or-more"
-HISTORY, STREAM = "/runs/{}/events", "/runs/{}/events/stream"
+HISTORY, STREAM, STOP = "/runs/{}/events", "/runs/{}/events/stream", "/runs/{}/stop"
 DOORS = [HISTORY, STREAM + "?wait=0"]
 
 
@@ -200,11 +200,25 @@ def test_start_has_several_spellings(http: TestClient, start: str) -> None:
 # -- methods
 
 
-@pytest.mark.parametrize("door", [HISTORY, STREAM, "/livez", "/readyz"])
-def test_other_methods_are_told_which_are_allowed(http: TestClient, door: str) -> None:
-    for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+@pytest.mark.parametrize(
+    ("door", "allowed"),
+    [
+        (HISTORY, "GET, HEAD, POST, OPTIONS"),
+        (STREAM, "GET, HEAD, OPTIONS"),
+        (STOP, "POST, OPTIONS"),
+        ("/livez", "GET, HEAD, OPTIONS"),
+        ("/readyz", "GET, HEAD, OPTIONS"),
+        ("/holdfast.js", "GET, HEAD, OPTIONS"),
+    ],
+)
+def test_methods_are_told_to_who_asks_and_to_who_tries_another(
+    http: TestClient, door: str, allowed: str
+) -> None:
+    answer = http.options(door.format("open"))
+    assert (answer.status_code, answer.headers["allow"]) == (204, allowed)
+    for method in {"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"} - {*allowed.split(", ")}:
         answer = http.request(method, door.format("open"))
-        assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
+        assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
 
 
 @pytest.mark.parametrize(

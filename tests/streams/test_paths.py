@@ -18,19 +18,22 @@ def scope(raw: str | bytes, path: str | None = None, root: str = "") -> dict[str
 @pytest.mark.parametrize(
     ("path", "target"),
     [
-        ("/runs/r/events", Target("history", "r")),
+        ("/runs/r/events", Target("events", "r")),
         ("/runs/r/events/stream", Target("stream", "r")),
         ("/runs/r/events/ws", Target("websocket", "r")),
         ("/events/stream", Target("many_stream")),
         ("/events/ws", Target("many_websocket")),
+        ("/runs/r/stop", Target("stop", "r")),
+        ("/runs/stop/stop", Target("stop", "stop")),
+        ("/runs/r/stop/", None),
         ("/livez", Target("livez")),
         ("/readyz", Target("readyz")),
-        ("/runs/r/events?x=/runs/s/events", Target("history", "r")),
-        ("/runs/A/events", Target("history", "A")),
-        ("/runs/a%2Fb/events", Target("history", "a/b")),
-        ("/runs/a%252Fb/events", Target("history", "a%2Fb")),
-        ("/runs/%E2%98%83/events", Target("history", "☃")),
-        ("/runs/☃/events", Target("history", "☃")),
+        ("/runs/r/events?x=/runs/s/events", Target("events", "r")),
+        ("/runs/A/events", Target("events", "A")),
+        ("/runs/a%2Fb/events", Target("events", "a/b")),
+        ("/runs/a%252Fb/events", Target("events", "a%2Fb")),
+        ("/runs/%E2%98%83/events", Target("events", "☃")),
+        ("/runs/☃/events", Target("events", "☃")),
         ("/runs/events/events/stream", Target("stream", "events")),
         ("/runs/a/b/events", None),
         ("/runs/r/events/", None),
@@ -67,11 +70,12 @@ def test_run_that_cannot_exist_is_refused(run: str | bytes) -> None:
 def test_mount_is_left_out_whether_or_not_the_server_keeps_it_in_the_path(
     root: str, path: str, raw: str
 ) -> None:
-    assert find(scope(raw, path, root)) == Target("history", "a/b")
+    assert find(scope(raw, path, root)) == Target("events", "a/b")
 
 
 def test_without_a_raw_path_only_an_unambiguous_run_is_found() -> None:
-    assert find({"path": "/runs/a%b/events"}) == Target("history", "a%b")
-    with pytest.raises(InvalidEvent, match="raw path"):
-        find({"path": "/runs/a/b/events", "raw_path": None})
+    assert find({"path": "/runs/a%b/events"}) == Target("events", "a%b")
+    for path in ("/runs/a/b/events", "/runs/a/b/stop"):
+        with pytest.raises(InvalidEvent, match="raw path"):
+            find({"path": path, "raw_path": None})
     assert find({"path": "/runs/a/b/other"}) is None

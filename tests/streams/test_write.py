@@ -231,4 +231,4 @@ class TestRedis:
 def _fields(redis: RedisServer, store: RedisEventStore) -> list[bytes]:
     names = redis.execute("HKEYS", store.keys(RUN).meta)
     assert isinstance(names, list)
-    return names
+    return [name for name in names if isinstance(name, bytes)]

@@ -71,6 +71,8 @@ class Settings(Table):
     def _doubts(self) -> Iterator[str]:
         if has_short_key(self):
             yield f"the secret key is short: use at least {MIN_KEY_LENGTH} random characters"
+        if any(len(token) < MIN_KEY_LENGTH for token in self.stream_publish_token):
+            yield f"a publish token is short: use at least {MIN_KEY_LENGTH} random characters"
         for name in sorted(PLANNED & self._sources.keys()):
             if getattr(self, name) != Table.model_fields[name].default:
                 yield f"{self.source(name)} has no effect in this version of holdfast"

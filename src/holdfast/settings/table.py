@@ -57,7 +57,6 @@ PLANNED = frozenset(
         "stream_enabled",
         "stream_lease",
         "stream_mount",
-        "stream_publish_token",
         "stream_rollout",
         "app",
     }
@@ -315,7 +314,7 @@ class Table(BaseSettings):
         (),
         description="Bearer tokens that open publishing over HTTP, never reading or stopping. Not "
         "set: off.",
-        examples=["token-1,token-2"],
+        examples=["the-newer-random-token,the-older-random-token"],
     )
     stream_max_subscribers: PositiveCount = Field(
         10000,

@@ -1,4 +1,4 @@
-"""Who may read a run: capability tokens, and the policies of ``HOLDFAST_STREAM_ACCESS``.
+"""Who may read, stop or publish a run: tokens, and the policies of ``HOLDFAST_STREAM_ACCESS``.
 
 A policy answers before anything is known of the run, and alike for a run that exists and one that
 does not. No token is ever logged or shown.
@@ -12,11 +12,11 @@ import json
 import math
 import time
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from hashlib import sha256
+from hmac import compare_digest
 from typing import TYPE_CHECKING, Any, Literal, Protocol
-from urllib.parse import urlsplit
 
 from itsdangerous import BadData, URLSafeSerializer
 from itsdangerous.encoding import base64_decode
@@ -24,6 +24,7 @@ from starlette.requests import HTTPConnection
 
 from holdfast.errors import ConfigurationError, RedisUnavailable
 from holdfast.streams.event import check_run_id
+from holdfast.streams.origins import site_of
 
 if TYPE_CHECKING:
     from holdfast.settings import Settings
@@ -54,13 +55,16 @@ class Verdict:
     Attributes:
         status: 200 allowed, 401 nobody has said who is asking, 403 this one may not.
         until: when the permission ends, in seconds since 1970; ``None`` for no end.
+        forged: the token given is none that was ever good: such attempts are counted.
     """
 
     status: Literal[200, 401, 403]
     until: float | None = None
+    forged: bool = field(default=False, compare=False)
 
 
 ALLOWED, UNKNOWN, FORBIDDEN = Verdict(200), Verdict(401), Verdict(403)
+FORGED = Verdict(401, forged=True)
 Policy = Callable[[HTTPConnection, str, Action], Awaitable[Verdict]]
 
 
@@ -128,12 +132,12 @@ def verify_token(
         401 where it proves nothing (or no longer), 403 where it grants something else.
     """
     if len(token) > MAX_TOKEN or not token.isascii():
-        return UNKNOWN
+        return FORGED
     try:
         claims = _serializer(keys).loads(token)
         granted, until = str(claims["r"]), float(claims["x"])
     except (BadData, KeyError, TypeError, ValueError):
-        return UNKNOWN
+        return FORGED
     if now >= until or ("s" in claims and claims["s"] != session()):
         return UNKNOWN
     covers = run_id.startswith(granted) if claims.get("p") else run_id == granted
@@ -143,9 +147,17 @@ def verify_token(
 def make_policy(settings: Settings, store: EventStore) -> Policy:
     """Return the policy that ``HOLDFAST_STREAM_ACCESS`` names.
 
+    Beside it the tokens of ``HOLDFAST_STREAM_PUBLISH_TOKEN`` open publishing, and nothing else.
+
     Raises:
         ConfigurationError: the callable cannot be imported, or tokens cannot be signed.
     """
+    policy = _named_policy(settings, store)
+    tokens = [token.get_secret_value() for token in settings.stream_publish_token]
+    return _with_publish_tokens(policy, tokens) if tokens else policy
+
+
+def _named_policy(settings: Settings, store: EventStore) -> Policy:
     match settings.stream_access:
         case "open":
             return _open_policy(settings)
@@ -154,7 +166,7 @@ def make_policy(settings: Settings, store: EventStore) -> Policy:
         case "token":
             return _token_policy(settings)
         case path:
-            return _callable_policy(path)
+            return _callable_policy(path, settings.stream_allowed_origins)
 
 
 async def session_access(
@@ -184,41 +196,6 @@ async def session_access(
     return owner is not None and owner in {session.owner, f"session:{session.id_hash}"}
 
 
-def origin_allowed(origin: str | None, host: str, allowed: Collection[str]) -> bool:
-    """Whether a page of *origin* may open a WebSocket here.
-
-    CORS does not apply to WebSockets and cookies are sent, so the server must look (RFC 6455
-    section 10.2). No ``Origin`` is no browser; ``null`` is a sandboxed or local page and never the
-    same origin. A ``Host`` without a port means the default port of the origin's scheme: behind a
-    proxy that ends TLS the server's own scheme says nothing.
-    """
-    if origin is None or "*" in allowed:
-        return True
-    asked = _origin(origin)
-    if asked is None:
-        return False
-    if any(asked == _origin(each) for each in allowed):
-        return True
-    return asked == _origin(f"{asked[0]}://{host}")
-
-
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-
-
-@lru_cache(1024)
-def _origin(text: str) -> tuple[str, str, int] | None:
-    """Return scheme, host and port of an origin (RFC 6454 section 4), ``None`` if it is none."""
-    try:
-        parts = urlsplit(text)
-        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
-    except ValueError:
-        return None
-    extra = parts.path or parts.query or parts.fragment or "@" in parts.netloc
-    if port is None or not parts.hostname or extra:
-        return None
-    return parts.scheme, parts.hostname, port
-
-
 def token_of(connection: HTTPConnection) -> str | None:
     """Return the token that the request carries: the header beats the query."""
     return bearer_of(connection) or connection.query_params.get("token")
@@ -244,6 +221,28 @@ def says_otherwise(token: str, run_id: str) -> bool:
     except (BadData, ValueError, RecursionError, TypeError, KeyError, AttributeError):
         return False
     return not (run_id.startswith(str(granted)) if prefix else run_id == granted)
+
+
+def _with_publish_tokens(policy: Policy, tokens: Collection[str]) -> Policy:
+    """Let whoever has one of *tokens* publish.
+
+    They are good for every run and for long, so an address is no place for them (RFC 6750 section
+    2.3): only the header is looked at.
+    """
+    known = [sha256(token.encode()).digest() for token in tokens]
+
+    async def authorize(connection: HTTPConnection, run_id: str, action: Action) -> Verdict:
+        if action == "publish" and _is_one_of(bearer_of(connection) or "", known):
+            return ALLOWED
+        return await policy(connection, run_id, action)
+
+    return authorize
+
+
+def _is_one_of(token: str, known: Collection[bytes]) -> bool:
+    """Compare with all of them, in a time that tells neither which one nor how much was right."""
+    given = sha256(token.encode("latin-1", "replace")).digest()
+    return sum(compare_digest(given, each) for each in known) > 0
 
 
 def _token_policy(settings: Settings) -> Policy:
@@ -296,7 +295,9 @@ def _open_policy(settings: Settings) -> Policy:
     async def authorize(connection: HTTPConnection, run_id: str, action: Action) -> Verdict:
         if action == "read":
             return ALLOWED
-        return await by_token(connection, run_id, action) if by_token else UNKNOWN
+        if by_token is None:
+            return UNKNOWN if token_of(connection) is None else FORGED
+        return await by_token(connection, run_id, action)
 
     return authorize
 
@@ -305,7 +306,13 @@ def _session_policy(settings: Settings, store: EventStore) -> Policy:
     by_token = _token_policy(settings)
 
     async def authorize(connection: HTTPConnection, run_id: str, action: Action) -> Verdict:
-        if token_of(connection) is not None or action != "read":
+        # Browsers send the cookie for any page that asks: stopping takes the word of the browser
+        # that the page is ours, and publishing is never a cookie's to allow (CWE-352).
+        by_session = action == "read" or (
+            action == "stop"
+            and site_of(connection.headers, settings.stream_allowed_origins) == "ours"
+        )
+        if token_of(connection) is not None or not by_session:
             return await by_token(connection, run_id, action)
         allowed = await session_access(connection, run_id, action, store=store)
         return ALLOWED if allowed else FORBIDDEN
@@ -313,10 +320,13 @@ def _session_policy(settings: Settings, store: EventStore) -> Policy:
     return authorize
 
 
-def _callable_policy(path: str) -> Policy:
+def _callable_policy(path: str, origins: Collection[str]) -> Policy:
     function = _imported(path)
 
     async def authorize(connection: HTTPConnection, run_id: str, action: Action) -> Verdict:
+        # The callable may look at a cookie, which comes along whatever page has asked (CWE-352).
+        if action != "read" and site_of(connection.headers, origins) == "foreign":
+            return FORBIDDEN
         answer = function(connection, run_id, action)
         if inspect.isawaitable(answer):
             answer = await answer

@@ -35,6 +35,7 @@ class Grants:
     """
 
     def __init__(self, connection: HTTPConnection, ask: Ask) -> None:
+        self.connection = connection
         self._scope = connection.scope
         self._ask = ask
         tokens = dict.fromkeys(connection.query_params.getlist("token"))
@@ -66,6 +67,8 @@ class Grants:
                 return verdict
             if verdict.status == 403:
                 found = FORBIDDEN
+            elif verdict.forged and found == UNKNOWN:
+                found = verdict
         if unknown is not None:
             raise unknown
         return found

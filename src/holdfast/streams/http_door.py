@@ -9,18 +9,19 @@ import logging
 from typing import TYPE_CHECKING
 
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from holdfast.errors import CorruptData, InvalidEvent, RedisReplyError, RedisUnavailable
 from holdfast.health import liveness
-from holdfast.streams import assets, many_sse, paths, problems, rest, sse
-from holdfast.streams.asking import position_of, wait_of
+from holdfast.streams import assets, many_sse, paths, problems, publishing, rest, sse
+from holdfast.streams.asking import form_of, position_of, wait_of
 from holdfast.streams.service import ask
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from holdfast.streams.asking import Form
     from holdfast.streams.service import Service
 
 log = logging.getLogger("holdfast.streams")
@@ -42,11 +43,12 @@ class _HttpDoor:
             target = paths.find(scope)
             if target is None or target.operation in {"websocket", "many_websocket"}:
                 answer: Response | None = problems.NOT_FOUND.response()
-            elif request.method not in {"GET", "HEAD"}:
-                answer = problems.METHOD_NOT_ALLOWED.response()
-                answer.headers["allow"] = "GET, HEAD"
+            elif request.method not in target.methods or request.method == "OPTIONS":
+                answer = _methods(target, request)
             else:
                 answer = await self._operate(target, request, send)
+        except ClientDisconnect:
+            return
         except InvalidEvent as error:
             answer = problems.INVALID_RUN_ID.response(str(error))
         except RedisUnavailable:
@@ -67,16 +69,45 @@ class _HttpDoor:
             return assets.serve(target.operation, request)
         if not await self._service.may_serve():
             return problems.UNAVAILABLE.response()
-        if target.operation == "stream":
-            return await self._stream(target.run_id, request, send)
+        if target.operation == "stop":
+            return await self._stop(target.run_id, request)
+        if request.method == "POST":
+            return await self._publish(target.run_id, request)
         if target.operation == "many_stream":
             return await many_sse.serve(self._service, request, send)
-        return await self._history(target.run_id, request)
+        return await self._read(target, request, send)
+
+    async def _read(self, target: paths.Target, request: Request, send: Send) -> Response | None:
+        """Answer either address of a run's events in the form that is asked for."""
+        accept = ",".join(request.headers.getlist("accept"))
+        usual: Form = "text/event-stream" if target.operation == "stream" else "application/json"
+        if form_of(accept, usual) == "application/json":
+            answer: Response | None = await self._history(target.run_id, request)
+        else:
+            answer = await self._stream(target.run_id, request, send)
+        if answer is not None:
+            answer.headers["vary"] = "Accept"
+        return answer
+
+    async def _publish(self, run_id: str, request: Request) -> Response:
+        verdict = await self._service.policy(request, run_id, "publish")
+        if verdict.status != 200:
+            return self._service.denied(verdict, request).response()
+        return await publishing.publish(self._service.store, run_id, request)
+
+    async def _stop(self, run_id: str, request: Request) -> Response:
+        verdict = await self._service.policy(request, run_id, "stop")
+        if verdict.status != 200:
+            return self._service.denied(verdict, request).response()
+        answer = await self._service.store.request_stop(run_id)
+        if answer != "requested":
+            return (problems.RUN_ENDED if answer == "ended" else problems.RUN_EXPIRED).response()
+        return Response(status_code=202, headers=problems.PRIVATE_HEADERS)
 
     async def _history(self, run_id: str, request: Request) -> Response:
         verdict = await self._service.policy(request, run_id, "read")
         if verdict.status != 200:
-            return self._service.denied(verdict).response()
+            return self._service.denied(verdict, request).response()
         query = rest.parse(request.query_params)
         if isinstance(query, problems.Problem):
             return query.response()
@@ -86,7 +117,7 @@ class _HttpDoor:
         permit = self._service.permit(request, run_id, "read")
         verdict = await ask(permit)
         if verdict is not None and verdict.status != 200:
-            return self._service.denied(verdict).response()
+            return self._service.denied(verdict, request).response()
         position = position_of(request)
         if position is None:
             return problems.INVALID_ID.response()
@@ -114,7 +145,7 @@ class _HttpDoor:
 
 
 def _with_cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
-    """Let pages of *origins* read; ``*`` never with credentials (Fetch standard, CORS protocol)."""
+    """Let pages of *origins* in; ``*`` never with credentials (Fetch standard, CORS protocol)."""
     if not origins:
         return app
     return CORSMiddleware(
@@ -125,6 +156,16 @@ def _with_cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
         allow_credentials="*" not in origins,
         expose_headers=["Retry-After"],
     )
+
+
+def _methods(target: paths.Target, request: Request) -> Response:
+    """Say which methods the address takes: to who asks, and to who has tried another."""
+    if request.method == "OPTIONS":
+        answer = Response(status_code=204, headers=problems.PRIVATE_HEADERS)
+    else:
+        answer = problems.METHOD_NOT_ALLOWED.response()
+    answer.headers["allow"] = ", ".join(target.methods)
+    return answer
 
 
 def _health(status: int, body: dict[str, str | None]) -> Response:

@@ -109,7 +109,7 @@ async def granted(service: Service, request: Asked) -> Granted | problems.Proble
         # A hundred signatures take some milliseconds, in which others want to be served.
         await asyncio.sleep(0)
     if last is not None:
-        problem = service.denied(last)
+        problem = service.denied(last, request.grants.connection)
         if not entrances:
             return problem
     return Granted(entrances, refused)

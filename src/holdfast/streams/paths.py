@@ -1,4 +1,6 @@
-"""Which operation a request names. Pure: a scope's path in, an operation and a run id out.
+"""Which operation a request names, and how it may be asked for.
+
+Pure: a scope's path in, an operation and a run id out.
 
 Run ids are taken from the raw path and decoded once: a decoded path cannot tell ``a%2Fb`` from
 ``a/b``.
@@ -17,9 +19,10 @@ if TYPE_CHECKING:
     from starlette.types import Scope
 
 Operation = Literal[
-    "history",
+    "events",
     "stream",
     "websocket",
+    "stop",
     "many_stream",
     "many_websocket",
     "livez",
@@ -29,9 +32,10 @@ Operation = Literal[
 ]
 
 _RUN_OPERATIONS: dict[tuple[bytes, ...], Operation] = {
-    (b"events",): "history",
+    (b"events",): "events",
     (b"events", b"stream"): "stream",
     (b"events", b"ws"): "websocket",
+    (b"stop",): "stop",
 }
 _OPERATIONS: dict[tuple[bytes, ...], Operation] = {
     (b"events", b"stream"): "many_stream",
@@ -41,6 +45,11 @@ _OPERATIONS: dict[tuple[bytes, ...], Operation] = {
     (b"holdfast.js",): "holdfast.js",
     (b"holdfast.d.ts",): "holdfast.d.ts",
 }
+_READING = ("GET", "HEAD", "OPTIONS")
+_METHODS: dict[Operation, tuple[str, ...]] = {
+    "events": ("GET", "HEAD", "POST", "OPTIONS"),
+    "stop": ("POST", "OPTIONS"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,11 @@ class Target:
 
     operation: Operation
     run_id: str = ""
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The HTTP methods that the address takes."""
+        return _METHODS.get(self.operation, _READING)
 
 
 def find(scope: Scope) -> Target | None:
@@ -64,7 +78,7 @@ def find(scope: Scope) -> Target | None:
     operation = _RUN_OPERATIONS.get(tuple(segments[2:]))
     if operation is not None:
         return Target(operation, decode_run_id(segments[1]))
-    if not scope.get("raw_path") and segments[-1] in {b"events", b"stream", b"ws"}:
+    if not scope.get("raw_path") and segments[-1] in {b"events", b"stream", b"ws", b"stop"}:
         raise InvalidEvent("without a raw path, a run id with '/' looks like a longer path")
     return None
 

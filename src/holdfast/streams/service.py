@@ -6,6 +6,7 @@ No address and no answer is known here; a door asks, and says it in its protocol
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from holdfast.errors import RedisUnavailable
@@ -13,6 +14,7 @@ from holdfast.health import readiness
 from holdfast.startup import Requirement
 from holdfast.streams import problems, shutdown
 from holdfast.streams.access import make_policy
+from holdfast.streams.attempts import Attempts
 from holdfast.streams.select import close_hubs, default_store, hub_of, stop_hubs
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class Service:
         self.policy = make_policy(self.settings, self.store)
         self._required = Requirement(self.runtime)
         self._closed = False
+        self._attempts = Attempts()
         self.runtime.on_close(lambda: close_hubs(self.store))
 
     def hub(self) -> Hub:
@@ -75,8 +78,14 @@ class Service:
         """Return what asks whether *connection* may do *action*, now and again later."""
         return lambda: self.policy(connection, run_id, action)
 
-    def denied(self, verdict: Verdict) -> problems.Problem:
+    def denied(self, verdict: Verdict, connection: HTTPConnection) -> problems.Problem:
         """Return what to answer; what to change is for whoever reads the log."""
+        if verdict.forged:
+            client = connection.client
+            seconds = self._attempts.failed(client.host if client else None)
+            if seconds:
+                # Not logged: whoever tries tokens must not fill the disk either.
+                return replace(problems.TOO_MANY_ATTEMPTS, retry_after=seconds)
         access = self.settings.stream_access
         log.info(
             "a request was refused (%d): HOLDFAST_STREAM_ACCESS is %r%s",

@@ -37,6 +37,7 @@ HEADERS = {
     "cache-control": "no-store, no-transform",
     "x-accel-buffering": "no",
     "referrer-policy": "no-referrer",
+    "vary": "Accept",
 }
 
 _ANSWERS = {Opening.ABSENT: problems.RUN_NOT_FOUND, Opening.EXPIRED: problems.RUN_EXPIRED}

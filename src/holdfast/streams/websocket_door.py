@@ -9,8 +9,8 @@ from starlette.websockets import WebSocket
 
 from holdfast.errors import InvalidEvent
 from holdfast.streams import paths, problems, websocket
-from holdfast.streams.access import origin_allowed
 from holdfast.streams.asking import position_of, wait_of
+from holdfast.streams.origins import origin_allowed
 from holdfast.streams.service import ask
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class WebSocketDoor:
             return problems.FORBIDDEN
         verdict = await ask(permit)
         if verdict is not None and verdict.status != 200:
-            return self._service.denied(verdict)
+            return self._service.denied(verdict, socket)
         return verdict
 
 
