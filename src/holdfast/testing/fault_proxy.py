@@ -272,7 +272,12 @@ class FaultProxy:
         ends = _Ends(client, socket.socket())
         task = self._loop.create_task(self._forward(*ends))
         self._live[task] = ends
-        task.add_done_callback(self._live.pop)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        # One that was cut before it began has closed neither.
+        for end in self._live.pop(task):
+            end.close()
 
     async def _forward(self, client: socket.socket, server: socket.socket) -> None:
         with client, server:
