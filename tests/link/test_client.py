@@ -105,6 +105,34 @@ async def test_a_password_a_user_and_a_database(make_link: MakeLink) -> None:
         await both_ways(make_link(f"redis://app:secret@127.0.0.1:{server.port}"))
 
 
+@pytest.mark.slow  # two hold-downs
+async def test_a_password_in_a_file_can_be_changed_without_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "redis-url"
+    monkeypatch.setenv("HOLDFAST_REDIS_URL_FILE", str(path))
+    with redis_server() as server:
+
+        def is_now(password: str) -> str:
+            server.execute("ACL", "SETUSER", "app", "reset", "on", f">{password}", "~*", "+@all")
+            return f"redis://app:{password}@127.0.0.1:{server.port}\n"
+
+        path.write_text(is_now("first"))
+        link = Link(Settings(redis_timeout=2).override(key_prefix="p:"))
+        try:
+            await both_ways(link)
+            path.write_text(is_now("second"))
+            server.execute("CLIENT", "KILL", "TYPE", "normal")
+            await until_both_ways(link)
+            # Between the two steps of whoever changes it there may be no file for a moment.
+            path.unlink()
+            server.execute("CLIENT", "KILL", "TYPE", "normal")
+            await until_both_ways(link)
+            assert "the password that was read last is tried" in caplog.text
+        finally:
+            await link.aclose()
+
+
 async def test_a_unix_socket(make_link: MakeLink, tmp_path: Path) -> None:
     path = tmp_path / "redis.sock"
     with redis_server("--unixsocket", str(path)):

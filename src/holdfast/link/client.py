@@ -6,6 +6,7 @@ Then the conversation is ours (`lane`, `sync`, `pubsub`): nothing here sends a c
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
@@ -14,6 +15,7 @@ from redis import asyncio as aioredis
 from redis import connection as sync_driver
 from redis.asyncio import sentinel as async_sentinel
 from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 from redis.sentinel import Sentinel
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from holdfast.settings import RedisTarget, Settings
+
+log = logging.getLogger("holdfast.link")
 
 _ASYNC = {
     "redis": aioredis.Connection,
@@ -87,6 +91,10 @@ def target(settings: Settings) -> Target:
             f"HOLDFAST_REDIS_URL: {place.scheme} is not yet supported in this version"
         )
     options = _options(place)
+    if settings.redis_url_in_file and place.password:
+        options["credential_provider"] = _Renewed(
+            settings, options.pop("username"), options.pop("password")
+        )
     sentinel_options = {
         name.removeprefix("sentinel_"): options.pop(name)
         for name in ("sentinel_username", "sentinel_password")
@@ -99,6 +107,22 @@ def target(settings: Settings) -> Target:
         return Target(place.scheme, options, place.hosts, service, sentinel_options)
     host, port = place.hosts[0]
     return Target(place.scheme, {"host": host, "port": port, **options})
+
+
+class _Renewed(CredentialProvider):
+    """Asked by the driver at each connect: a password in a file may have been changed."""
+
+    def __init__(self, settings: Settings, user: str | None, password: str | None) -> None:
+        self._settings = settings
+        self._last = user, password
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        try:
+            self._last = self._settings.redis_credentials()
+        except ValueError as error:
+            log.warning("%s; the password that was read last is tried", error)
+        user, password = self._last
+        return (user, password or "") if user else (password or "",)
 
 
 def _options(place: RedisTarget) -> dict[str, Any]:

@@ -46,6 +46,7 @@ class Environment(PydanticBaseSettingsSource):
     Attributes:
         sources: by field, the variable or file its value came from.
         problems: by field, a line for what could not be read.
+        files: by field, the ``_FILE`` variable it came by, and the path in it.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Environment(PydanticBaseSettingsSource):
         self._origins = _origins if environ is None else {}
         self.sources: dict[str, str] = {}
         self.problems: dict[str, str] = {}
+        self.files: dict[str, tuple[str, str]] = {}
 
     def __call__(self) -> dict[str, Any]:
         """Every field that the environment sets, as text, or as a tuple of texts for a list."""
@@ -70,16 +72,18 @@ class Environment(PydanticBaseSettingsSource):
         """The value of one field, ``None`` where nothing sets it."""
         for variable in variable_names(field_name):
             try:
-                text, source = self._read(variable)
+                text, source, path = self._read(variable)
             except ValueError as error:
                 self.problems[field_name] = str(error)
                 break
             if text:
                 self.sources[field_name] = source
+                if path:
+                    self.files[field_name] = (variable, path)
                 return _split(field, text), field_name, False
         return None, field_name, False
 
-    def _read(self, variable: str) -> tuple[str, str]:
+    def _read(self, variable: str) -> tuple[str, str, str]:
         text = self._environ.get(variable, "").strip()
         path = self._environ.get(f"{variable}_FILE", "").strip()
         if text and path:
@@ -89,8 +93,8 @@ class Environment(PydanticBaseSettingsSource):
         place += [origin] if origin else []
         source = f" ({', '.join(place)})" if place else ""
         if path:
-            return _file_text(variable, path), f"{variable}_FILE{source}"
-        return text, f"{variable}{source}"
+            return file_text(variable, path), f"{variable}_FILE{source}", path
+        return text, f"{variable}{source}", ""
 
     def unknown(self) -> Iterator[str]:
         """A line for each name that looks like ours and is none, with the nearest that is."""
@@ -104,7 +108,12 @@ class Environment(PydanticBaseSettingsSource):
                 yield f"{name} is no variable of holdfast and is ignored{hint}"
 
 
-def _file_text(variable: str, path: str) -> str:
+def file_text(variable: str, path: str) -> str:
+    """Return what the file at *path* says, which ``variable_FILE`` names.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
     try:
         # A byte-order mark is what some editors put before a pasted secret.
         return Path(path).read_text(encoding="utf-8-sig").strip()

@@ -10,7 +10,7 @@ from pydantic import PrivateAttr, ValidationError
 
 from holdfast.errors import ConfigurationError
 from holdfast.forks import ForkSafeLock
-from holdfast.settings.environment import Environment, workers_announced
+from holdfast.settings.environment import Environment, file_text, workers_announced
 from holdfast.settings.redis_url import RedisTarget, parse
 from holdfast.settings.rules import clashes, has_short_key
 from holdfast.settings.table import MAKE_A_KEY, MIN_KEY_LENGTH, PLANNED, SECRETS, Table
@@ -37,6 +37,7 @@ class Settings(Table):
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
     _warnings: tuple[str, ...] = PrivateAttr(default=())
+    _redis_file: tuple[str, str] | None = PrivateAttr(default=None)
 
     def __init__(self, *, environ: Mapping[str, str] | None = None, **arguments: Any) -> None:
         environment = Environment(type(self), environ)
@@ -47,6 +48,8 @@ class Settings(Table):
         if lines:
             raise ConfigurationError(told(lines))
         self._sources = {name: sources[name] for name in given}
+        if sources.get("redis_url") != "argument":
+            self._redis_file = environment.files.get("redis_url")
         self._warnings = (*environment.unknown(), *self._doubts())
         for line in self._warnings:
             _warn_once(line)
@@ -123,6 +126,25 @@ class Settings(Table):
         return parse(self.redis_url.get_secret_value()) if self.redis_url else None
 
     @property
+    def redis_url_in_file(self) -> bool:
+        """Whether the Redis URL comes from a file, which may be given another password."""
+        return self._redis_file is not None
+
+    def redis_credentials(self) -> tuple[str | None, str | None]:
+        """User and password of the Redis URL, as they are now.
+
+        A URL that came from a file is read again, so that a password can be changed without a
+        restart.
+
+        Raises:
+            ValueError: the file cannot be read now, or holds no URL.
+        """
+        target = self.redis_target
+        if self._redis_file is not None:
+            target = parse(file_text(*self._redis_file))
+        return (target.username, target.password) if target else (None, None)
+
+    @property
     def redis_url_masked(self) -> str | None:
         """The Redis URL for people: no password, no options."""
         target = self.redis_target
@@ -178,7 +200,10 @@ class Settings(Table):
             ConfigurationError: as the constructor.
         """
         kept = {name: getattr(self, name) for name in self._sources if name not in arguments}
-        return _rebuilt(kept, self._sources, arguments)
+        settings = _rebuilt(kept, self._sources, arguments)
+        if "redis_url" in kept:
+            settings._redis_file = self._redis_file  # noqa: SLF001 - our own
+        return settings
 
     @classmethod
     def table(cls) -> list[Variable]:
