@@ -150,7 +150,15 @@ class RunNotYours(StreamError):
 
 
 class RunStopped(StreamError):
-    """The run was asked to stop."""
+    """The run was asked to stop.
+
+    Args:
+        run_id: the run.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"the run {run_id!r} has been asked to stop")
+        self.run_id = run_id
 
 
 class StreamRefused(StreamError):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.streams.redis_stores import data_of, entries_of, opened_sync
 
-from holdfast.errors import EventTooLarge, InvalidEvent, JournalFull, RunEnded
+from holdfast.errors import EventTooLarge, InvalidEvent, JournalFull, RunEnded, RunStopped
 from holdfast.link import supervisor
 from holdfast.streams.memory import MemoryEventStore
 from holdfast.streams.publisher import RunPublisher
@@ -223,6 +223,162 @@ class TestBlocks:
         assert "the run 'run' could not be ended" in caplog.text
         with pytest.raises(EventTooLarge), SyncRunPublisher("other", store=tiny):
             pass
+
+
+def stop(store: EventStore, run_id: str = RUN) -> None:
+    assert asyncio.run(store.request_stop(run_id)) == "requested"
+
+
+class TestStop:
+    @pytest.fixture
+    def elsewhere(
+        self, store: EventStore, redis: RedisServer, key_prefix: str
+    ) -> Iterator[EventStore]:
+        """The store as another process has it, where there can be one."""
+        if isinstance(store, MemoryEventStore):
+            yield store
+        else:
+            with opened_sync(redis.url, key_prefix) as made:
+                yield made
+
+    def test_the_next_event_is_refused_and_the_block_left_quietly(
+        self, store: EventStore, elsewhere: EventStore
+    ) -> None:
+        with SyncRunPublisher(RUN, store=store) as run:
+            assert not run.stop_requested
+            run.emit("t", 1)
+            stop(elsewhere)
+            until(lambda: run.stop_requested)
+            run.emit("t", 2)
+            raise AssertionError("the event must be refused")
+        assert told(elsewhere) == [("t", 1), ("run_stopped", {})]
+        with pytest.raises(RunEnded):
+            run.emit("t", 3)
+
+    def test_a_stop_before_the_run_begins_is_for_this_run(
+        self, store: EventStore, elsewhere: EventStore
+    ) -> None:
+        stop(elsewhere)
+        with SyncRunPublisher(RUN, store=store) as run:
+            run.emit("t", 1)
+        assert told(elsewhere) == [("run_stopped", {})]
+
+    def test_work_that_ends_by_itself_ends_a_stopped_run(
+        self, store: EventStore, elsewhere: EventStore
+    ) -> None:
+        with SyncRunPublisher(RUN, store=store) as run:
+            stop(elsewhere)
+            assert run.wait_stop(5)
+        assert told(elsewhere) == [("run_stopped", {})]
+
+    def test_an_error_of_the_work_is_told_and_passes_all_the_same(
+        self, store: EventStore, elsewhere: EventStore
+    ) -> None:
+        def work(run: SyncRunPublisher) -> None:
+            stop(elsewhere)
+            assert run.wait_stop(5)
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError), SyncRunPublisher(RUN, store=store) as publisher:
+            work(publisher)
+        assert [kind for kind, _ in told(elsewhere)] == ["workflow_error"]
+
+    def test_without_a_block_the_answer_to_an_event_tells_it_and_nobody_ends_the_run(
+        self, store: EventStore, elsewhere: EventStore
+    ) -> None:
+        run = SyncRunPublisher(RUN, store=store)
+        run.emit("t", 1)
+        stop(elsewhere)
+        run.emit("t", 2)
+        with pytest.raises(RunStopped, match="'run' has been asked to stop") as caught:
+            run.emit("t", 3)
+        assert caught.value.run_id == RUN
+        run.end("run_stopped")
+        assert told(elsewhere) == [("t", 1), ("t", 2), ("run_stopped", {})]
+
+    def test_a_thread_can_wait_for_it(self, store: EventStore, elsewhere: EventStore) -> None:
+        run = SyncRunPublisher(RUN, store=store)
+        run.emit("t", 1)
+        assert not run.wait_stop(0.01)
+        waiter = threading.Thread(target=run.wait_stop)
+        waiter.start()
+        stop(elsewhere)
+        waiter.join(5)
+        assert not waiter.is_alive()
+        assert run.stop_requested
+
+    def test_the_stop_of_another_run_is_no_concern_of_the_block(self, store: EventStore) -> None:
+        stop(store, "other")
+        other = SyncRunPublisher("other", store=store)
+        other.emit("t", 1)
+        with pytest.raises(RunStopped), SyncRunPublisher(RUN, store=store):
+            other.emit("t", 2)
+        assert [kind for kind, _ in told(store)] == ["workflow_error"]
+
+    def test_a_run_that_is_over_is_begun_by_nobody(self, store: EventStore) -> None:
+        SyncRunPublisher(RUN, store=store).workflow_complete()
+        with pytest.raises(RunEnded), SyncRunPublisher(RUN, store=store) as run:
+            run.emit("t", 1)
+        assert len(told(store)) == 1
+
+
+class TestLease:
+    def lease(self, redis: RedisServer, store: RedisEventStore) -> tuple[bytes, int]:
+        """Who holds the run, and until when."""
+        found = redis.execute("HGET", store.keys(RUN).meta, "lease")
+        assert isinstance(found, bytes)
+        holder, _, until_ms = found.partition(b" ")
+        return holder, int(until_ms)
+
+    def test_a_block_holds_it_and_renews_it(self, redis: RedisServer, key_prefix: str) -> None:
+        with (
+            opened_sync(redis.url, key_prefix, stream_lease=0.3) as store,
+            SyncRunPublisher(RUN, store=store),
+        ):
+            holder, first = self.lease(redis, store)
+            until(lambda: self.lease(redis, store)[1] > first + 300)
+            assert self.lease(redis, store)[0] == holder
+
+    def test_a_publisher_without_a_block_holds_none(
+        self, redis: RedisServer, shared: RedisEventStore
+    ) -> None:
+        run = SyncRunPublisher(RUN, store=shared)
+        run.emit("t", 1)
+        run.wait_stop(0.05)
+        assert redis.execute("HGET", shared.keys(RUN).meta, "lease") is None
+
+    def test_a_block_entered_while_redis_is_away_takes_it_when_redis_is_back(
+        self, redis: RedisServer, proxy: FaultProxy, key_prefix: str, soon: None
+    ) -> None:
+        proxy.refuse()
+        with (
+            opened_sync(url_of(proxy), key_prefix, redis_timeout=0.2) as store,
+            SyncRunPublisher(RUN, store=store) as run,
+        ):
+            run.emit("t", 1)
+            proxy.heal()
+            until(lambda: redis.execute("HGET", store.keys(RUN).meta, "lease"))
+            assert not run.stop_requested
+
+    @pytest.mark.slow
+    def test_the_run_of_a_worker_that_was_killed_is_lost(
+        self, redis: RedisServer, key_prefix: str
+    ) -> None:
+        program = """
+            import os, signal, sys
+            from holdfast.settings import Settings
+            from holdfast.streams.sync_publisher import SyncRunPublisher
+            settings = Settings(redis_url=sys.argv[1], key_prefix=sys.argv[2], stream_lease=1)
+            with SyncRunPublisher("run", settings=settings) as run:
+                run.emit("t", 1)
+                os.kill(os.getpid(), signal.SIGKILL)
+        """
+        with opened_sync(redis.url, key_prefix, stream_lease=1) as store:
+            command = [sys.executable, "-c", textwrap.dedent(program), redis.url, key_prefix]
+            done = subprocess.run(command, check=False, timeout=60)
+            assert done.returncode == -signal.SIGKILL
+            until(lambda: asyncio.run(store.status(RUN)) == "ended")
+            assert [kind for kind, _ in told(store)] == ["t", "run_lost"]
 
 
 class TestManyThreads:

@@ -1,18 +1,20 @@
 """Publishing the events of a run from threads, and from workers that know no event loop.
 
-The same verbs as ``publisher.py`` in plain calls. Order, batching, retries and the journal are the
-store's; here is only what one publisher remembers.
+The same verbs as ``publisher.py`` in plain calls. Order, batching, retries, the journal and the
+lease are the store's; here is only what one publisher remembers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from typing import TYPE_CHECKING, Any, Self
+import threading
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from holdfast.errors import HoldfastError, RunEnded
+from holdfast.errors import HoldfastError, RedisUnavailable, RunEnded, RunStopped
+from holdfast.forks import watch_forks
 from holdfast.streams.event import TERMINAL_TYPES, StreamEvent, check_owner, check_run_id
+from holdfast.streams.hold import Hold
 from holdfast.streams.publisher import error_data
 from holdfast.streams.store import EventStore, to_event
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from holdfast.settings import Settings
+    from holdfast.streams.store import Draft
 
 log = logging.getLogger("holdfast.streams")
 
@@ -38,9 +41,14 @@ class SyncRunPublisher:
         store: where to publish. Default: the process's own store.
         settings: the configuration of that default. Default: the environment.
 
-    As a context manager it ends its run: a normal exit leaves ``workflow_complete`` (unless the run
-    was ended already), an exception ``workflow_error``; a child forked inside the block ends
-    nothing. Without ``with`` it ends nothing either, so that several workers may feed one run.
+    As a context manager it begins its run and ends it: a normal exit leaves ``workflow_complete``
+    (unless the run was ended already), an exception ``workflow_error``. It holds the run's lease:
+    where this process dies, the run ends with ``run_lost`` after ``HOLDFAST_STREAM_LEASE`` seconds.
+    Without ``with`` it ends nothing and holds no lease, so that several workers may feed one run;
+    nor does a child forked inside the block.
+
+    Asked to stop, the next event of the run is refused with :class:`~holdfast.errors.RunStopped`.
+    A ``with`` block that this leaves is left quietly, and the run ends with ``run_stopped``.
 
     Raises:
         InvalidEvent: the run id or the owner cannot exist.
@@ -58,16 +66,56 @@ class SyncRunPublisher:
         self.run_id = check_run_id(run_id)
         self.owner = check_owner(owner)
         self._store = store or EventStore.from_settings(settings)
-        self._life: str | None = None
         self._ended = False
-        self._entered_in: int | None = None
+        self._inside = False
+        self._attended = False
+        self._stop = threading.Event()
+        self._hold = Hold(run_id, self._told, lease=False)
+        watch_forks(self)
 
     def __repr__(self) -> str:
         return f"<SyncRunPublisher {self.run_id!r}{' ended' if self._ended else ''}>"
 
+    def forked(self) -> None:
+        """In a forked child: the block and the lease are the parent's; publish on without them."""
+        life, stopping = self._hold.life, self._hold.stopping
+        self._inside = self._attended = False
+        self._stop = threading.Event()
+        self._hold = Hold(self.run_id, self._told, lease=False)
+        self._hold.learn(life, stopping=stopping)
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether the run has been asked to stop.
+
+        Inside ``with``, and once somebody waits in :meth:`wait_stop`, it is known at once; else
+        with the answer to each event.
+        """
+        return self._hold.stopping
+
+    def wait_stop(self, timeout: float | None = None) -> bool:
+        """Wait until the run is asked to stop, at most *timeout* seconds; whether it has been."""
+        _refuse_a_loop()
+        self._attend()
+        return self._stop.wait(timeout)
+
     def __enter__(self) -> Self:
         _refuse_a_loop()
-        self._entered_in = os.getpid()
+        hold = self._hold = Hold(self.run_id, self._told)
+        self._attended = False
+        # It hears of a stop from here on, also where Redis is away and takes no claim.
+        self._attend()
+        try:
+            claim = self._store.claim_sync(hold, owner=self.owner)
+        except RedisUnavailable:
+            pass  # the store takes the lease when Redis is back
+        except BaseException:
+            self._leave()
+            raise
+        else:
+            if claim.status != "mine":
+                self._leave()
+        self._inside = True
         return self
 
     def __exit__(
@@ -75,21 +123,46 @@ class SyncRunPublisher:
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: TracebackType | None,
-    ) -> None:
-        if self._ended or self._entered_in != os.getpid():
-            return
+    ) -> bool:
+        stopped = isinstance(exc, RunStopped) and exc.run_id == self.run_id
+        if not self._inside:
+            return stopped  # forked inside the block, which is not ours to end
         try:
-            if exc is None:
-                self.workflow_complete()
-            else:
-                self.workflow_error(exc)
+            self._end_with(None if stopped else exc)
         except RunEnded:
             pass  # by another publisher of the run
         except HoldfastError:
             # What happened in the block is what its caller must hear of.
-            if exc is None:
+            if exc is None or stopped:
                 raise
             log.exception("the run %r could not be ended", self.run_id)
+        finally:
+            self._inside = False
+            self._leave()
+        return stopped
+
+    def _end_with(self, error: BaseException | None) -> None:
+        if self._ended:
+            return
+        if error is not None:
+            self.workflow_error(error)
+        elif self._hold.stopping:
+            self.end("run_stopped")
+        else:
+            self.workflow_complete()
+
+    def _told(self) -> None:
+        """The run has been asked to stop. Any thread."""
+        self._stop.set()
+
+    def _attend(self) -> None:
+        if not (self._attended or self._ended):
+            self._attended = True
+            self._store.attend(self._hold)
+
+    def _leave(self) -> None:
+        self._attended = False
+        self._store.leave(self._hold)
 
     def emit(self, type: str, data: Any = None) -> StreamEvent:  # noqa: A002 - the wire's name
         """Publish one event and return it with its id; it blocks the calling thread.
@@ -107,19 +180,33 @@ class SyncRunPublisher:
         Raises:
             InvalidEvent, EventTooLarge: refused before any I/O.
             RunEnded: the run has its terminal event.
+            RunStopped: the run has been asked to stop; only an event that ends it is taken still.
             JournalFull: Redis is away, and so much waits already that this event was not accepted.
             RuntimeError: an event loop runs in this thread.
         """
+        return self._publish(self._store.draft(type, data), data)
+
+    def end(self, type: Literal["run_stopped", "run_lost"]) -> StreamEvent:  # noqa: A002
+        """End the run with one of the types that only holdfast writes; the data is ``{}``.
+
+        Raises:
+            RunEnded, JournalFull: as :meth:`emit` does.
+        """
+        return self._publish(self._store.draft(type, {}, ours=True), {})
+
+    def _publish(self, draft: Draft, data: Any) -> StreamEvent:
         _refuse_a_loop()
-        draft = self._store.draft(type, data)
+        hold, terminal = self._hold, draft.type in TERMINAL_TYPES
         if self._ended:
             raise RunEnded(
                 f"the run {self.run_id!r} has ended; nothing can follow its terminal event"
             )
-        (entry,) = self._store.append_sync(self.run_id, [draft], owner=self.owner, life=self._life)
+        if hold.stopping and not terminal:
+            raise RunStopped(self.run_id)
+        (entry,) = self._store.append_sync(self.run_id, [draft], owner=self.owner, life=hold.life)
         # Another life than before is the store's word that it had lost the run, and begun it anew.
-        self._life = entry.life or self._life
-        if type in TERMINAL_TYPES:
+        hold.learn(entry.life, stopping=entry.stopping)
+        if terminal:
             self._ended = True
         return to_event(self.run_id, entry, data)
 
