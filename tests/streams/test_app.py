@@ -250,7 +250,7 @@ def test_head_opens_no_stream(http: TestClient, store: MemoryEventStore) -> None
 
 
 def test_there_is_nothing_elsewhere(http: TestClient) -> None:
-    for path in ("/", "/runs", "/runs/r", "/runs/r/events/", "/runs/r/events/ws", "/events/stream"):
+    for path in ("/", "/runs", "/runs/r", "/runs/r/events/", "/runs/r/events/ws"):
         answer = http.get(path)
         assert (answer.status_code, answer.json()["code"]) == (404, "NOT_FOUND")
 

@@ -41,7 +41,7 @@ def site_of(headers: Headers, allowed: Collection[str]) -> Site:
     asked = None if origin is None else _origin(origin)
     if asked is not None and _is_named(asked, allowed):
         return "ours"
-    if fetched is not None:
+    if fetched not in {None, "none"}:
         return "ours" if fetched == "same-origin" else "foreign"
     if origin is None:
         return "unknown"

@@ -102,9 +102,9 @@ async def serve(
 def answer(opening: Opening) -> Response:
     """Return what is said in place of a stream; 204 is what stops ``EventSource`` for good."""
     problem = _ANSWERS.get(opening)
-    if problem is not None:
-        return problem.response()
-    return Response(status_code=204, headers=problems.PRIVATE_HEADERS)
+    found = problem.response() if problem else Response(None, 204, problems.PRIVATE_HEADERS)
+    found.headers["vary"] = HEADERS["vary"]
+    return found
 
 
 async def head(store: EventStore, run_id: str, position: Position, *, decided: bool) -> Response:
