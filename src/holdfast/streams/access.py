@@ -272,6 +272,21 @@ def _live_session(connection: HTTPConnection) -> str | None:
     return None if session.is_new else str(session.id_hash)
 
 
+def owner_names(connection: HTTPConnection) -> tuple[str, ...]:
+    """Return what the session around *connection* owns runs as, for new ones the first; or nothing.
+
+    Raises:
+        RedisUnavailable: the session cannot be seen now.
+    """
+    session = _session_of(connection)
+    if session is None:
+        return ()
+    # The middleware ends with its session what has looked at it.
+    session.mark_accessed()
+    owner: str | None = session.owner
+    return () if owner is None else (owner, f"session:{session.id_hash}")
+
+
 def _session_of(connection: HTTPConnection) -> Any:
     """Return holdfast's session around *connection*, ``None`` where there is none of that kind.
 

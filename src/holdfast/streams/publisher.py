@@ -1,22 +1,27 @@
 """Publishing the events of a run.
 
-A publisher remembers which life of the run it belongs to and whether it ended it. Order, batching,
-retries and the journal are the store's.
+A publisher remembers which life of the run it belongs to, whether it ended it and whether it was
+asked to stop. Order, batching, retries, the journal and the lease are the store's.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from holdfast.errors import HoldfastError, RunEnded
+from holdfast.errors import HoldfastError, RedisUnavailable, RunEnded
 from holdfast.streams.event import TERMINAL_TYPES, StreamEvent, check_owner, check_run_id
+from holdfast.streams.hold import Hold
+from holdfast.streams.stop import StopBell, StopScope
 from holdfast.streams.store import EventStore, to_event
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from holdfast.settings import Settings
+    from holdfast.streams.hold import Claim
+    from holdfast.streams.store import Draft
 
 
 log = logging.getLogger("holdfast.streams")
@@ -34,9 +39,12 @@ class RunPublisher:
         store: where to publish. Default: the process's own store.
         settings: the configuration of that default. Default: the environment.
 
-    As an asynchronous context manager it ends its run: a normal exit leaves ``workflow_complete``
-    (unless the run was ended already), an exception ``workflow_error``. Without ``async with`` it
-    ends nothing, so that several workers may feed one run.
+    As an asynchronous context manager it begins its run and ends it: a normal exit leaves
+    ``workflow_complete`` (unless the run was ended already), an exception ``workflow_error``. Asked
+    to stop, the block is left quietly at what it waits for, and the run ends with ``run_stopped``.
+    It holds the run's lease: where this process dies, the run ends with ``run_lost`` after
+    ``HOLDFAST_STREAM_LEASE`` seconds. Without ``async with`` it ends nothing and holds no lease, so
+    that several workers may feed one run.
 
     Raises:
         InvalidEvent: the run id or the owner cannot exist.
@@ -54,13 +62,64 @@ class RunPublisher:
         self.run_id = check_run_id(run_id)
         self.owner = check_owner(owner)
         self._store = store or EventStore.from_settings(settings)
-        self._life: str | None = None
+        self._hold = Hold(run_id, self._told, lease=False)
+        self._attended = False
+        self._claimed = False
         self._ended = False
+        self._bell = StopBell()
+        self._scope: StopScope | None = None
 
     def __repr__(self) -> str:
         return f"<RunPublisher {self.run_id!r}{' ended' if self._ended else ''}>"
 
+    @property
+    def stop_requested(self) -> bool:
+        """Whether the run has been asked to stop.
+
+        Inside ``async with``, and once somebody waits in :meth:`wait_stop`, it is known at once;
+        else with the answer to each event.
+        """
+        return self._hold.stopping
+
+    async def wait_stop(self) -> None:
+        """Wait until the run is asked to stop; at once where it has been."""
+        self._attend()
+        await self._bell.wait(lambda: self._hold.stopping)
+
+    async def _claim(self, *, start: bool = False) -> Claim:
+        """Take the run and its lease.
+
+        Args:
+            start: only if the run has not begun.
+
+        Raises:
+            RedisUnavailable: nobody can say now whose the run is.
+        """
+        if not self._hold.name:
+            life = self._hold.life
+            self._hold = Hold(self.run_id, self._told)
+            self._hold.learn(life, stopping=False)
+            self._attended = False
+        # It hears of a stop from here on, also where Redis is away and takes no claim.
+        self._attend()
+        claim = await self._store.claim(self._hold, owner=self.owner, start=start)
+        self._claimed = claim.status == "mine"
+        if not self._claimed:
+            self._leave()
+        return claim
+
     async def __aenter__(self) -> Self:
+        if not self._claimed:
+            try:
+                await self._claim()
+            except RedisUnavailable:
+                pass  # the store takes the lease when Redis is back
+            except BaseException:
+                self._leave()
+                raise
+        self._scope = StopScope()
+        if self._hold.stopping:
+            self._scope.stop()
         return self
 
     async def __aexit__(
@@ -68,21 +127,48 @@ class RunPublisher:
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: TracebackType | None,
-    ) -> None:
-        if self._ended:
-            return
+    ) -> bool:
+        scope, self._scope = self._scope, None
+        stopped = scope is not None and scope.leave(exc)
         try:
-            if exc is None:
-                await self.workflow_complete()
-            else:
-                await self.workflow_error(exc)
+            await self._end_with(None if stopped else exc)
         except RunEnded:
             pass  # by another publisher of the run
         except HoldfastError:
             # What happened in the block is what its caller must hear of.
-            if exc is None:
+            if exc is None or stopped:
                 raise
             log.exception("the run %r could not be ended", self.run_id)
+        finally:
+            self._leave()
+        return stopped
+
+    async def _end_with(self, error: BaseException | None) -> None:
+        if self._ended:
+            return
+        cancelled = isinstance(error, asyncio.CancelledError)
+        if self._hold.stopping and (error is None or cancelled):
+            await self._end("run_stopped")
+        elif error is None:
+            await self.workflow_complete()
+        else:
+            await self.workflow_error(error)
+
+    def _told(self) -> None:
+        """The run has been asked to stop. Any thread."""
+        self._bell.ring()
+        scope = self._scope
+        if scope is not None:
+            scope.stop()
+
+    def _attend(self) -> None:
+        if not (self._attended or self._ended):
+            self._attended = True
+            self._store.attend(self._hold)
+
+    def _leave(self) -> None:
+        self._attended = self._claimed = False
+        self._store.leave(self._hold)
 
     async def emit(self, type: str, data: Any = None) -> StreamEvent:  # noqa: A002 - the wire's name
         """Publish one event and return it with its id.
@@ -102,15 +188,22 @@ class RunPublisher:
             RunEnded: the run has its terminal event.
             JournalFull: Redis is away, and so much waits already that this event was not accepted.
         """
-        draft = self._store.draft(type, data)
+        return await self._publish(self._store.draft(type, data), data)
+
+    async def _end(self, kind: Literal["run_stopped", "run_lost"]) -> StreamEvent:
+        """End the run with one of the types that only holdfast writes; the data is ``{}``."""
+        return await self._publish(self._store.draft(kind, {}, ours=True), {})
+
+    async def _publish(self, draft: Draft, data: Any) -> StreamEvent:
         if self._ended:
             raise RunEnded(
                 f"the run {self.run_id!r} has ended; nothing can follow its terminal event"
             )
-        (entry,) = await self._store.append(self.run_id, [draft], owner=self.owner, life=self._life)
+        hold = self._hold
+        (entry,) = await self._store.append(self.run_id, [draft], owner=self.owner, life=hold.life)
         # Another life than before is the store's word that it had lost the run, and begun it anew.
-        self._life = entry.life or self._life
-        if type in TERMINAL_TYPES:
+        hold.learn(entry.life, stopping=entry.stopping)
+        if draft.type in TERMINAL_TYPES:
             self._ended = True
         return to_event(self.run_id, entry, data)
 
