@@ -52,6 +52,9 @@ if TYPE_CHECKING:
     from holdfast.streams.app import EventStreamApp as EventStreamApp
     from holdfast.streams.event import StreamEvent as StreamEvent
     from holdfast.streams.publisher import RunPublisher as RunPublisher
+    from holdfast.streams.response import RunResponse as RunResponse
+    from holdfast.streams.runs import start_run as start_run
+    from holdfast.streams.stop import request_stop as request_stop
     from holdfast.streams.store import EventStore as EventStore
     from holdfast.streams.sync_publisher import SyncRunPublisher as SyncRunPublisher
 
@@ -74,6 +77,7 @@ _HOMES = {
     "RunEnded": "errors",
     "RunExpired": "errors",
     "RunPublisher": "streams.publisher",
+    "RunResponse": "streams.response",
     "RunStopped": "errors",
     "Session": "sessions.session",
     "SessionCreated": "sessions.events",
@@ -100,7 +104,9 @@ _HOMES = {
     "aclose": "runtime",
     "get_session": "sessions.session",
     "on_session_event": "sessions.events",
+    "request_stop": "streams.stop",
     "session_access": "streams.access",
+    "start_run": "streams.runs",
     "stream_token": "streams.access",
 }
 
@@ -121,6 +127,7 @@ __all__ = [
     "RunEnded",
     "RunExpired",
     "RunPublisher",
+    "RunResponse",
     "RunStopped",
     "Session",
     "SessionCreated",
@@ -147,7 +154,9 @@ __all__ = [
     "aclose",
     "get_session",
     "on_session_event",
+    "request_stop",
     "session_access",
+    "start_run",
     "stream_token",
 ]
 
