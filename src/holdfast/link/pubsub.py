@@ -136,27 +136,26 @@ class Listener:
         self._changed = asyncio.Event()
         self._closed = False
 
-    async def add(self, channel: str) -> None:
-        """Subscribe to *channel*; adding it twice is adding it once.
+    async def add(self, *channels: str) -> None:
+        """Subscribe to *channels*, in one command; adding one twice is adding it once.
 
-        Returns once Redis has confirmed it, or at once while Redis is away: then it is made as soon
-        as Redis is back, and ``on_gap`` is called.
+        Returns once Redis has confirmed them, or at once while Redis is away: then it is made as
+        soon as Redis is back, and ``on_gap`` is called.
         """
-        name = channel.encode()
-        confirmed = self._channels.get(name)
-        if confirmed is None:
-            confirmed = self._channels[name] = asyncio.Event()
-            if self._subscription is not None:
-                self._subscription.subscribe([name])
+        names = [channel.encode() for channel in channels]
+        fresh = [name for name in names if name not in self._channels]
+        self._channels.update((name, asyncio.Event()) for name in fresh)
+        if fresh and self._subscription is not None:
+            self._subscription.subscribe(fresh)
+        confirmed = [self._channels[name] for name in names]
         self._begin()
         if self._link.up or await self._link.ready():
             await self._confirmation(confirmed)
-        if name in self._channels:
-            self._relied_on.add(name)
+        self._relied_on.update(name for name in names if name in self._channels)
 
-    async def _confirmation(self, confirmed: asyncio.Event) -> None:
+    async def _confirmation(self, confirmed: Iterable[asyncio.Event]) -> None:
         subscription = self._subscription
-        if await _within(self._link.timeout, confirmed.wait()):
+        if await _within(self._link.timeout, _all(confirmed)):
             return
         # Unanswered on an established connection: it is dead, and all that it carries with it.
         if subscription is not None and subscription is self._subscription:

@@ -52,12 +52,8 @@ PLANNED = frozenset(
         "redis_wait",
         "stream_capture",
         "stream_capture_abandon",
-        "stream_channel",
-        "stream_dual_write",
-        "stream_enabled",
         "stream_lease",
         "stream_mount",
-        "stream_rollout",
         "app",
     }
 )

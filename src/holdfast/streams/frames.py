@@ -26,6 +26,7 @@ class Frame:
         cursor: its id as a cursor, which is that of every reader whom no outage has touched.
         sse: everything after the ``id:`` line.
         size: bytes it takes in a ring.
+        kept: whether the event can be asked for again; else its id is not given as a position.
     """
 
     run_id: str
@@ -33,6 +34,7 @@ class Frame:
     cursor: str
     sse: bytes
     size: int
+    kept: bool = True
     _whole: bytes | None = field(default=None, repr=False)
     _ws: tuple[str, str] | None = field(default=None, repr=False)
     _ws_whole: str | None = field(default=None, repr=False)
@@ -40,7 +42,10 @@ class Frame:
     def event_source(self, cursor: str, *, envelope: bool = False) -> bytes:
         """The frame for ``EventSource``, with *cursor* as its id (WHATWG HTML 9.2.6)."""
         if envelope:
-            return f"id: {cursor}\ndata: {self.websocket(cursor)}\n\n".encode()
+            head = f"id: {cursor}\n" if self.kept else ""
+            return f"{head}data: {self.websocket(cursor)}\n\n".encode()
+        if not self.kept:
+            return self.sse
         if cursor is not self.cursor:
             return b"id: " + cursor.encode() + b"\n" + self.sse
         if self._whole is None:
@@ -69,7 +74,7 @@ class Frame:
 def encode(run_id: str, entry: Entry) -> Frame:
     """Encode *entry* once, for everybody. Its data is compact JSON, which holds no line break."""
     body = b"event: " + entry.type.encode() + b"\ndata: " + entry.data + b"\n\n"
-    return Frame(run_id, entry, str(entry.id), body, len(body) + 64)
+    return Frame(run_id, entry, entry.public_id, body, len(body) + 64, entry.kept)
 
 
 def control_event_source(kind: ControlKind, run_id: str, **fields: str | None) -> bytes:

@@ -14,16 +14,17 @@ import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from holdfast.errors import RedisUnavailable
+from holdfast.errors import HoldfastError, RedisUnavailable
 from holdfast.streams.event import ZERO, EventId
 from holdfast.streams.frames import encode
 from holdfast.streams.ring import FIRST_PAGE, Break, Ring, continuity, next_page
+from holdfast.streams.store import News
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
     from holdfast.streams.pulse import Reader
-    from holdfast.streams.store import Entry, EventStore, News, Pending, RunInfo
+    from holdfast.streams.store import Entry, EventStore, Pending, RunInfo
 
 log = logging.getLogger("holdfast.streams")
 
@@ -182,6 +183,9 @@ class Hub:
         ring = Ring(run_id, info.last, info.life)
         ring.last_n = info.n
         ring.ended = info.status != "open"
+        ring.transport = info.transport
+        if info.transport == "streams":
+            await self._bell.settle(run_id)
         return ring
 
     def _from_pending(self, run_id: str) -> Ring:
@@ -209,7 +213,8 @@ class Hub:
             here = asyncio.get_running_loop() is self._loop
         except RuntimeError:
             here = False
-        if here:
+        # What cannot be read afterwards is heard in the order in which it was said.
+        if here and not _is_live(news):
             self._hear(run_id, news)
         else:
             self._call_soon(self._hear, run_id, news)
@@ -226,7 +231,9 @@ class Hub:
         ring = self._rings.get(run_id)
         if ring is None or _known(ring, news):
             return
-        if news.entries and news.entries[0].provisional:
+        if _is_live(news):
+            self._hear_live(ring, news)
+        elif news.entries and news.entries[0].provisional:
             self._show_unstored(ring, news.entries)
         elif news.entries and run_id not in self._dirty and _follows(ring, news):
             ring.life = ring.life or news.life
@@ -253,8 +260,69 @@ class Hub:
 
     def _show_pending(self, ring: Ring) -> None:
         pending: Pending | None = self.store.pending(ring.run_id)
-        if pending is not None:
+        if pending is None:
+            return
+        news = News(None, pending.entries)
+        if _is_live(news):
+            self._hear_live(ring, news)
+        else:
             self._show(ring, pending.entries)
+
+    # -- Pub/Sub runs, of which nothing can be read
+
+    def _hear_live(self, ring: Ring, news: News) -> None:
+        if ring.transport == "streams" or (ring.transport is None and ring.last_n):
+            if news.entries[0].provisional:  # guessed wrongly, while Redis is away
+                self._show_unstored(ring, [entry._replace(kept=True) for entry in news.entries])
+            return
+        if news.life and ring.life and news.life != ring.life:
+            ring.begin_life(news.life, str(ring.last), None)
+        ring.transport, ring.life = "pubsub", ring.life or news.life
+        for entry in news.entries:
+            self._pass_on(ring, entry, told=news.n > 0)
+        ring.wake()
+
+    def _pass_on(self, ring: Ring, entry: Entry, *, told: bool) -> None:
+        """Show an event, in its turn; *told*: it comes from Redis, which keeps their order."""
+        if entry.n:
+            if entry.n <= ring.last_n or (entry.n > ring.last_n + 1 and not told):
+                return  # here already, or to come after what another process has published
+            if entry.n > ring.last_n + 1:
+                ring.interrupt(Break("gap", str(ring.last), entry.public_id))
+        elif not entry.provisional:
+            if ZERO < entry.id <= ring.last:
+                return
+            if ring.life is None or entry.terminal:
+                self._spawn(self._note_foreign(ring.run_id, ended=entry.terminal))
+        ring.pass_on(encode(ring.run_id, entry))
+
+    async def _note_foreign(self, run_id: str, *, ended: bool) -> None:
+        with contextlib.suppress(HoldfastError):  # the next message says it again
+            await self.store.note_foreign(run_id, ended=ended)
+
+    def _judge_live(self, ring: Ring, info: RunInfo) -> bool:
+        """Whether the run is on Pub/Sub; another life of it is told."""
+        if ring.transport == "pubsub":
+            if ring.life and (info.status == "absent" or info.life != ring.life):
+                ring.begin_life(None, str(ring.last), None)
+                ring.wake()
+                return False
+            ring.life = ring.life or info.life
+        elif info.transport == "pubsub" and ring.last_n == 0:
+            ring.transport, ring.life = "pubsub", info.life
+            ring.wake()
+        return ring.transport == "pubsub"
+
+    def _audit_live(self, ring: Ring, info: RunInfo) -> None:
+        """Tell a gap where what was published by the last audit has not come by this one."""
+        found = info.n, info.status == "ended"
+        missing = found != (ring.last_n, ring.ended) and info.n >= ring.last_n
+        if missing and found == ring.overdue:
+            if info.n > ring.last_n:
+                ring.interrupt(Break("gap", str(ring.last), None))
+            ring.last, ring.last_n, ring.ended = info.last, info.n, found[1]
+            ring.wake()
+        ring.overdue = found
 
     # -- reading
 
@@ -269,7 +337,9 @@ class Hub:
 
     async def _catch_up(self, ring: Ring) -> None:
         try:
-            while await self._read_page(ring):
+            if ring.transport == "pubsub":
+                self._judge_live(ring, await self.store.describe(ring.run_id))
+            while ring.transport != "pubsub" and await self._read_page(ring):
                 pass
         except RedisUnavailable:
             ring.doubtful = True
@@ -298,10 +368,15 @@ class Hub:
             info = await self.store.describe(ring.run_id)
             if ring.last != seen:
                 return True
+            if self._judge_live(ring, info):
+                return False
             if broken == "reset" or _is_another_life(ring, info):
                 await self._begin_life(ring, info)
                 return True
             ring.life = info.life if info.status != "absent" else None
+            if ring.transport is None and info.transport == "streams":
+                ring.transport = "streams"
+                await self._bell.settle(ring.run_id)
         self._extend(ring, entries)
         ring.page = next_page(entries, page)
         return len(entries) == page
@@ -319,6 +394,7 @@ class Hub:
         ring.begin_life(life, str(ring.last), str(first[0].id) if first else None)
         self._unread.pop(ring.run_id, None)
         ring.wake()
+        await self._bell.add(ring.run_id)  # the new life may use what this one did not
 
     # -- the audit, for bells that nobody heard
 
@@ -346,7 +422,9 @@ class Hub:
                 log.exception("the run %r cannot be looked at", run_id)
             return
         self._unreadable.discard(run_id)
-        if info.last != ring.last or _is_another_life(ring, info):
+        if self._judge_live(ring, info):
+            self._audit_live(ring, info)
+        elif info.last != ring.last or _is_another_life(ring, info):
             self.look(run_id)
         if ring.doubtful:
             # Readers that were held because Redis was away can go on now.
@@ -381,6 +459,10 @@ class _Opening:
 
     task: asyncio.Task[Ring]
     waiting: int = 0
+
+
+def _is_live(news: News) -> bool:
+    return bool(news.entries) and not news.entries[0].kept
 
 
 def _known(ring: Ring, news: News) -> bool:

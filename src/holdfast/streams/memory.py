@@ -20,6 +20,7 @@ from holdfast.forks import watch_forks
 from holdfast.streams.bell import LocalBells, LocalDoorbell
 from holdfast.streams.event import TERMINAL_TYPES, ZERO, EventId, check_run_id
 from holdfast.streams.hold import STOP_WAITS, Claim, Hold, StopAnswer
+from holdfast.streams.rollout import Transport, transport_of_new
 from holdfast.streams.store import (
     Doorbell,
     Draft,
@@ -50,6 +51,7 @@ class _Run:
     size: int = 0
     last: EventId = ZERO
     end: EventId | None = None
+    live: bool = False
     deleted: bool = False
     expires_at: float = 0.0
     forgotten_at: float = 0.0
@@ -58,7 +60,7 @@ class _Run:
     def status(self, now: float) -> Status:
         if self.deleted:
             return "absent"
-        if now >= self.expires_at:
+        if now >= self.expires_at and not self.live:
             return "expired"
         return "ended" if self.end else "open"
 
@@ -71,6 +73,8 @@ class MemoryEventStore(EventStore):
         max_run_bytes: bytes of data kept per run. Default 128 MiB.
         max_event_bytes: the largest event, in bytes of JSON. Default 1 MiB.
         retention: seconds a run's events are kept after its last event. Default 86,400.
+        enabled, rollout: whether new runs keep their events at all, and how many percent of them
+            do. Default True and 100.
         clock: seconds since 1970.
     """
 
@@ -81,12 +85,16 @@ class MemoryEventStore(EventStore):
         max_run_bytes: int = 134217728,
         max_event_bytes: int = 1048576,
         retention: float = 86400.0,
+        enabled: bool = True,
+        rollout: int = 100,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.maxlen = maxlen
         self.max_run_bytes = max_run_bytes
         self.max_event_bytes = max_event_bytes
         self.retention = retention
+        self.enabled = enabled
+        self.rollout = rollout
         self._clock = clock
         self._runs: dict[str, _Run] = {}
         self._bells = LocalBells()
@@ -139,7 +147,7 @@ class MemoryEventStore(EventStore):
             run = self._open(run_id, owner, life, now)
             if run.end is not None:
                 raise _ended(run_id)
-            entries = [self._push(run, draft, now) for draft in drafts]
+            entries = [self._push(run_id, run, draft, now) for draft in drafts]
             self._trim(run)
             self._keep(run, now, self.retention)
             # Rung under the lock: a hub must hear of event 7 after event 6.
@@ -189,14 +197,18 @@ class MemoryEventStore(EventStore):
                 return RunInfo(life=run.life, last=run.last)
             kept = 0 if status == "expired" else len(run.entries)
             last = run.last if run.n else ZERO
-            return RunInfo(status, run.life, last, run.n, kept, run.end, None, run.owner)
+            transport: Transport | None = "streams" if run.n else None
+            return RunInfo(
+                *(status, run.life, last, run.n, kept, run.end, None, run.owner),
+                transport="pubsub" if run.live else transport,
+            )
 
     async def set_expire(self, run_id: str, seconds: float) -> bool:
         if not math.isfinite(seconds):
             raise ValueError("a time to live is a finite number of seconds")
         with self._lock:
             run, now = self._runs.get(check_run_id(run_id)), self._clock()
-            if run is None or run.status(now) in {"absent", "expired"}:
+            if run is None or run.live or run.status(now) in {"absent", "expired"}:
                 return False
             self._keep(run, now, seconds)
             return True
@@ -286,23 +298,25 @@ class MemoryEventStore(EventStore):
         self._runs[run_id] = fresh
         return fresh
 
-    def _push(self, run: _Run, draft: Draft, now: float) -> Entry:
+    def _push(self, run_id: str, run: _Run, draft: Draft, now: float) -> Entry:
         ms = int(now * 1000)
         event_id = EventId(ms, 0) if ms > run.last.ms else run.last.next()
+        if not run.n:
+            transport = transport_of_new(run_id, enabled=self.enabled, percent=self.rollout)
+            run.live = transport == "pubsub"
         run.n += 1
         prev = run.last if run.n > 1 else ZERO
         entry = Entry(
-            event_id,
-            draft.type,
-            draft.data,
-            run.n,
-            prev,
+            *(event_id, draft.type, draft.data, run.n, prev),
             created_ms=event_id.ms,
             life=run.life,
             stopping=run.stopping,
+            kept=not run.live,
         )
-        run.entries.append(entry)
-        run.last, run.size = event_id, run.size + len(draft.data)
+        run.last = event_id
+        if not run.live:
+            run.entries.append(entry)
+            run.size += len(draft.data)
         if entry.terminal:
             run.end = event_id
         return entry

@@ -18,6 +18,7 @@ from holdfast.streams.cursor import Cursor, Position
 from holdfast.streams.store import EventStore, RunInfo, Status
 
 if TYPE_CHECKING:
+    from holdfast.streams.rollout import Transport
     from holdfast.streams.subscription import Subscription
 
 Permit = Callable[[], Awaitable[Verdict]]
@@ -52,6 +53,7 @@ def decide(info: RunInfo | None, position: Position) -> Opening:
     | run                        | reader                     | answer          |
     |----------------------------|----------------------------|-----------------|
     | unknown: store is away     | any                        | UNDECIDED       |
+    | Pub/Sub, ended             | any                        | NOTHING_FOLLOWS |
     | absent                     | any                        | ABSENT          |
     | ended, kept or expired     | at or past the end, or `$` | NOTHING_FOLLOWS |
     | expired                    | before the end             | EXPIRED         |
@@ -69,7 +71,7 @@ def decide(info: RunInfo | None, position: Position) -> Opening:
 def _is_past_the_end(info: RunInfo, position: Position) -> bool:
     if info.end is None and info.end_origin is None:
         return False
-    if not isinstance(position, Cursor):
+    if not isinstance(position, Cursor) or info.transport == "pubsub":
         return True
     if info.end is not None and position.base >= info.end:
         return True
@@ -95,7 +97,10 @@ def from_pending(store: EventStore, run_id: str) -> RunInfo | None:
     last = pending.entries[-1]
     origin = (last.producer or "", last.seq) if pending.ended else None
     status: Status = "ended" if pending.ended else "open"
-    return RunInfo(status, last=pending.base, end_origin=origin, owner=pending.owner)
+    transport: Transport = "streams" if last.kept else "pubsub"
+    return RunInfo(
+        status, last=pending.base, end_origin=origin, owner=pending.owner, transport=transport
+    )
 
 
 async def judge(
@@ -118,13 +123,26 @@ async def await_start(
     store: EventStore, subscription: Subscription, position: Position, seconds: float
 ) -> Opening:
     """Decide, but give somebody at most *seconds* to start the run if it is absent."""
-    opening = decide(await look(store, subscription.run_id), position)
+    opening = await _look_from(store, subscription, position)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             while opening is Opening.ABSENT and not subscription.over:
                 # Taken before the look, so that what happens meanwhile is not missed.
                 news = subscription.news()
-                opening = decide(await look(store, subscription.run_id), position)
+                opening = await _look_from(store, subscription, position)
                 if opening is Opening.ABSENT:
                     await news
     return opening
+
+
+async def _look_from(store: EventStore, subscription: Subscription, position: Position) -> Opening:
+    """Decide for a reader who has joined already.
+
+    What comes by on Pub/Sub from then on is theirs, also of a run that has ended meanwhile, and of
+    one that the store knows nothing of, because another program publishes it.
+    """
+    info = await look(store, subscription.run_id)
+    on_pubsub = info is not None and info.transport == "pubsub"
+    if subscription.begun or (on_pubsub and not subscription.late):
+        return Opening.SERVE
+    return decide(info, position)

@@ -13,7 +13,7 @@ import logging
 import math
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from holdfast.streams import replies
 from holdfast.streams.bell import LocalBells, LocalDoorbell
 from holdfast.streams.event import MAX_PART, EventId, check_run_id
 from holdfast.streams.outbox import Outbox, Waiting
+from holdfast.streams.pubsub import Heard, Transports
 from holdfast.streams.redis_holds import RedisHolds
 from holdfast.streams.replies import Keys, Result
 from holdfast.streams.store import (
@@ -71,6 +72,7 @@ class RedisEventStore(EventStore):
         self._look_script = Script.load("stream_look")
         self._delete = Script.load("stream_delete")
         self._bells = LocalBells()
+        self.transports = Transports(settings)
         self._outbox = Outbox(settings.stream_journal, settings.stream_max_run_bytes)
         self._patience = 2 * settings.redis_timeout
         self._watching: set[tuple[str, asyncio.AbstractEventLoop]] = set()
@@ -120,6 +122,7 @@ class RedisEventStore(EventStore):
         """In a forked child: publish under a name of its own; what waits is the parent's."""
         self._outbox.forked()
         self._bells.forked()
+        self.transports.forked()
         self._watching = set()
 
     # -- writing
@@ -226,16 +229,32 @@ class RedisEventStore(EventStore):
     async def write(
         self, run_id: str, drafts: Sequence[Draft], *, once: Once | None = None
     ) -> list[Entry]:
-        keys = self._keys(run_id)
+        self._keys(run_id)
         if not drafts:
             return []
-        options = {} if once is None else {"key": once.key, "body": once.body}
-        args = [keys.bell, replies.NOBODY, 0, *self._limits, secrets.token_hex(8), "", ""]
-        args += (len(options), *itertools.chain(*options.items()), *itertools.chain(*drafts))
-        reply = await self._run(run_id, self._publish, [keys.stream, keys.meta], args)
+        options = [] if once is None else ["key", once.key, "body", once.body]
+        reply = await self._write_now(run_id, replies.NOBODY, 0, drafts, options)
         entries = replies.written(run_id, drafts, reply)
         self._bells.ring(run_id, News(entries[0].life, _in_a_row(entries)))
         return entries
+
+    async def _write_now(
+        self,
+        run_id: str,
+        producer: str,
+        first: int,
+        drafts: Sequence[Draft],
+        options: Sequence[str],
+    ) -> Any:
+        """Write past the outbox, of which the caller waits for nothing; return the reply."""
+        keys = self._keys(run_id)
+        while True:
+            said = [*options, *self.transports.options(run_id)]
+            args = [keys.bell, producer, first, *self._limits, secrets.token_hex(8), "", ""]
+            args += (len(said) // 2, *said, *itertools.chain(*drafts))
+            reply = await self._run(run_id, self._publish, [keys.stream, keys.meta], args)
+            if self._learn(run_id, reply) != b"pubsub":
+                return reply
 
     def _send(self, run_id: str, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Reply] | None:
         """Send the next batch of a run, if none is on its way; what comes back sends the next."""
@@ -286,7 +305,7 @@ class RedisEventStore(EventStore):
             self._settle(run_id, batch, loop, error or reply.result())
 
     def _journal(self, run_id: str, loop: asyncio.AbstractEventLoop | None) -> None:
-        entries = self._outbox.unavailable(run_id)
+        entries = self._marked(run_id, self._outbox.unavailable(run_id))
         self._bells.ring(run_id, News(None, entries))
         # The link may have come back before this answer was looked at: nobody else would send then.
         if self._link.up:
@@ -295,10 +314,28 @@ class RedisEventStore(EventStore):
     def _settle(
         self, run_id: str, batch: list[Waiting], loop: asyncio.AbstractEventLoop | None, reply: Any
     ) -> None:
+        if self._learn(run_id, reply) == b"pubsub":
+            self._outbox.release(run_id)
+            self._send_next(run_id, loop)
+            return
         life, results = replies.results(run_id, batch, reply)
         self._outbox.done(run_id, batch, results)
         self._bells.ring(run_id, News(life, _in_a_row(results)))
         self._send_next(run_id, loop)
+
+    def _learn(self, run_id: str, reply: Any) -> bytes | None:
+        """Take note of the transport that a reply shows; return the reply's status."""
+        status: bytes | None = reply[0] if isinstance(reply, list) and reply else None
+        if status == b"pubsub" or status in replies.LIVE:
+            self.transports.learn(run_id, live=True)
+        elif status in {b"ok", b"stopping"}:
+            self.transports.learn(run_id, live=False)
+        return status
+
+    def _marked(self, run_id: str, entries: Sequence[Entry]) -> Sequence[Entry]:
+        if not self.transports.expects_live(run_id):
+            return entries
+        return [entry._replace(kept=False) for entry in entries]
 
     def _send_next(self, run_id: str, here: asyncio.AbstractEventLoop | None) -> None:
         """Have the next batch sent: on the loop *here*, or by whoever waits for it elsewhere."""
@@ -314,7 +351,9 @@ class RedisEventStore(EventStore):
         else:
             self._send_sync(run_id, Turn())
 
-    def _publish_call(self, run_id: str, batch: Sequence[Waiting]) -> tuple[list[str], list[Any]]:
+    def _publish_call(
+        self, run_id: str, batch: Sequence[Waiting], heard: Sequence[str] | None = None
+    ) -> tuple[list[str], list[Any]]:
         keys = self._keys(run_id)
         args: list[Any]
         if batch:
@@ -322,10 +361,12 @@ class RedisEventStore(EventStore):
             # No other write of any process has this name.
             name = f"{head.producer}{head.seq}"
             args = [keys.bell, head.producer, head.seq, *self._limits, name]
-            args += (head.life or "", head.owner or "", 0)
+            args += (head.life or "", head.owner or "")
         else:
             name = secrets.token_hex(8)
-            args = [keys.bell, self._outbox.producer, 0, *self._limits, name, "", "", 0]
+            args = [keys.bell, self._outbox.producer, 0, *self._limits, name, "", ""]
+        options = self.transports.options(run_id) if heard is None else heard
+        args += (len(options) // 2, *options)
         for waiting in batch:
             args += (waiting.draft.type, waiting.draft.data)
         return [keys.stream, keys.meta], args
@@ -347,10 +388,15 @@ class RedisEventStore(EventStore):
                     reply: Any = redis.run(self._publish, keys, args)
                 except RedisReplyError as error:
                     reply = error
+                status = self._learn(run_id, reply)
+                if status == b"pubsub":
+                    continue
                 life, results = replies.results(run_id, batch, reply)
                 _log_refused(run_id, batch, results)
                 self._outbox.done(run_id, batch, results)
-                self._bells.ring(run_id, News(life))
+                # Of a Pub/Sub run nothing can be read afterwards.
+                passed_on = _in_a_row(results) if status in replies.LIVE else ()
+                self._bells.ring(run_id, News(life, passed_on))
 
     # -- reading
 
@@ -385,6 +431,8 @@ class RedisEventStore(EventStore):
         if info.lapsed and info.status == "open" and self._may_judge(run_id):
             await self._declare_lost(run_id, info.lapsed)
             info, _ = await self._look(run_id)
+        if info.transport is not None:
+            self.transports.learn(run_id, live=info.transport == "pubsub")
         return info
 
     def _may_judge(self, run_id: str) -> bool:
@@ -393,11 +441,12 @@ class RedisEventStore(EventStore):
 
     async def _declare_lost(self, run_id: str, holder: str) -> None:
         """End a run whose publisher died, unless its lease has been renewed by now."""
-        keys = self._keys(run_id)
         lost = self.draft("run_lost", {}, ours=True)
-        args = [keys.bell, f"lost{holder}", 1, *self._limits, secrets.token_hex(8), "", ""]
-        args += [1, "lost", holder, lost.type, lost.data]
-        await self._run(run_id, self._publish, [keys.stream, keys.meta], args)
+        await self._write_now(run_id, f"lost{holder}", 1, [lost], ["lost", holder])
+
+    async def note_foreign(self, run_id: str, *, ended: bool) -> None:
+        heard = self.transports.heard(ended=ended)
+        await self._run(run_id, self._publish, *self._publish_call(run_id, [], heard))
 
     async def _look(self, run_id: str) -> tuple[RunInfo, bool]:
         keys = self._keys(run_id)
@@ -437,6 +486,7 @@ class RedisEventStore(EventStore):
         args = (keys.bell, self._retention + self._meta_extra)
         removed = await self._run(run_id, self._delete, [keys.stream, keys.meta], args)
         self._outbox.forget(run_id)
+        self.transports.forget(run_id)
         self._bells.ring(run_id, News())
         return bool(removed == 1)
 
@@ -458,7 +508,10 @@ class RedisEventStore(EventStore):
         return await self._holds.request_stop(run_id)
 
     def pending(self, run_id: str) -> Pending | None:
-        return self._outbox.pending(run_id)
+        found = self._outbox.pending(run_id)
+        if found is None:
+            return None
+        return replace(found, entries=tuple(self._marked(run_id, found.entries)))
 
     def doorbell(self, ring: Ring, missed: Callable[[], None]) -> Doorbell:
         return _RedisDoorbell(self, self._link, self._bells, ring, missed)
@@ -478,20 +531,38 @@ class _RedisDoorbell(Doorbell):
         self._store = store
         self._local = LocalDoorbell(bells, ring)
         self._ring = ring
-        self._runs: dict[str, str] = {}
+        self._heard: dict[str, Heard] = {}
+        # By the name of the channel: the run, and whether it is the run's bell.
+        self._channels: dict[bytes, tuple[Heard, bool]] = {}
         self._listener = Listener(link, self._on_message, missed)
 
     async def add(self, run_id: str) -> None:
         await self._local.add(run_id)
-        channel = self._store.keys(run_id).bell
-        self._runs[channel] = run_id
-        await self._listener.add(channel)
+        heard = self._heard.setdefault(run_id, Heard(run_id))
+        bell, channel = self._names(run_id)
+        self._channels[bell.encode()] = heard, True
+        self._channels[channel.encode()] = heard, False
+        await self._listener.add(bell, channel)
+
+    async def settle(self, run_id: str) -> None:
+        heard = self._heard.get(run_id)
+        if heard is not None:
+            # What is published beside a stream would come here for nothing.
+            heard.transport = "streams"
+            await self._ignore(self._names(run_id)[1])
 
     async def discard(self, run_id: str) -> None:
         await self._local.discard(run_id)
-        channel = self._store.keys(run_id).bell
-        if self._runs.pop(channel, None) is not None:
-            await self._listener.discard(channel)
+        if self._heard.pop(run_id, None) is not None:
+            for name in self._names(run_id):
+                await self._ignore(name)
+
+    async def _ignore(self, name: str) -> None:
+        if self._channels.pop(name.encode(), None) is not None:
+            await self._listener.discard(name)
+
+    def _names(self, run_id: str) -> tuple[str, str]:
+        return self._store.keys(run_id).bell, self._store.transports.channel(run_id)
 
     async def aclose(self) -> None:
         self._local.release()
@@ -501,9 +572,13 @@ class _RedisDoorbell(Doorbell):
         self._local.release()
 
     def _on_message(self, channel: bytes, payload: bytes) -> None:
-        run_id = self._runs.get(channel.decode())
-        if run_id is not None:
-            self._ring(run_id, replies.news(payload))
+        heard, is_bell = self._channels.get(channel, (None, False))
+        if heard is None:
+            return
+        now_ms = time.time_ns() // 1_000_000
+        news = heard.bell(payload) if is_bell else heard.message(payload, now_ms)
+        if news is not None:
+            self._ring(heard.run_id, news)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 
     from holdfast.streams.outbox import Waiting
 
+LIVE = frozenset({b"live", b"live stopping"})
+"""What is answered for a run on Pub/Sub."""
+STOPPING = frozenset({b"stopping", b"live stopping"})
+"""What is answered for a run that has been asked to stop."""
+
 Result = Entry | HoldfastError
 """What became of one event."""
 
@@ -76,8 +81,10 @@ def _results(run_id: str, batch: Sequence[Waiting], reply: Any) -> tuple[str | N
         now = event_id(raw)
         found.append(waiting.stored(now, first_n + index - written, prev, life))
         prev = now
-    if status == b"stopping":
+    if status in STOPPING:
         found = [each._replace(stopping=True) for each in found if isinstance(each, Entry)]
+    if status in LIVE:
+        found = [each._replace(kept=False) for each in found if isinstance(each, Entry)]
     if len(found) < len(batch):
         found += [refusal(run_id, status)] * (len(batch) - len(found))
     return life, found
@@ -101,14 +108,16 @@ def written(run_id: str, drafts: Sequence[Draft], reply: Any) -> list[Entry]:
         status, raw_life, n, previous, known, *ids = reply
         if status == b"reused":
             raise IdempotencyKeyReused(f"the key was used for other events of the run {run_id!r}")
-        if status not in {b"ok", b"stopping"}:
+        if status != b"ok" and status not in LIVE | STOPPING:
             raise refusal(run_id, status)
         life, first = raw_life.decode() or None, n - len(drafts) + 1
+        kept = status not in LIVE
         prev, found = event_id(previous), list[Entry]()
         for index, (draft, raw) in enumerate(zip(drafts, ids, strict=True)):
             at = event_id(raw)
             number, before = (0, None) if known else (first + index, prev)
-            found.append(Entry(at, *draft, number, before, created_ms=at.ms, life=life))
+            entry = Entry(at, *draft, number, before, created_ms=at.ms, life=life, kept=kept)
+            found.append(entry)
             prev = at
     except (TypeError, ValueError) as error:
         raise CorruptData(f"the answer about the run {run_id!r}: {error}") from error
@@ -186,7 +195,7 @@ def info(reply: Any) -> tuple[RunInfo, bool]:
 
 
 def _info(reply: Any) -> tuple[RunInfo, bool]:
-    length, foreign, (life, n, last, end, gone, owner), lapsed = reply
+    length, foreign, (life, n, last, end, gone, owner, live), lapsed = reply
     newest = event_id(last) if last else ZERO
     name = life.decode() if life else None
     if name is None or gone is not None:
@@ -195,7 +204,7 @@ def _info(reply: Any) -> tuple[RunInfo, bool]:
     count = int(n or 0)
     return (
         RunInfo(
-            _status(count, length, ended=ended is not None),
+            _status(count, length, ended=ended is not None, live=live is not None),
             name,
             # A run that has begun without an event follows no event of an earlier life.
             newest if count else ZERO,
@@ -205,6 +214,7 @@ def _info(reply: Any) -> tuple[RunInfo, bool]:
             origin,
             owner.decode() if owner else None,
             lapsed=lapsed.decode() or None,
+            transport="pubsub" if live else "streams" if count or length else None,
         ),
         bool(foreign),
     )
@@ -215,7 +225,7 @@ def _end(raw: bytes) -> tuple[EventId, tuple[str, int] | None]:
     return event_id(at), None if producer == b"-" else (producer.decode(), int(seq))
 
 
-def _status(n: int, length: int, *, ended: bool) -> Status:
-    if n and not length:
+def _status(n: int, length: int, *, ended: bool, live: bool) -> Status:
+    if n and not length and not live:
         return "expired"
     return "ended" if ended else "open"

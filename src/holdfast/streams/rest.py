@@ -61,6 +61,8 @@ async def serve(store: EventStore, run_id: str, query: Query) -> Response:
         return _from_pending(store, run_id, query)
     if info.status == "absent":
         return problems.RUN_NOT_FOUND.response()
+    if info.transport == "pubsub":
+        return problems.NO_HISTORY.response()
     if info.status == "expired":
         return problems.RUN_EXPIRED.response()
     return _page(run_id, info, entries, _fitting(entries, query.limit))
@@ -94,6 +96,8 @@ def _fitting(entries: list[Entry], limit: int) -> int:
 def _from_pending(store: EventStore, run_id: str, query: Query) -> Response:
     """While Redis is away, only a run that began here meanwhile is known whole."""
     pending, info = store.pending(run_id), from_pending(store, run_id)
+    if info is not None and info.transport == "pubsub":
+        return problems.NO_HISTORY.response()
     if pending is None or info is None or pending.base != ZERO:
         return problems.UNAVAILABLE.response()
     return _page(run_id, info, list(pending.entries), len(pending.entries))

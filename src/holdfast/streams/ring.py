@@ -19,6 +19,7 @@ from holdfast.streams.frames import Frame
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from holdfast.streams.rollout import Transport
     from holdfast.streams.store import Entry
 
 RING_BYTES = 1 << 20
@@ -114,6 +115,8 @@ class Ring:
         ended: whether that, or a provisional event, ended the run.
         readers: how many subscriptions walk it.
         doubtful: the store could not be asked; when it can, every reader must look again.
+        transport: what the run uses, once that is known.
+        overdue: of a Pub/Sub run, what the last audit found that had not arrived.
         page: how many entries to read of it at once.
         encoded: how many events have been encoded for it.
     """
@@ -128,6 +131,8 @@ class Ring:
         self.ended = False
         self.readers = 0
         self.doubtful = False
+        self.transport: Transport | None = None
+        self.overdue: tuple[int, bool] | None = None
         self.page = FIRST_PAGE
         self.encoded = 0
         self._start = start
@@ -145,6 +150,11 @@ class Ring:
     def __repr__(self) -> str:
         size = f"{len(self._items)} items, {self._bytes} bytes"
         return f"<Ring {self.run_id!r} {size}, {self.readers} readers>"
+
+    @property
+    def first(self) -> int:
+        """The position of the oldest item."""
+        return self._first
 
     @property
     def end(self) -> int:
@@ -168,6 +178,22 @@ class Ring:
         self.encoded += 1
         self._push(frame, frame.size, 1 if entry.provisional else 0)
 
+    def pass_on(self, frame: Frame) -> None:
+        """Add an event that is kept nowhere.
+
+        One that was shown while it waited for Redis is not shown again when it comes by.
+        """
+        entry = frame.entry
+        producer = entry.producer or ""
+        if entry.n:
+            self.last, self.last_n = entry.id, entry.n
+        if 0 < entry.seq <= self._newest.get(producer, 0):
+            return
+        self._newest[producer] = entry.seq
+        self.ended = self.ended or entry.terminal
+        self.encoded += 1
+        self._push(frame, frame.size, 0)
+
     def interrupt(self, item: Break) -> None:
         """Tell every reader that what follows does not follow what they have."""
         self._push(item, BREAK_BYTES, 1)
@@ -184,6 +210,7 @@ class Ring:
         self._bytes = 0
         self.life = life
         self.last, self.last_n, self.ended, self._start = ZERO, 0, False, ZERO
+        self.transport = self.overdue = None
         # Before everything that follows: who joins the new life is not told of the old one's end.
         self._push(Break("reset", requested, earliest), BREAK_BYTES, -1)
 

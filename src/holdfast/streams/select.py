@@ -49,6 +49,8 @@ def _make_store(runtime: Runtime) -> EventStore:
         max_run_bytes=settings.stream_max_run_bytes,
         max_event_bytes=settings.stream_max_event_bytes,
         retention=settings.stream_retention,
+        enabled=settings.stream_enabled,
+        rollout=settings.stream_rollout,
     )
 
 

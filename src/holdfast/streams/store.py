@@ -28,6 +28,7 @@ from holdfast.streams.event import (
 if TYPE_CHECKING:
     from holdfast.settings import Settings
     from holdfast.streams.hold import Claim, Hold, StopAnswer
+    from holdfast.streams.rollout import Transport
 
 Status = Literal["absent", "open", "ended", "expired"]
 
@@ -64,6 +65,7 @@ class Entry(NamedTuple):
         provisional: accepted by this process while Redis is away, and not stored yet.
         life: the life of the run it was written to, where the writer was told.
         stopping: the writer was told that the run has been asked to stop.
+        kept: False for an event of a Pub/Sub run: it passes by once, and its id is no position.
     """
 
     id: EventId
@@ -77,6 +79,7 @@ class Entry(NamedTuple):
     provisional: bool = False
     life: str | None = None
     stopping: bool = False
+    kept: bool = True
 
     @property
     def terminal(self) -> bool:
@@ -102,6 +105,8 @@ class RunInfo:
         end: the id of the terminal event; ``end_origin``: its producer and number.
         owner: ``user:<id>`` or ``session:<id_hash>``, where the run has an owner.
         lapsed: who publishes the run and has let its lease lapse, or ``None``.
+        transport: ``streams``, or ``pubsub`` for a run whose events are kept nowhere; ``None``
+            until the first event decides it.
     """
 
     status: Status = "absent"
@@ -113,6 +118,7 @@ class RunInfo:
     end_origin: tuple[str, int] | None = None
     owner: str | None = None
     lapsed: str | None = None
+    transport: Transport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +167,9 @@ class Doorbell(ABC):
     @abstractmethod
     async def discard(self, run_id: str) -> None:
         """Watch *run_id* no more."""
+
+    async def settle(self, run_id: str) -> None:  # noqa: B027 - most bells need nothing of it
+        """Take note that *run_id* uses Streams in this life: nothing comes by Pub/Sub alone."""
 
     @abstractmethod
     async def aclose(self) -> None:
@@ -242,8 +251,9 @@ class EventStore(ABC):
         return [to_event(run_id, entry) for entry in found]
 
     async def exists(self, run_id: str) -> bool:
-        """Whether the run's events are there to be read."""
-        return await self.status(run_id) in {"open", "ended"}
+        """Whether the run's events are there to be read; those of a Pub/Sub run never are."""
+        info = await self.describe(check_run_id(run_id))
+        return info.status in {"open", "ended"} and info.transport != "pubsub"
 
     async def status(self, run_id: str) -> Status:
         """Return ``absent``, ``open``, ``ended`` or ``expired``."""
@@ -265,6 +275,14 @@ class EventStore(ABC):
     def available(self) -> bool:
         """Whether the backend can be asked now."""
         return True
+
+    async def note_foreign(  # noqa: B027 - where no other program can publish there is nothing
+        self, run_id: str, *, ended: bool
+    ) -> None:
+        """Take note that another program publishes *run_id* by Pub/Sub, or has *ended* it so.
+
+        A run that has begun is left as it is, but for its end. Saying it twice changes nothing.
+        """
 
     @abstractmethod
     async def append(

@@ -62,6 +62,7 @@ class Subscription:
         cursor: what has been handed over.
         done: nothing follows: the run is over, and all of it was handed over.
         left: the client is gone.
+        late: the run is on Pub/Sub, and had begun before this reader joined.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Subscription:
         self.cursor = position if isinstance(position, Cursor) else Cursor()
         self.done = False
         self.left = False
-        self._from_tail = position is TAIL
+        self._from_tail = self._tail = position is TAIL
         self._began = EventId(time.time_ns() // 1_000_000, 0)
         self._hub = hub
         self._chunk_bytes = chunk_bytes
@@ -79,6 +80,9 @@ class Subscription:
         self._more = False
         self._ring: Ring | None = None
         self._position: int | None = None
+        self._joined_at = 0
+        self.late = self._live = False
+        self._passed = str(ZERO)
         self._sleeper: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
@@ -92,6 +96,7 @@ class Subscription:
         except BaseException:
             self._hub.subscribers.discard(self)
             raise
+        self._joined_at, self.late = self._ring.end, self._ring.transport == "pubsub"
         if self._from_tail:
             self.cursor.base = self._ring.last
             self._position = self._ring.end
@@ -116,6 +121,12 @@ class Subscription:
     def over(self) -> bool:
         """Whether there is nobody to read for: the client left, or the process stops."""
         return self.left or self._hub.stopping
+
+    @property
+    def begun(self) -> bool:
+        """Whether an event of a Pub/Sub run has come by since this reader joined."""
+        ring = self._joined()
+        return ring.transport == "pubsub" and ring.end > self._joined_at
 
     def behind(self) -> bool:
         """Whether more has happened than the ring keeps since this reader last took something."""
@@ -189,6 +200,8 @@ class Subscription:
             HoldfastError: what is stored cannot be read, for a reason that is no outage.
         """
         ring = self._joined()
+        if ring.transport == "pubsub":
+            return self._take_live(ring)
         if self._from_tail:
             await self._find_tail(ring)
         if self._position is None:
@@ -204,6 +217,28 @@ class Subscription:
             return await self.take()
         due = list(self._deliver(ring, items, self._position))
         self._position += len(items)
+        self.done = self.done or (ring.ended and self._position == ring.end)
+        return due
+
+    def _take_live(self, ring: Ring) -> list[Due]:
+        """Return what has come by since the last time; a position names nothing there."""
+        due: list[Due] = []
+        if not self._live:
+            self._live, self._from_tail = True, False
+            if not self._tail and (self.late or self.cursor.base != ZERO):
+                due.append(Due("", Break("gap", str(self.cursor), None)))
+            self.cursor = Cursor()
+            self._position = self._joined_at if self._position is None else self._position
+        position = self._joined_at if self._position is None else self._position
+        items = ring.slice(position, self._chunk_bytes)
+        if items is None:
+            # Slower than the run, whose events are nowhere else.
+            due.append(Due("", Break("gap", self._passed, None)))
+            position = ring.first
+            items = ring.slice(position, self._chunk_bytes) or []
+        due += [Due("" if isinstance(item, Break) else item.cursor, item) for item in items]
+        self._passed = due[-1].cursor if items and due[-1].cursor else self._passed
+        self._position, self._more = position + len(items), False
         self.done = self.done or (ring.ended and self._position == ring.end)
         return due
 

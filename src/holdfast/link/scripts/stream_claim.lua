@@ -11,7 +11,7 @@
 -- Meta: lease ('holder until', by this server's clock), stop (when it was asked for, ms).
 local call = redis.call
 local stream, meta = KEYS[1], KEYS[2]
-local m = call('HMGET', meta, 'life', 'gone', 'n', 'end', 'owner', 'lease', 'stop')
+local m = call('HMGET', meta, 'life', 'gone', 'n', 'end', 'owner', 'lease', 'stop', 'transport')
 local life, gone, owner, stop = m[1], m[2], m[5], m[7]
 local length, time = call('XLEN', stream), call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -28,7 +28,7 @@ if length == 0 and (not life or gone) then
     stop = false
   end
   call('PEXPIRE', meta, ARGV[6])
-elseif not gone and tonumber(m[3] or 0) > 0 and length == 0 then
+elseif not gone and tonumber(m[3] or 0) > 0 and length == 0 and not m[8] then
   status = 'expired'
 elseif not gone and m[4] then
   status = 'ended'

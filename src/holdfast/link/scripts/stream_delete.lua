@@ -17,7 +17,7 @@ if newest then
 end
 redis.call('DEL', stream)
 redis.call('HSET', meta, 'gone', 1, 'life', m[1] or '0', 'last', last)
-redis.call('HDEL', meta, 'end', 'owner', 'n', 'bytes', 'cut', 'kept', 'lease', 'stop')
+redis.call('HDEL', meta, 'end', 'owner', 'n', 'bytes', 'cut', 'kept', 'lease', 'stop', 'transport')
 -- The next life of the id has keys of its own.
 if redis.call('HDEL', meta, 'keys') == 1 then
   for _, field in ipairs(redis.call('HKEYS', meta)) do

@@ -5,9 +5,9 @@
 -- lease that has lapsed or ''}; written: where it has added an event, or a stream that would stay
 -- for ever.
 local stream, meta = KEYS[1], KEYS[2]
-local m = redis.call('HMGET', meta, 'life', 'n', 'last', 'end', 'gone', 'owner')
+local m = redis.call('HMGET', meta, 'life', 'n', 'last', 'end', 'gone', 'owner', 'transport')
 local length = redis.call('XLEN', stream)
-local more = length > 0 and redis.call('XREAD', 'COUNT', 1, 'STREAMS', stream, m[3] or '0-0')
+local more = length > 0 and not m[7] and redis.call('XREAD', 'COUNT', 1, 'STREAMS', stream, m[3] or '0-0')
 local foreign = more and #more[1][2] > 0 or length > 0 and redis.call('PTTL', stream) == -1
 local lapsed, lease = '', redis.call('HGET', meta, 'lease')
 if lease then

@@ -9,12 +9,16 @@
 --      12 … name, value of each option, then type, data of each event
 -- Without events it registers what other programs wrote, and gives the stream its expiry.
 -- Options: key (names a request, so that it is written once), body (tells its events from others),
--- lost (who has let the lease lapse; 'held' where that is not so any more).
+-- lost (who has let the lease lapse; 'held' where that is not so any more), transport ('pubsub': the
+-- run is one if this is its first event), channel (where its events are published, if it is), run
+-- (its id as JSON, for them), dual (publish those of a stream there too), heard ('open' or 'ended':
+-- another program publishes the run there).
 -- A first number of 0 is nobody's: such events are recognised by the key alone.
 --
 -- Returns {status, life, n, previous id, already written, id, id, …};
--- status is 'ok' ('stopping' where the run has been asked to stop), 'ended', 'expired', 'fenced' or
--- 'reused' (the key, for another body).
+-- status is 'ok' ('live' in a run that is kept nowhere; 'stopping' or 'live stopping' where the run has
+-- been asked to stop), 'ended', 'expired', 'fenced', 'reused' (the key, for another body) or 'pubsub'
+-- (nothing was done: the run is on Pub/Sub, and no channel was given).
 --
 -- An entry has the fields type and data, as a producer in any language writes them, and h: its number
 -- in this life, the id before it, the bytes of this life up to it, its producer and that one's number.
@@ -22,7 +26,8 @@
 -- known to be gone), end ('id producer number'), owner, gone (deleted), kept (when the expiry was
 -- last set, ms), s:<producer> (the last number that producer wrote), keys (how many there have been),
 -- k:<key> (the body and the ids of what it wrote), q:<number> (which key that was), lease ('holder
--- until', by this server's clock, 0 for ever), stop (when it was asked for, ms).
+-- until', by this server's clock, 0 for ever), stop (when it was asked for, ms), transport ('pubsub',
+-- or none).
 -- There is no rollback in Lua: everything is checked before the first write.
 local call = redis.call
 local stream, meta = KEYS[1], KEYS[2]
@@ -36,10 +41,16 @@ local function terminal(kind)
   return kind == 'workflow_complete' or kind == 'workflow_error' or kind == 'run_stopped' or kind == 'run_lost'
 end
 
-local m = call('HMGET', meta, 'life', 'n', 'last', 'bytes', 'cut', 'end', 'gone', 'kept', MINE, 'stop')
+local m = call('HMGET', meta, 'life', 'n', 'last', 'bytes', 'cut', 'end', 'gone', 'kept', MINE, 'stop',
+  'transport')
 local life, n, last = m[1], tonumber(m[2] or 0), m[3] or '0-0'
 local bytes, cut, ended, gone = tonumber(m[4] or 0), tonumber(m[5] or 0), m[6], m[7]
 local refreshed, last_seq, stop = tonumber(m[8] or 0), tonumber(m[9] or 0), m[10]
+local live = m[11] == 'pubsub'
+local function done()
+  if live then return stop and 'live stopping' or 'live' end
+  return stop and 'stopping' or 'ok'
+end
 
 local function generation(name) return tonumber(string.match(name, '^%d+') or 0) end
 
@@ -50,7 +61,7 @@ local answered = option.key and call('HGET', meta, 'k:' .. option.key)
 if answered then
   local body, tokens = string.match(answered, '^(%S+) (.*)$')
   if body ~= option.body then return {'reused', life or '', n, last, 0} end
-  local reply = {'ok', life or '', n, last, count}
+  local reply = {live and 'live' or 'ok', life or '', n, last, count}
   for ms, seq, many in string.gmatch(tokens, '(%d+)-(%d+)%*(%d+)') do
     reply[#reply + 1] = ms .. '-' .. seq
     for step = 1, many - 1 do reply[#reply + 1] = after(ms, seq, step) end
@@ -110,25 +121,30 @@ local function ids_of_written()
   return found
 end
 if written == count and count > 0 then
-  return {stop and 'stopping' or 'ok', life or '', n, last, written, unpack(ids_of_written())}
+  return {done(), life or '', n, last, written, unpack(ids_of_written())}
 end
 
 local length = call('XLEN', stream)
-if n > 0 and length == 0 and not gone then return {'expired', life, n, last, written} end
+if n > 0 and length == 0 and not gone and not live then return {'expired', life, n, last, written} end
 
 local begins = not life or gone
 if begins then
-  if count == 0 and length == 0 then return {'ok', '', 0, last, 0} end
+  if count == 0 and length == 0 and not option.heard then return {'ok', '', 0, last, 0} end
   life = string.format('%d.%s', life and generation(life) + 1 or 0, ARGV[8])
   n, bytes, cut, ended, refreshed = 0, 0, 0, false, 0
   -- A stop may have been asked for before anything began, and waits an hour for that.
   stop = stop and call('TIME')[1] * 1000 - stop <= 3600000 and stop
 end
+-- A run may have been claimed before; its first event decides how all of them travel.
+local decided = n == 0 and length == 0 and not live and option.transport == 'pubsub'
+live = live or decided
+if live and count > written and not option.channel then return {'pubsub', life, n, last, written} end
+if option.heard == 'ended' and live and not ended then ended = last .. ' - 0' end
 
 -- What another program added with a bare XADD counts too. XREAD asks for what follows an id without
 -- looking at any entry where nothing does.
 local known = n
-local more = length > 0 and call('XREAD', 'COUNT', 100, 'STREAMS', stream, last)
+local more = length > 0 and not live and call('XREAD', 'COUNT', 100, 'STREAMS', stream, last)
 while more do
   for _, entry in ipairs(more[1][2]) do
     local f = fields(entry)
@@ -164,6 +180,39 @@ if status ~= 'ok' and not registered then
   return reply
 end
 
+-- What Pub/Sub carries: one JSON object for each event, as its subscribers have always read it.
+local messages, message, live_id = false, nil, nil
+if option.channel and (live or option.dual) then
+  messages = {}
+  function live_id()
+    local now, ms, seq = call('TIME'), string.match(last, '^(%d+)-(%d+)$')
+    local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
+    if now_ms > tonumber(ms) then return string.format('%.0f-0', now_ms) end
+    return string.format('%s-%.0f', ms, seq + 1)
+  end
+  local function date(days)
+    -- The proleptic Gregorian calendar in years that begin in March: a leap day is the last.
+    local z = days + 719468
+    local era, of_era = math.floor(z / 146097), z % 146097
+    local year = math.floor((of_era - math.floor(of_era / 1460) + math.floor(of_era / 36524)
+      - math.floor(of_era / 146096)) / 365)
+    local day = of_era - (365 * year + math.floor(year / 4) - math.floor(year / 100))
+    local month = math.floor((5 * day + 2) / 153)
+    day = day - math.floor((153 * month + 2) / 5) + 1
+    month = month < 10 and month + 3 or month - 9
+    return year + era * 400 + (month <= 2 and 1 or 0), month, day
+  end
+  function message(kind, data, id)
+    local ms = tonumber(string.match(id, '^%d+'))
+    local year, month, day = date(math.floor(ms / 86400000))
+    local second = math.floor(ms / 1000) % 86400
+    local at = string.format('%04d-%02d-%02dT%02d:%02d:%02d.%03dZ', year, month, day,
+      math.floor(second / 3600), math.floor(second / 60) % 60, second % 60, ms % 1000)
+    return '{"run_id":' .. option.run .. ',"type":' .. cjson.encode(kind) .. ',"data":' .. data
+      .. ',"id":"' .. id .. '","created_at":"' .. at .. '"}'
+  end
+end
+
 -- Numbers become text once: Redis would do it at each use, and that is what costs here.
 local final, n_text, bytes_text, seq_text = false, nil, nil, ARGV[3]
 if status == 'ok' then
@@ -173,8 +222,13 @@ if status == 'ok' then
     n, bytes = n + 1, bytes + #kind + #data
     n_text, bytes_text = tostring(n), tostring(bytes)
     if i > 1 and first_seq > 0 then seq_text = tostring(first_seq + i - 1) end
-    last = call('XADD', stream, 'MAXLEN', '~', ARGV[4], id, 'type', kind, 'data', data,
-      'h', n_text .. ' ' .. previous .. ' ' .. bytes_text .. ' ' .. producer .. ' ' .. seq_text)
+    if live then
+      last = live_id()
+    else
+      last = call('XADD', stream, 'MAXLEN', '~', ARGV[4], id, 'type', kind, 'data', data,
+        'h', n_text .. ' ' .. previous .. ' ' .. bytes_text .. ' ' .. producer .. ' ' .. seq_text)
+    end
+    if messages then messages[#messages + 1] = message(kind, data, last) end
     if terminal(kind) then ended, final = last .. ' ' .. producer .. ' ' .. seq_text, true end
     reply[#reply + 1] = last
   end
@@ -207,6 +261,7 @@ if begins then
   if not stop then call('HDEL', meta, 'stop') end
   if ARGV[10] ~= '' then call('HSET', meta, 'owner', ARGV[10]) end
 end
+if decided then call('HSET', meta, 'transport', 'pubsub') end
 if ended then
   call('HSET', meta, 'end', ended)
   call('HDEL', meta, 'lease')
@@ -235,6 +290,13 @@ if begins or final or registered or count == 0 or ms >= refreshed + step or ms <
   call('PEXPIRE', meta, retention + ARGV[7])
   call('HSET', meta, 'kept', string.format('%.0f', ms))
 end
-if n ~= known then call('PUBLISH', ARGV[1], life .. ':' .. n_text) end
-if stop and status == 'ok' then reply[1] = 'stopping' end
+-- The bell rings first: it says what the messages are that follow it on the same connection.
+if live and n ~= known then
+  local seq = first_seq > 0 and first_seq + written or 0
+  call('PUBLISH', ARGV[1], table.concat({life, n_text, #messages, producer, seq}, ':'))
+elseif n ~= known then
+  call('PUBLISH', ARGV[1], life .. ':' .. n_text)
+end
+for i = 1, messages and #messages or 0 do call('PUBLISH', option.channel, messages[i]) end
+if status == 'ok' then reply[1] = done() end
 return reply

@@ -4,10 +4,10 @@
 -- Returns 'requested', 'ended' or 'expired'.
 local call = redis.call
 local stream, meta = KEYS[1], KEYS[2]
-local m = call('HMGET', meta, 'life', 'gone', 'n', 'end')
+local m = call('HMGET', meta, 'life', 'gone', 'n', 'end', 'transport')
 local there = m[1] and not m[2]
 if there then
-  if tonumber(m[3] or 0) > 0 and call('XLEN', stream) == 0 then return 'expired' end
+  if tonumber(m[3] or 0) > 0 and not m[5] and call('XLEN', stream) == 0 then return 'expired' end
   if m[4] then return 'ended' end
 end
 local time = call('TIME')
