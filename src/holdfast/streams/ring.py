@@ -152,11 +152,6 @@ class Ring:
         return f"<Ring {self.run_id!r} {size}, {self.readers} readers>"
 
     @property
-    def first(self) -> int:
-        """The position of the oldest item."""
-        return self._first
-
-    @property
     def end(self) -> int:
         """The position after the newest item."""
         return self._first + len(self._items)
@@ -193,6 +188,11 @@ class Ring:
         self.ended = self.ended or entry.terminal
         self.encoded += 1
         self._push(frame, frame.size, 0)
+
+    @property
+    def first(self) -> int:
+        """The position of the oldest item."""
+        return self._first
 
     def interrupt(self, item: Break) -> None:
         """Tell every reader that what follows does not follow what they have."""
