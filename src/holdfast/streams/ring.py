@@ -265,7 +265,7 @@ class Ring:
         size = 0
         for index in range(max(position - self._first, 0), len(self._items)):
             item = self._items[index][2]
-            if not isinstance(item, Frame) or item.entry.provisional:
+            if not isinstance(item, Frame) or item.entry.provisional or not item.kept:
                 break
             size += item.size
             if frames and size > max_bytes:
