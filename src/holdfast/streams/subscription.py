@@ -72,7 +72,7 @@ class Subscription:
         self.cursor = position if isinstance(position, Cursor) else Cursor()
         self.done = False
         self.left = False
-        self._from_tail = self._tail = position is TAIL
+        self._from_tail = position is TAIL
         self._began = EventId(time.time_ns() // 1_000_000, 0)
         self._hub = hub
         self._chunk_bytes = chunk_bytes
@@ -80,6 +80,7 @@ class Subscription:
         self._more = False
         self._ring: Ring | None = None
         self._position: int | None = None
+        self._tail = self._from_tail
         self._joined_at = 0
         self.late = self._live = False
         self._passed = str(ZERO)
