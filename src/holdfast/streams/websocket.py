@@ -58,7 +58,8 @@ async def serve(
             listening(websocket.receive, subscription),
         ):
             code = await _Socket(hub, subscription, websocket, until).run(position, permit, wait)
-            await close(websocket, code)
+        # A client that does not answer the close holds nothing of the run meanwhile.
+        await close(websocket, code)
     except HoldfastError as error:
         log.warning("the WebSocket of the run %r breaks off: %s", run_id, error)
         await deliver(websocket, frames.control_websocket("error", run_id, code="CORRUPT_DATA"))
