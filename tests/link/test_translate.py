@@ -40,6 +40,7 @@ from holdfast.link.translate import connect_error, lost, raised, reply_error
         ("ERR operation not permitted", "auth"),
         ("ERR Client sent AUTH, but no password is set", "auth"),
         ("ERR DB index is out of range", "database"),
+        ("ERR ACL failure in script: User a has no permissions to run the 'type' command", "auth"),
         # How Redis 5 and 6 wrap what a script met.
         ("ERR Error running script (call to f_1): @user_script:1: -READONLY You …", "readonly"),
         ("ERR Error running script (call to f_1): @user_script: 1: OOM command …", "out_of_memory"),

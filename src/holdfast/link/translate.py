@@ -56,6 +56,8 @@ _ERR_TEXTS = (
     ("invalid password", ("auth", "it refused the password")),
     ("AUTH <password> called without", ("auth", "it has no password but was given one")),
     ("Client sent AUTH, but no password", ("auth", "it has no password but was given one")),
+    # Redis 7 and newer; the error of a script does not begin with NOPERM.
+    ("ACL failure in script", OUTAGES["NOPERM"]),
     ("operation not permitted", ("auth", "it wants a password")),
     ("DB index is out of range", ("database", "it has no database of that number")),
     ("invalid DB index", ("database", "it has no database of that number")),
