@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from holdfast.errors import RedisUnavailable as RedisUnavailable
     from holdfast.errors import RunEnded as RunEnded
     from holdfast.errors import RunExpired as RunExpired
+    from holdfast.errors import RunNotYours as RunNotYours
     from holdfast.errors import RunStopped as RunStopped
     from holdfast.errors import SessionError as SessionError
     from holdfast.errors import SessionTooLarge as SessionTooLarge
@@ -76,6 +77,7 @@ _HOMES = {
     "RedisUnavailable": "errors",
     "RunEnded": "errors",
     "RunExpired": "errors",
+    "RunNotYours": "errors",
     "RunPublisher": "streams.publisher",
     "RunResponse": "streams.response",
     "RunStopped": "errors",
@@ -126,6 +128,7 @@ __all__ = [
     "RedisUnavailable",
     "RunEnded",
     "RunExpired",
+    "RunNotYours",
     "RunPublisher",
     "RunResponse",
     "RunStopped",
