@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +50,7 @@ class Hub:
     def __init__(self, store: EventStore) -> None:
         self.store = store
         self.stopping = False
-        self.subscribers: weakref.WeakSet[Reader] = weakref.WeakSet()
+        self.subscribers: set[Reader] = set()
         self._loop = asyncio.get_running_loop()
         self._rings: dict[str, Ring] = {}
         self._opening: dict[str, _Opening] = {}

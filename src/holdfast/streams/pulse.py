@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from starlette.types import Receive
+    from starlette.types import Message, Receive
 
 
 SEND_TIMEOUT = 30.0
@@ -53,6 +53,19 @@ class Pulse:
     Attributes:
         due: the reader has been silent for the whole interval.
     """
+
+    __slots__ = (
+        "_behind",
+        "_given_up",
+        "_interval",
+        "_last",
+        "_loop",
+        "_reader",
+        "_sender",
+        "_sending",
+        "_timer",
+        "due",
+    )
 
     def __init__(
         self, reader: Reader, interval: float, *, behind: Callable[[], bool] = lambda: False
@@ -128,6 +141,8 @@ class Expiry:
         until: when it ends, in seconds since 1970; ``None`` for never.
     """
 
+    __slots__ = ("_timer", "_until", "_wake")
+
     def __init__(self, reader: Reader, until: float | None) -> None:
         self._wake = reader.wake
         self._until = until
@@ -164,18 +179,25 @@ class Expiry:
 
 
 @contextlib.asynccontextmanager
-async def listening(receive: Receive, reader: Reader) -> AsyncIterator[None]:
-    """Notice that the client leaves, also while there is nothing to send; what it says is ignored.
+async def listening(
+    receive: Receive, reader: Reader, hear: Callable[[Message], Awaitable[None]] | None = None
+) -> AsyncIterator[None]:
+    """Notice that the client leaves, also while there is nothing to send.
 
     Args:
         receive: of the request or the WebSocket.
         reader: whom to wake.
+        hear: given each thing that the client says; the next one is received when it is done.
+            Default: all of it is ignored.
     """
 
     async def listen() -> None:
         try:
-            while (await receive())["type"] not in {"http.disconnect", "websocket.disconnect"}:
-                pass
+            message = await receive()
+            while message["type"] not in {"http.disconnect", "websocket.disconnect"}:
+                if hear is not None:
+                    await hear(message)
+                message = await receive()
         finally:
             reader.leave()
 

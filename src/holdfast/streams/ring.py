@@ -119,7 +119,32 @@ class Ring:
         overdue: of a Pub/Sub run, what the last audit found that had not arrived.
         page: how many entries to read of it at once.
         encoded: how many events have been encoded for it.
+        end: the position after the newest item.
     """
+
+    __slots__ = (
+        "transport",
+        "overdue",
+        "_batch",
+        "_bytes",
+        "_first",
+        "_items",
+        "_max_bytes",
+        "_newest",
+        "_sleepers",
+        "_start",
+        "_stored_at",
+        "doubtful",
+        "encoded",
+        "end",
+        "ended",
+        "last",
+        "last_n",
+        "life",
+        "page",
+        "readers",
+        "run_id",
+    )
 
     def __init__(
         self, run_id: str, start: EventId, life: str | None, *, max_bytes: int = RING_BYTES
@@ -135,6 +160,7 @@ class Ring:
         self.overdue: tuple[int, bool] | None = None
         self.page = FIRST_PAGE
         self.encoded = 0
+        self.end = 0
         self._start = start
         self._items: deque[tuple[EventId, int, Item]] = deque()
         self._first = 0
@@ -150,11 +176,6 @@ class Ring:
     def __repr__(self) -> str:
         size = f"{len(self._items)} items, {self._bytes} bytes"
         return f"<Ring {self.run_id!r} {size}, {self.readers} readers>"
-
-    @property
-    def end(self) -> int:
-        """The position after the newest item."""
-        return self._first + len(self._items)
 
     def append(self, frame: Frame) -> None:
         """Add the next stored event, or a provisional one that is not here yet.
@@ -297,6 +318,7 @@ class Ring:
 
     def _push(self, item: Item, size: int, rank: int) -> None:
         self._items.append((self.last, rank, item))
+        self.end += 1
         self._batch = None
         self._bytes += size
         while self._bytes > self._max_bytes and len(self._items) > 1:

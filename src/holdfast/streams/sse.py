@@ -135,6 +135,8 @@ def retry_ms(seconds: float) -> int:
 class _Stream:
     """The sender of one open stream."""
 
+    __slots__ = ("_expiry", "_hub", "_pulse", "_send", "_subscription", "_terms")
+
     def __init__(self, hub: Hub, subscription: Subscription, terms: Terms, send: Send) -> None:
         self._hub = hub
         self._subscription = subscription
@@ -184,11 +186,14 @@ class _Stream:
         return False
 
     async def _relay(self) -> None:
-        subscription, pulse, envelope = self._subscription, self._pulse, self._terms.envelope
+        subscription, pulse, send = self._subscription, self._pulse, self._send
+        envelope = self._terms.envelope
         while not (subscription.done or self._over()):
             batch = subscription.take_batch()
             if batch is not None:
-                await self._write(batch.event_source(envelope=envelope))
+                # Spelled out: this is the way of nearly every event to every reader.
+                body = batch.event_source(envelope=envelope)
+                await pulse.watch(send(_body(body)))
             elif due := await subscription.take():
                 await self._write(b"".join(map(self._encode, due)))
             if not subscription.ready:
@@ -214,7 +219,11 @@ class _Stream:
         return spell(kind, self._subscription.run_id, **fields)
 
     def _write(self, body: bytes, *, more: bool = True) -> Awaitable[None]:
-        return self._deliver({"type": "http.response.body", "body": body, "more_body": more})
+        return self._deliver(_body(body, more=more))
 
     def _deliver(self, message: Message) -> Awaitable[None]:
         return self._pulse.watch(self._send(message))
+
+
+def _body(body: bytes, *, more: bool = True) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": more}

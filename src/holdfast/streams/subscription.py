@@ -65,6 +65,28 @@ class Subscription:
         late: the run is on Pub/Sub, and had begun before this reader joined.
     """
 
+    # There may be ten thousand of them, and each event visits them all.
+    __slots__ = (
+        "_tail",
+        "_joined_at",
+        "late",
+        "_live",
+        "_passed",
+        "_began",
+        "_chunk_bytes",
+        "_from_tail",
+        "_hub",
+        "_more",
+        "_page",
+        "_position",
+        "_ring",
+        "_sleeper",
+        "cursor",
+        "done",
+        "left",
+        "run_id",
+    )
+
     def __init__(
         self, hub: Hub, run_id: str, position: Position, *, chunk_bytes: int = CHUNK_BYTES
     ) -> None:
@@ -73,7 +95,7 @@ class Subscription:
         self.done = False
         self.left = False
         self._from_tail = position is TAIL
-        self._began = EventId(time.time_ns() // 1_000_000, 0)
+        self._began = EventId(time.time_ns() // 1_000_000, 0) if self._from_tail else ZERO
         self._hub = hub
         self._chunk_bytes = chunk_bytes
         self._page = FIRST_PAGE
@@ -167,7 +189,10 @@ class Subscription:
     @property
     def ready(self) -> bool:
         """Whether there may be something to take already."""
-        return self.done or self._more or self._has_news(self._joined())
+        if self.done or self._more:
+            return True
+        ring, position = self._ring, self._position
+        return ring is not None and position is not None and position < ring.end
 
     async def wait(self) -> None:
         """Wait until there may be something to take. May be woken for nothing."""
@@ -370,9 +395,6 @@ class Subscription:
         else:
             self.cursor.advance(entry.id, entry.producer, entry.seq)
         yield Due(str(self.cursor) if self.cursor.seen else frame.cursor, frame)
-
-    def _has_news(self, ring: Ring) -> bool:
-        return self._position is not None and self._position < ring.end
 
     def _joined(self) -> Ring:
         if self._ring is None:
