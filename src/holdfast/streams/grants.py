@@ -7,13 +7,14 @@ alone, by the policy that judges a request for one run.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from starlette.requests import HTTPConnection
 
 from holdfast.errors import RedisUnavailable
-from holdfast.streams.access import FORBIDDEN, UNKNOWN, Verdict, bearer_of, says_otherwise
+from holdfast.streams.access import UNKNOWN, Verdict, bearer_of, says_otherwise
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -65,10 +66,7 @@ class Grants:
                 continue
             if verdict.status == 200:
                 return verdict
-            if verdict.status == 403:
-                found = FORBIDDEN
-            elif verdict.forged and found == UNKNOWN:
-                found = verdict
+            found = worse(found, verdict)
         if unknown is not None:
             raise unknown
         return found
@@ -82,6 +80,12 @@ class Grants:
             for each, connection in self._presented
             if each is None or not says_otherwise(each, run_id)
         )
+
+
+def worse(one: Verdict, other: Verdict) -> Verdict:
+    """Return what two refusals are together: 403 if either is, an attempt if either is one."""
+    worst = max(one, other, key=lambda each: each.status)
+    return replace(worst, forged=one.forged or other.forged)
 
 
 def _with(scope: Scope, token: str | None, *, header: bool) -> HTTPConnection:

@@ -15,7 +15,7 @@ from holdfast.streams import problems
 from holdfast.streams.asking import wait_of
 from holdfast.streams.composite import GONE, MAX_RUNS, Composite, parse
 from holdfast.streams.event import check_run_id
-from holdfast.streams.grants import Grants
+from holdfast.streams.grants import Grants, worse
 from holdfast.streams.lane import Entrance
 from holdfast.streams.opening import Opening, decide, look
 from holdfast.streams.service import ask
@@ -47,12 +47,19 @@ class Asked:
     wait: float
     grants: Grants
 
-    def entrance(self, run_id: str, verdict: Verdict | None, position: Position) -> Entrance:
-        """Return how *run_id* is come in to at *position*; *verdict* is ``None`` if undecided."""
+    def entrance(
+        self, run_id: str, verdict: Verdict | None, position: Position, token: str | None = None
+    ) -> Entrance:
+        """Return how *run_id* is come in to at *position*.
+
+        Args:
+            verdict: ``None`` where it cannot be decided yet.
+            token: asked again then, in place of what the connection brought.
+        """
         # Who was told already that the run is not there comes back for the others.
         wait = 0.0 if self.composite.place(run_id) is GONE else self.wait
         if verdict is None:
-            return Entrance(position, wait, permit=partial(self.grants.verdict, run_id))
+            return Entrance(position, wait, permit=partial(self.grants.verdict, run_id, token))
         return Entrance(position, wait, verdict.until)
 
 
@@ -105,7 +112,7 @@ async def granted(service: Service, request: Asked) -> Granted | problems.Proble
             entrances[run_id] = request.entrance(run_id, verdict, position)
         else:
             refused[run_id] = problems.BY_VERDICT[verdict.status].code
-            last = verdict if last is None else max(last, verdict, key=lambda each: each.status)
+            last = verdict if last is None else worse(last, verdict)
         # A hundred signatures take some milliseconds, in which others want to be served.
         await asyncio.sleep(0)
     if last is not None:

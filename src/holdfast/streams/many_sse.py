@@ -50,7 +50,7 @@ async def serve(service: Service, request: Request, send: Send) -> Response | No
         return Response(status_code=204, headers=problems.PRIVATE_HEADERS)
     if request.method == "HEAD":
         return Response(headers=sse.HEADERS)
-    if len(hub.subscribers) + len(grant.entrances) >= settings.stream_max_subscribers:
+    if service.is_full(hub, 1 + len(grant.entrances)):
         return sse.come_back(max(settings.stream_retry * 5, 10))
     terms = sse.Terms(
         wait=ask.wait,

@@ -66,9 +66,9 @@ class Service:
         self._closed = True
         stop_hubs(self.store)
 
-    def is_full(self, hub: Hub) -> bool:
-        """Whether *hub* has as many readers as ``HOLDFAST_STREAM_MAX_SUBSCRIBERS`` lets it."""
-        return len(hub.subscribers) >= self.settings.stream_max_subscribers
+    def is_full(self, hub: Hub, more: int = 1) -> bool:
+        """Whether *more* readers would be too many, by ``HOLDFAST_STREAM_MAX_SUBSCRIBERS``."""
+        return len(hub.subscribers) + more > self.settings.stream_max_subscribers
 
     async def may_serve(self) -> bool:
         """Whether Redis has answered once, where that is required."""

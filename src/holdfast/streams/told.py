@@ -6,7 +6,7 @@ whole connection stands after each.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from holdfast.streams.event import to_json
@@ -38,14 +38,14 @@ class Told:
     fields: tuple[tuple[str, str | None], ...] = ()
 
     def json(self) -> str:
-        """The frame, as one run's WebSocket has it."""
+        """The frame."""
         if self.frame is not None:
             return self.frame.websocket(self.id)
         return to_json({"kind": self.kind, "run_id": self.run_id, **dict(self.fields)})
 
     def websocket(self) -> str:
         """The same with the connection's own position in an event."""
-        text = self.json()
+        text = replace(self, kind="error").json() if self.kind == "denied" else self.json()
         if self.frame is None or not self.composite:
             return text
         return f'{text[:-1]},"cursor":"{self.composite}"}}'

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING
 from starlette.websockets import WebSocket
 
 from holdfast.errors import InvalidEvent
-from holdfast.streams import paths, problems, websocket
+from holdfast.streams import many_websocket, paths, problems, websocket
 from holdfast.streams.asking import position_of, wait_of
+from holdfast.streams.many_asking import asked, granted
 from holdfast.streams.origins import origin_allowed
 from holdfast.streams.service import ask
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from holdfast.streams.access import Verdict
-    from holdfast.streams.opening import Permit
     from holdfast.streams.service import Service
 
 log = logging.getLogger("holdfast.streams")
@@ -38,18 +37,22 @@ class WebSocketDoor:
         except InvalidEvent:
             await _refuse(socket, problems.INVALID_RUN_ID)
             return
-        if target is None or target.operation != "websocket":
+        if target is None or target.operation not in {"websocket", "many_websocket"}:
             await _refuse(socket, problems.NOT_FOUND)
         elif not await self._service.may_serve():
             await _refuse(socket, problems.UNAVAILABLE)
-        else:
+        elif not self._origin_allowed(socket):
+            await _refuse(socket, problems.FORBIDDEN)
+        elif target.operation == "websocket":
             await self._one_run(target.run_id, socket)
+        else:
+            await self._many_runs(socket)
 
     async def _one_run(self, run_id: str, socket: WebSocket) -> None:
         permit = self._service.permit(socket, run_id, "read")
-        verdict = await self._verdict(socket, permit)
-        if isinstance(verdict, problems.Problem):
-            await _refuse(socket, verdict)
+        verdict = await ask(permit)
+        if verdict is not None and verdict.status != 200:
+            await _refuse(socket, self._service.denied(verdict, socket))
             return
         position = position_of(socket)
         wait = wait_of(socket, self._settings.stream_wait, verdict)
@@ -70,20 +73,29 @@ class WebSocketDoor:
             permit=None if verdict else permit,
         )
 
-    async def _verdict(
-        self, socket: WebSocket, permit: Permit
-    ) -> Verdict | problems.Problem | None:
-        """Return the permission, why the handshake is refused, or ``None`` while nobody can say."""
+    async def _many_runs(self, socket: WebSocket) -> None:
+        request = asked(self._service, socket)
+        if isinstance(request, problems.Problem):
+            await _refuse(socket, request)
+            return
+        grant = await granted(self._service, request)
+        if isinstance(grant, problems.Problem):
+            await _refuse(socket, grant)
+            return
+        if self._service.is_full(self._service.hub(), 1 + len(grant.entrances)):
+            await socket.accept()
+            await socket.close(websocket.TRY_AGAIN)
+            return
+        await many_websocket.serve(self._service, request, grant, socket)
+
+    def _origin_allowed(self, socket: WebSocket) -> bool:
         origin, host = socket.headers.get("origin"), socket.headers.get("host", "")
-        if not origin_allowed(origin, host, self._settings.stream_allowed_origins):
+        allowed = origin_allowed(origin, host, self._settings.stream_allowed_origins)
+        if not allowed:
             log.info(
                 "a WebSocket was refused: its Origin is not in HOLDFAST_STREAM_ALLOWED_ORIGINS"
             )
-            return problems.FORBIDDEN
-        verdict = await ask(permit)
-        if verdict is not None and verdict.status != 200:
-            return self._service.denied(verdict, socket)
-        return verdict
+        return allowed
 
 
 async def _refuse(socket: WebSocket, problem: problems.Problem) -> None:
