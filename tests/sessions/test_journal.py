@@ -211,10 +211,18 @@ def test_an_answer_asked_for_before_a_change_is_not_kept() -> None:
     assert copies.get(key, 0) is None
 
 
-def test_a_copy_is_shared_with_nobody() -> None:
-    copies, key, mine = Copies(10, 1000), new_key(), record(a=b"1")
-    copies.put(key, mine, NOW)
-    mine.seen_at = NOW
-    copy = copies.get(key, 0)
-    assert copy is not None
-    assert copy.seen_at == NOW - 10
+def test_a_copy_shows_activity_once_in_the_interval_and_to_its_own_secret_alone() -> None:
+    copies, key = Copies(10, 1000), new_key()
+    copies.put(key, record(a=b"1"), NOW)
+
+    def seen_at() -> float:
+        copy = copies.get(key, NOW)
+        assert copy is not None
+        return copy.seen_at
+
+    copies.touch(key, NOW, 20)
+    copies.touch(key._replace(secret_hash="another"), NOW, 0)
+    copies.touch(new_key(), NOW, 0)
+    assert seen_at() == NOW - 10
+    copies.touch(key, NOW, 10)
+    assert seen_at() == NOW

@@ -160,9 +160,7 @@ def test_a_secret_that_has_grown_old_is_renewed_with_grace() -> None:
 
 @pytest.mark.parametrize("change", [{"current": False}, {"degraded": "stale"}])
 def test_who_may_not_know_the_newest_secret_does_not_renew_it(change: dict[str, object]) -> None:
-    found = record()
-    for name, value in change.items():
-        setattr(found, name, value)
+    found = record()._replace(**change)  # type: ignore[arg-type]
     assert decide(FOUND, found, Deeds(), NOW, Terms(rotate_after=100)) == NOTHING
 
 

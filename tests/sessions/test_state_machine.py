@@ -471,12 +471,12 @@ def redis_world(redis: RedisServer, key_prefix: str) -> Iterator[World]:
     link = Link(own)
 
     def advance(seconds: float, opened: list[Session]) -> None:
-        records = [session._exchange.record for session in opened if session._exchange]
-        for record in filter(None, records):
-            record.created_at -= seconds
-            record.expires_at -= seconds
-            record.seen_at -= seconds
-            record.secret_since -= seconds
+        for exchange in filter(None, [session._exchange for session in opened]):
+            if exchange.record is not None:
+                told = exchange.record._asdict()
+                times = ("created_at", "expires_at", "seen_at", "secret_since")
+                earlier = {name: told[name] - seconds for name in times}
+                exchange.record = Record(**(told | earlier))
         age(redis, key_prefix, seconds)
 
     world = World([RedisSessionStore(own, link=link) for _ in range(PROCESSES)], advance)

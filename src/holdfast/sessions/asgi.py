@@ -108,7 +108,7 @@ class SessionMiddleware:
         if isinstance(door, StartError):
             self.app = door
         else:
-            self._name = door.cookie_name
+            self._name, self._inner = door.cookie_name, door
             self._fresh: type[_FreshSession] = type(
                 "Session", (_FreshSession,), {"_setup": door.setup}
             )
@@ -123,7 +123,7 @@ class SessionMiddleware:
         name = self._name
         for header, line in scope["headers"]:
             if header == b"cookie" and name in line:
-                await self._choose(scope, receive, send)
+                await self._serve(self._inner, scope, receive, send)
                 return
 
         # No cookie of ours.
@@ -169,16 +169,19 @@ class SessionMiddleware:
     async def _serve(self, door: Door, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = await door.open(scope)
         scope["session"] = exchange.session
-        websocket = scope["type"] == "websocket"
-        kind = Socket if websocket else Conversation
-        conversation = kind(exchange, scope, send, running_task())
-        receive = conversation.watch(receive) if isinstance(conversation, Socket) else receive
+        conversation: Conversation
+        if scope["type"] == "websocket":
+            conversation = socket = Socket(exchange, scope, send, running_task())
+            receive = socket.watch(receive)
+        else:
+            conversation = Conversation(exchange, scope, send, running_task())
         try:
             await self.app(scope, receive, conversation.send)
         except BaseException as error:  # noqa: BLE001 - raised again unless it is our own 503
             await conversation.failed(error)
         else:
-            await conversation.finish()
+            if not conversation.over():
+                await conversation.finish()
 
 
 _KINDS = frozenset({"http", "websocket"})

@@ -175,8 +175,7 @@ def record(
         raise CorruptData("what is stored is no session")
     if not reply:
         return Missing.ABSENT
-    pairs = iter(reply)
-    raw = dict(zip(pairs, pairs, strict=True))
+    raw = dict(zip(reply[::2], reply[1::2], strict=True))
     secret, created, expires, seen, since = _meta(raw.pop(META, None))
     old = raw.pop(OLD, None)
     # Redis has expired it by itself, unless its expiry was lost or the timeout was cut since.
@@ -205,8 +204,13 @@ def _meta(text: bytes | None) -> tuple[bytes, float, float, float, float]:
     try:
         version, secret, created, expires, seen, since = (text or b"").split(b" ")
         if version == b"1":
-            times = (int(created), int(expires), int(seen), int(since))
-            return secret, *(each / 1000 for each in times)  # type: ignore[return-value]
+            return (
+                secret,
+                int(created) / 1000,
+                int(expires) / 1000,
+                int(seen) / 1000,
+                int(since) / 1000,
+            )
     except ValueError:
         pass
     raise CorruptData("the stored session has no metadata that this version can read")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import anyio
@@ -58,12 +59,17 @@ TOO_LATE = {
 
 
 class Plan(NamedTuple):
-    """What is to be done with what was there at one moment; the handler's tasks may go on."""
+    """What is to be done with what was there at one moment; the handler's tasks may go on.
+
+    Attributes:
+        decision: as ``lifecycle.decide`` made it.
+        changed, removed: keys, by comparison with what the store holds.
+        user: named by what is stored once it is done.
+    """
 
     decision: Decision
     changed: dict[str, bytes]
     removed: tuple[str, ...]
-    #: Named by what is stored once it is done.
     user: str | None
 
     @property
@@ -74,33 +80,36 @@ class Plan(NamedTuple):
 
 async def save(exchange: Exchange) -> None:
     """See ``Session.save``."""
-    notice = _decide(exchange).decision.notice
+    notice = planned(exchange).decision.notice
     if notice in TOO_LATE:
         raise SessionTooLate(TOO_LATE[notice])
     await apply(exchange)
 
 
-async def apply(exchange: Exchange, *, failed: bool = False) -> None:
+async def apply(exchange: Exchange, plan: Plan | None = None, *, failed: bool = False) -> None:
     """Bring the store to what the handler did so far.
 
     Args:
+        exchange: the session.
+        plan: what :func:`planned` has just said; by default it is asked.
         failed: the handler raised.
 
     Raises:
         SessionUnavailable, SessionTooLarge, TypeError: as ``Session.save``.
     """
-    plan = _decide(exchange, failed=failed)
+    if plan is None:
+        plan = planned(exchange, failed=failed)
     if not plan.decision.commands:
-        _conclude(exchange, plan.decision)
+        conclude(exchange, plan.decision)
         return
     while exchange.busy:
         # Two tasks of one request may save at once; the second looks at what the first left.
         exchange.free = exchange.free or anyio.Event()
         await exchange.free.wait()
-        plan = _decide(exchange, failed=failed)
+        plan = planned(exchange, failed=failed)
     exchange.busy, header = True, exchange.header
     try:
-        _conclude(exchange, plan.decision)
+        conclude(exchange, plan.decision)
         for command in plan.decision.commands:
             await _carry_out(exchange, command, plan)
     except SessionUnavailable as error:
@@ -114,7 +123,8 @@ async def apply(exchange: Exchange, *, failed: bool = False) -> None:
             exchange.free = None
 
 
-def _decide(exchange: Exchange, *, failed: bool = False) -> Plan:
+def planned(exchange: Exchange, *, failed: bool = False) -> Plan:
+    """Return what has to be done now. See :func:`apply` for arguments and errors."""
     changed, removed = ({}, ()) if failed else exchange.ledger.difference(exchange.session)
     terms = exchange.setup.terms
     user = terms.user_of(exchange.session) if changed or removed else exchange.user
@@ -140,18 +150,20 @@ def _decide(exchange: Exchange, *, failed: bool = False) -> Plan:
     return Plan(decision, changed, removed, user)
 
 
-def _conclude(exchange: Exchange, decision: Decision) -> None:
+def conclude(exchange: Exchange, decision: Decision) -> None:
+    """Note what *decision* says of the cookie, and tell what is dropped by it."""
     if decision.header is not Header.KEEP:
         exchange.header = decision.header
         if decision.header is Header.SET and exchange.credential is None:
             exchange.credential = new_credential()
-    _tell(exchange, decision.notice)
+    if decision.notice is not None:
+        _tell(exchange, decision.notice)
 
 
-def _tell(exchange: Exchange, notice: Notice | None) -> None:
-    if notice is None or notice in exchange.told:
+def _tell(exchange: Exchange, notice: Notice) -> None:
+    if notice in exchange.told:
         return
-    exchange.told.add(notice)
+    exchange.told += (notice,)
     id_hash = None if exchange.credential is None else exchange.credential.key.id_hash
     reason: Refusal = "ended" if notice is Notice.DROPPED else "too late"
     exchange.setup.tidings.tell(SessionRefused(id_hash=id_hash, user=exchange.user, reason=reason))
@@ -172,7 +184,7 @@ async def _carry_out(exchange: Exchange, command: Command, plan: Plan) -> None:
     elif command is Command.TOUCH:
         interval = touch_interval(exchange.setup.terms)
         touched = store.touch(exchange.held().key, idle_timeout=idle, interval=interval)
-        settle(exchange, command, await written(exchange, touched), None, {}, ())
+        settle(exchange, command, await written(exchange, touched), Change())
     else:
         before, key = exchange.user, exchange.held().key
         credential, rotation = _rotation(exchange, command)
@@ -182,7 +194,7 @@ async def _carry_out(exchange: Exchange, command: Command, plan: Plan) -> None:
         outcome = await written(exchange, store.save(key, change, idle_timeout=idle))
         if judge(command, outcome).standing is Standing.FOUND:
             exchange.user = user
-        settle(exchange, command, outcome, credential, changed, removed)
+        settle(exchange, command, outcome, change, credential)
         if exchange.standing is Standing.FOUND and before != exchange.user:
             await exchange.setup.tidings.forget(before, key.id_hash)
 
@@ -246,15 +258,15 @@ def settle(
     exchange: Exchange,
     command: Command,
     outcome: Outcome,
-    credential: Credential | None,
-    changed: dict[str, bytes],
-    removed: tuple[str, ...],
+    change: Change,
+    credential: Credential | None = None,
 ) -> None:
+    """Note what became of *change*, which gave the session *credential* where it was rotated."""
     aftermath = judge(command, outcome)
     if aftermath.header is not None:
         exchange.header = aftermath.header
     if aftermath.standing is not Standing.FOUND:
-        if outcome is Outcome.GONE and (changed or removed):
+        if outcome is Outcome.GONE and (change.set or change.removed):
             _tell(exchange, Notice.DROPPED)
         elif outcome is Outcome.DESTROYED:
             id_hash = exchange.held().key.id_hash
@@ -262,16 +274,14 @@ def settle(
             exchange.setup.tidings.tell(event)
         exchange.start_anew(aftermath.standing)
         return
-    exchange.ledger.settle(changed, removed)
-    now = time.time()
+    exchange.ledger.settle(change.set, change.removed)
+    if not aftermath.rotated:
+        change = replace(change, rotation=None)
     if exchange.record is not None:
-        exchange.record.seen_at = now
-    if aftermath.rotated and exchange.record is not None and credential is not None:
+        exchange.record = exchange.record.after(change, time.time())
+    if aftermath.rotated and credential is not None:
         _tell_rotated(exchange, command, credential.key)
         exchange.wants_new_id, exchange.credential = False, credential
-        exchange.record.secret_since = now
-        if command is Command.REGENERATE:
-            exchange.record.expires_at = now + exchange.setup.terms.lifetime
 
 
 def _tell_rotated(exchange: Exchange, command: Command, key: SessionKey) -> None:

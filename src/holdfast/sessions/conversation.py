@@ -13,7 +13,7 @@ import anyio
 
 from holdfast.errors import SessionUnavailable
 from holdfast.sessions.bond import Bond
-from holdfast.sessions.commit import apply
+from holdfast.sessions.commit import apply, conclude, planned
 from holdfast.sessions.headers import response_headers
 from holdfast.startup import refusal
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Message, Receive, Scope, Send
 
+    from holdfast.sessions.commit import Plan
     from holdfast.sessions.exchange import Exchange
 
 logger = logging.getLogger("holdfast.sessions")
@@ -68,6 +69,18 @@ class Conversation:
             return self._start(message)
         return self._send(message)
 
+    def over(self) -> bool:
+        """Whether nothing is left to be done by :meth:`finish`, as after most requests."""
+        if self._bond is not None:
+            return False
+        if self._replaced or self._spoiled:
+            return True
+        plan = planned(self._exchange)
+        if plan.decision.commands:
+            return False
+        conclude(self._exchange, plan.decision)
+        return True
+
     async def finish(self) -> None:
         """Store what was written after the start; the application has returned."""
         if self._bond is not None:
@@ -110,12 +123,28 @@ class Conversation:
             return False
         return isinstance(error, (OSError, anyio.get_cancelled_exc_class()))
 
-    async def _start(self, message: Message) -> None:
-        if await self._commit():
-            self._exchange.started = True
-            await self._send(self._dressed(message))
-            if self._exchange.session.accessed and _is_event_stream(message):
-                self._bind()
+    def _start(self, message: Message) -> Awaitable[None]:
+        # Not a coroutine function either: where nothing has to be stored, nothing is waited for.
+        plan = self._planned()
+        if plan.decision.commands:
+            return self._store_and_start(plan, message)
+        conclude(self._exchange, plan.decision)
+        return self._begin(message)
+
+    async def _store_and_start(self, plan: Plan, message: Message) -> None:
+        if await self._stored(plan):
+            await self._begin(message)
+
+    def _begin(self, message: Message) -> Awaitable[None]:
+        self._exchange.started = True
+        dressed = self._dressed(message)
+        if self._exchange.session.accessed and _is_event_stream(message):
+            return self._send_and_bind(dressed)
+        return self._send(dressed)
+
+    async def _send_and_bind(self, message: Message) -> None:
+        await self._send(message)
+        self._bind()
 
     def _bind(self) -> None:
         """End what is served from now on with the session."""
@@ -126,11 +155,18 @@ class Conversation:
         # An EventSource comes back by itself, and meets the session as it is then.
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _commit(self) -> bool:
-        """Commit; false where the response had to be replaced."""
+    def _planned(self) -> Plan:
         try:
             # After a commit that raised, what comes is the answer that tells of it.
-            await apply(self._exchange, failed=self._spoiled)
+            return planned(self._exchange, failed=self._spoiled)
+        except BaseException:
+            self._spoiled = True
+            raise
+
+    async def _stored(self, plan: Plan) -> bool:
+        """Carry *plan* out; false where the response had to be replaced."""
+        try:
+            await apply(self._exchange, plan, failed=self._spoiled)
         except SessionUnavailable as error:
             await self._refuse(error)
             return False
@@ -197,7 +233,7 @@ class Socket(Conversation):
         return self._send(message)
 
     async def _accept(self, message: Message) -> None:
-        if not await self._commit():
+        if not await self._stored(self._planned()):
             return
         self._accepted = self._exchange.started = True
         cookie = self._exchange.set_cookie()

@@ -6,7 +6,6 @@ A bounded dictionary, least recently used first out. Nothing here knows whether 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ class Copies:
         return self._changes
 
     def put(self, key: SessionKey, record: Record, at: float, asked: int | None = None) -> None:
-        """Keep a copy of *record*, shared with nobody.
+        """Keep *record*.
 
         Args:
             key: its id and present secret.
@@ -59,10 +58,10 @@ class Copies:
         """
         if asked is not None and self._outdated_since(key.id_hash, asked):
             return
-        self.drop(key.id_hash)
+        before = self._copies.pop(key.id_hash, None)
         size = sum(map(len, record.fields.values()))
-        self._copies[key.id_hash] = _Copy(key.secret_hash, replace(record), at, size)
-        self._bytes += size
+        self._copies[key.id_hash] = _Copy(key.secret_hash, record, at, size)
+        self._bytes += size if before is None else size - before.size
         while len(self._copies) > self._max_sessions or self._bytes > self._max_bytes:
             _, oldest = self._copies.popitem(last=False)
             self._bytes -= oldest.size
@@ -73,6 +72,13 @@ class Copies:
         if copy is None or copy.secret_hash != key.secret_hash or copy.at < since:
             return None
         return copy.record
+
+    def touch(self, key: SessionKey, now: float, interval: float) -> None:
+        """Note activity at *now*, unless some was noted less than *interval* seconds before."""
+        record = self.get(key, 0.0)
+        if record is not None and now - record.seen_at >= interval:
+            seen = self._copies[key.id_hash]._replace(record=record._replace(seen_at=now))
+            self._copies[key.id_hash] = seen
 
     def outdate(self, id_hash: str) -> None:
         """Forget one, and whatever answer of Redis about it is still on its way."""

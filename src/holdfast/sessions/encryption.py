@@ -13,7 +13,6 @@ import hmac
 import os
 import threading
 from collections import OrderedDict
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from holdfast.errors import ConfigurationError, CorruptData
@@ -189,7 +188,7 @@ class EncryptedSessionStore(SessionStore):
         found = await self.inner.load(key, idle_timeout=idle_timeout)
         if isinstance(found, Missing):
             return found
-        return replace(found, fields=self._opened(key.id_hash, found.fields))
+        return found._replace(fields=self._opened(key.id_hash, found.fields))
 
     def _opened(self, id_hash: str, fields: Mapping[str, bytes]) -> dict[str, bytes]:
         cipher = self._cipher.of(id_hash)

@@ -106,12 +106,13 @@ class Exchange:
         self.header = Header.KEEP
         self._excluded = excluded
         self.user: str | None = None
-        self.told: set[Notice] = set()
+        self.told: tuple[Notice, ...] = ()
         # Not a lock: without a rival it costs nothing, and needs no event loop.
         self.busy = False
         self.free: anyio.Event | None = None
         self.ledger = Ledger({}, {}, setup.terms.max_bytes)
-        self.session = self._bind(Session() if session is None else session)
+        self.session = Session() if session is None else session
+        self.session._exchange = self  # noqa: SLF001 - the two halves of one thing
 
     # --- opening --------------------------------------------------------------------------------
 
@@ -167,11 +168,8 @@ class Exchange:
         """Give the handler a session that cannot be seen, under *credential* if that is known."""
         self.standing, self.credential = Standing.UNAVAILABLE, credential
         if self.setup.terms.closed:
-            self.session = self._bind(UnreadableSession())
-
-    def _bind(self, session: Session) -> Session:
-        session._exchange = self  # noqa: SLF001 - the two halves of one thing
-        return session
+            self.session = UnreadableSession()
+            self.session._exchange = self  # noqa: SLF001 - as above
 
     def tell_corrupt(self, id_hash: str, error: CorruptData) -> None:
         """Tell that what is stored cannot be understood."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from holdfast.errors import RedisReplyError, RedisUnavailable, SessionUnavailable
@@ -155,13 +154,13 @@ class FallbackSessionStore(SessionStore):
             if isinstance(seen, Missing):
                 return seen
             if seen is not None and entry is not None:
-                return replace(seen, degraded="local" if entry.born else "stale")
+                return seen._replace(degraded="local" if entry.born else "stale")
             copy = self._copy(key) if entry is None else None
         if copy is None:
             raise SessionUnavailable("the session is not known here while Redis is away")
         if not alive(copy, now, idle_timeout):
             return Missing.ABSENT
-        return replace(copy, degraded="stale")
+        return copy._replace(degraded="stale")
 
     def _copy(self, key: SessionKey) -> Record | None:
         return self._copies.get(key, (self._away_since or time.time()) - COPY_SECONDS)
@@ -226,14 +225,9 @@ class FallbackSessionStore(SessionStore):
             self._copies.outdate(key.id_hash)
             if copy is None or outcome is not Outcome.DONE:
                 return
-            fields = change.applied(copy.fields)
-            copy = Record(fields, copy.created_at, copy.expires_at, now, copy.secret_since)
             if change.rotation is not None:
                 key = SessionKey(key.id_hash, change.rotation.secret_hash)
-                copy.secret_since = now
-                if change.rotation.max_age is not None:
-                    copy.expires_at = now + change.rotation.max_age
-            self._copies.put(key, copy, now)
+            self._copies.put(key, copy.after(change, now), now)
 
     async def increment(
         self, key: SessionKey, name: str, by: int, *, idle_timeout: float = 0.0
@@ -286,9 +280,7 @@ class FallbackSessionStore(SessionStore):
     def _touch_copy(self, key: SessionKey, interval: float) -> None:
         now = time.time()
         with self._lock:
-            copy = self._copies.get(key, 0.0)
-            if copy is not None and now - copy.seen_at >= interval:
-                copy.seen_at = now
+            self._copies.touch(key, now, interval)
 
     async def delete(self, id_hash: str) -> Outcome:
         """See :meth:`SessionStore.delete`."""

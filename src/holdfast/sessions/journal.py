@@ -223,7 +223,7 @@ class Journal:
         if not isinstance(seen, Record):
             return Outcome.GONE
         if now - seen.seen_at >= interval:
-            entry.record = replace(seen, seen_at=now)
+            entry.record = seen._replace(seen_at=now)
         return Outcome.DONE
 
     def forget(self, id_hash: str) -> None:
@@ -261,21 +261,13 @@ def alive(record: Record, now: float, idle_timeout: float) -> bool:
 
 def _applied(entry: Entry, seen: Record, change: Change, now: float) -> Entry:
     """Return *entry* with *change*; a new one, so that a refusal leaves the old as it was."""
-    fields = {k: v for k, v in seen.fields.items() if k not in change.removed}
-    fields.update(change.set)
-    record = replace(seen, fields=fields, seen_at=now)
-    secret_hash = entry.secret_hash
-    if change.rotation is not None:
-        secret_hash = change.rotation.secret_hash
-        record.secret_since = now
-        if change.rotation.max_age is not None:
-            record.expires_at = now + change.rotation.max_age
+    rotation = change.rotation
     changed = {k: v for k, v in entry.changed.items() if k not in change.removed}
     changed.update(change.set)
     return replace(
         entry,
-        secret_hash=secret_hash,
-        record=record,
+        secret_hash=entry.secret_hash if rotation is None else rotation.secret_hash,
+        record=seen.after(change, now),
         changed=changed,
         removed=(entry.removed | set(change.removed)) - set(change.set),
     )

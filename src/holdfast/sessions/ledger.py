@@ -7,7 +7,7 @@ and bounds their size. It knows neither stores nor requests.
 from __future__ import annotations
 
 from itertools import repeat
-from marshal import dumps
+from marshal import dumps, loads
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import SessionTooLarge
@@ -28,12 +28,25 @@ class Ledger:
         max_bytes: what keys and values may come to.
     """
 
-    __slots__ = ("_clean", "_encoded", "_marks", "_max_bytes", "_size", "stored")
+    __slots__ = (
+        "_clean",
+        "_encoded",
+        "_marks",
+        "_max_bytes",
+        "_size",
+        "_told",
+        "_whole",
+        "stored",
+    )
 
     def __init__(self, stored: Mapping[str, bytes], data: dict[str, Any], max_bytes: int):
         self.stored = stored
-        # By key, a mark by which the value that is stored is known again.
-        self._clean = _marks(data)
+        # A mark by which all that is stored is known again: most requests change nothing.
+        self._whole: object = _mark(data)
+        # The same by key, made of it once something has changed.
+        self._clean: dict[str, object] | None = None
+        # The last difference: the mark of the whole then, and what was found.
+        self._told: tuple[object, object, object] = (None, None, None)
         # By key, the JSON of a value seen since, and its mark.
         self._encoded: dict[str, bytes] = dict(stored)
         self._marks: dict[str, object] = {}
@@ -83,9 +96,10 @@ class Ledger:
             TypeError: a value is not JSON (any more).
             SessionTooLarge: data is too large.
         """
-        present, clean, stored = _marks(data), self._clean, self.stored
-        if present == clean:
+        whole = _mark(dict.copy(data))
+        if whole == self._whole:
             return {}, ()
+        present, clean, stored = _marks(data), self._clean_marks(), self.stored
         changed = {}
         for key, mark in present.items():
             if clean.get(key) == mark:
@@ -100,23 +114,40 @@ class Ledger:
             removed = tuple(key for key in stored if key not in present)
         if changed and self._grown({}) > self._max_bytes:
             self._size = self._bound({key: self._encoded[key] for key in present})
+        self._told = whole, changed, removed
         return changed, removed
 
     def settle(self, changed: Mapping[str, bytes], removed: tuple[str, ...]) -> None:
         """Note that the store now holds *changed* and no longer *removed*."""
         stored = {**self.stored, **changed}
+        for key in removed:
+            stored.pop(key, None)
+        whole, *told = self._told
+        if told[0] is changed and told[1] is removed:
+            self._whole, self._clean = whole, None
+        else:
+            self._settle_keys(changed, removed)
+        self.stored = stored
+
+    def _settle_keys(self, changed: Mapping[str, bytes], removed: tuple[str, ...]) -> None:
+        clean, self._whole = self._clean_marks(), _UNKNOWN
         for key, raw in changed.items():
             # Another task may have written since; what is known of its value is not what is stored.
             mine = self._encoded.get(key) == raw
-            self._clean[key] = self._marks.get(key, _UNKNOWN) if mine else _UNKNOWN
+            clean[key] = self._marks.get(key, _UNKNOWN) if mine else _UNKNOWN
         for key in removed:
-            stored.pop(key, None)
-            self._clean.pop(key, None)
-        self.stored = stored
+            clean.pop(key, None)
+
+    def _clean_marks(self) -> dict[str, object]:
+        if self._clean is None:
+            # What cannot be marked is no value of JSON: nothing of it is known again.
+            whole = self._whole
+            self._clean = _marks(loads(whole)) if isinstance(whole, bytes) else {}  # noqa: S302
+        return self._clean
 
     def forget(self) -> None:
         """Note that the store holds nothing any more."""
-        self.stored, self._clean = {}, {}
+        self.stored, self._whole, self._clean = {}, _NOTHING, None
 
     def _encode(self, key: str, value: Any, mark: object) -> bytes:
         encode_key(key)
@@ -146,24 +177,28 @@ class Ledger:
 
 
 def _marks(data: dict[str, Any]) -> dict[str, object]:
-    """Return, by key, something by which the value is known again.
-
-    It is marked by ``marshal``, a tenth of the cost of JSON: equal bytes are equal values of equal
-    types, and where they differ JSON has the word. They are only ever compared, never loaded.
-    """
+    """Return, by key, a :func:`_mark` of the value."""
     values = dict.values(data)
     try:
-        # Version 2 has no back references, so that bytes do not depend on who else holds a part.
         return dict(zip(dict.keys(data), map(dumps, values, repeat(2)), strict=True))
     except (ValueError, TypeError):
         return {key: _mark(value) for key, value in dict.items(data)}
 
 
 def _mark(value: Any) -> object:
+    """Return something by which *value* is known again.
+
+    It is marked by ``marshal``, a tenth of the cost of JSON: equal bytes are equal values of equal
+    types, and where they differ JSON has the word. None of them leaves the process or enters it.
+    """
     try:
+        # Version 2 has no back references, so that bytes do not depend on who else holds a part.
         return dumps(value, 2)
     except (ValueError, TypeError):
         return object()  # like nothing else
+
+
+_NOTHING = _mark({})
 
 
 def _size(fields: Mapping[str, bytes]) -> int:

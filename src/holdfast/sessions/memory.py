@@ -96,7 +96,8 @@ class MemorySessionStore(SessionStore):
             if standing is None or standing is Missing.SUPERSEDED:
                 return standing or Missing.ABSENT
             self._entries.move_to_end(key.id_hash)
-            return replace(entry.record, current=standing == "current")
+            current = standing == "current"
+            return entry.record if current else entry.record._replace(current=False)
 
     async def create(
         self,
@@ -136,13 +137,15 @@ class MemorySessionStore(SessionStore):
                 return Outcome.GONE
             if not change.fits(entry.record.fields):
                 return Outcome.CONFLICT
-            fields = change.applied(entry.record.fields)
-            if change.removed and not fields:
+            late = rotation is not None and rotation.grace > 0 and standing == "grace"
+            if late:
+                rotation = None
+            record = entry.record.after(replace(change, rotation=rotation), now)
+            if change.removed and not record.fields:
                 self._destroy(key.id_hash, now)
                 return Outcome.DESTROYED
-            entry.record = replace(entry.record, fields=fields, seen_at=now)
-            late = rotation is not None and rotation.grace > 0 and standing == "grace"
-            if rotation is not None and not late:
+            entry.record = record
+            if rotation is not None:
                 _rotate(entry, rotation, now)
             entry.ends_at = _end(entry.record, idle_timeout)
             self._entries.move_to_end(key.id_hash)
@@ -160,8 +163,7 @@ class MemorySessionStore(SessionStore):
             value = incremented(entry.record.fields.get(name), by)
             if value is None:
                 return Outcome.CONFLICT
-            fields = {**entry.record.fields, name: b"%d" % value}
-            entry.record = replace(entry.record, fields=fields, seen_at=now)
+            entry.record = entry.record.after(Change({name: b"%d" % value}), now)
             entry.ends_at = _end(entry.record, idle_timeout)
             self._entries.move_to_end(key.id_hash)
             return value
@@ -176,7 +178,7 @@ class MemorySessionStore(SessionStore):
             if entry is None or _standing(entry, key.secret_hash, now) not in _VALID:
                 return Outcome.GONE
             if now - entry.record.seen_at >= interval:
-                entry.record = replace(entry.record, seen_at=now)
+                entry.record = entry.record._replace(seen_at=now)
                 entry.ends_at = _end(entry.record, idle_timeout)
             return Outcome.DONE
 
@@ -196,7 +198,7 @@ class MemorySessionStore(SessionStore):
         """Return a session whatever its secret: for lists of sessions, never to let anybody in."""
         with self._lock:
             entry = self._alive(id_hash, self._clock(), idle_timeout)
-            return None if entry is None else replace(entry.record)
+            return None if entry is None else entry.record
 
     def _alive(self, id_hash: str, now: float, idle_timeout: float) -> _Entry | None:
         entry = self._entries.get(id_hash)
@@ -246,8 +248,6 @@ def _rotate(entry: _Entry, rotation: Rotation, now: float) -> None:
     until = now + (rotation.grace if rotation.grace > 0 else SUPERSEDED_SECONDS)
     entry.past = [*kept[-3:], _Past(entry.secret_hash, until, grace=rotation.grace > 0)]
     entry.secret_hash = rotation.secret_hash
-    end = entry.record.expires_at if rotation.max_age is None else now + rotation.max_age
-    entry.record = replace(entry.record, secret_since=now, expires_at=end)
 
 
 def _end(record: Record, idle_timeout: float) -> float:

@@ -86,9 +86,9 @@ def learn(exchange: Exchange, key: str, raw: bytes, value: Any) -> None:
     dict.__setitem__(session, key, value)
     if exchange.standing is Standing.FOUND and exchange.record is not None:
         exchange.ledger.settle({key: raw}, ())
-        exchange.record.seen_at = time.time()
+        exchange.record = exchange.record.after(Change({key: raw}), time.time())
 
 
 def end(exchange: Exchange, outcome: Outcome) -> None:
     """Note that a write of one key found the session no more."""
-    settle(exchange, Command.SAVE, outcome, None, {"": b""}, ())
+    settle(exchange, Command.SAVE, outcome, Change({"": b""}))

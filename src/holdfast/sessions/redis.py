@@ -72,7 +72,8 @@ class RedisSessionStore(SessionStore):
         command = ("HGETALL", self._calls.name(key.id_hash))
         try:
             if time.monotonic() < self._skew_due:
-                reply = await self._execute(command)
+                link = self.link
+                reply = link.execute_sync(*command) if blocking() else await link.execute(*command)
             else:
                 reply = await self._load_with_time(command)
         except RedisUnavailable as error:
@@ -81,11 +82,6 @@ class RedisSessionStore(SessionStore):
             raise calls.corrupt(error) from error
         now = time.time() + self._skew
         return calls.record(reply, key.secret_hash, now, idle_timeout, self._skew)
-
-    async def _execute(self, command: tuple[str, str]) -> Reply:
-        if blocking():
-            return self.link.execute_sync(*command)
-        return await self.link.execute(*command)
 
     async def _load_with_time(self, command: tuple[str, str]) -> Reply:
         commands = [command, ("TIME",)]

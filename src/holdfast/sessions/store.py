@@ -45,8 +45,7 @@ class SessionKey(NamedTuple):
     secret_hash: str
 
 
-@dataclass(slots=True)
-class Record:
+class Record(NamedTuple):
     """A session as a store found it. Times are seconds since the epoch, by this process's clock.
 
     Attributes:
@@ -60,14 +59,32 @@ class Record:
             copy of earlier, or ``"local"``, a session born meanwhile.
     """
 
-    # Values are what a log, a traceback or a debugger must not show (CWE-532).
-    fields: Mapping[str, bytes] = field(repr=False)
+    fields: Mapping[str, bytes]
     created_at: float
     expires_at: float
     seen_at: float
     secret_since: float
     current: bool = True
     degraded: Degraded | None = None
+
+    def __repr__(self) -> str:
+        # Values are what a log, a traceback or a debugger must not show (CWE-532).
+        told = zip(self._fields[1:], self[1:], strict=True)
+        return f"Record({', '.join(f'{name}={value!r}' for name, value in told)})"
+
+    def after(self, change: Change, now: float) -> Record:
+        """Return what it is once *change* was applied at *now*, seconds since the epoch.
+
+        A change is activity; a rotation makes the secret new, and the lifetime where it says so.
+        """
+        since, end = self.secret_since, self.expires_at
+        if change.rotation is not None:
+            since = now
+            if change.rotation.max_age is not None:
+                end = now + change.rotation.max_age
+        return self._replace(
+            fields=change.applied(self.fields), seen_at=now, secret_since=since, expires_at=end
+        )
 
 
 class Missing(enum.Enum):

@@ -272,8 +272,8 @@ class RedisUserIndex(UserIndex):
         raw.pop(calls.OLD, None)
         if record is None or int(clock[0]) >= _end(record, idle):
             return None
-        record.fields = {name.decode("utf-8", "replace"): data for name, data in raw.items()}
-        return _info(id_hash, record, idle, sized=True)
+        fields = {name.decode("utf-8", "replace"): data for name, data in raw.items()}
+        return _info(id_hash, record._replace(fields=fields), idle, sized=True)
 
     def revoking(self, id_hash: str) -> Plan[bool]:
         """See :meth:`UserIndex.revoking`."""
