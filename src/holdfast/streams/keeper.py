@@ -56,11 +56,15 @@ class Keeper:
         watch_forks(self)
 
     def __repr__(self) -> str:
-        return f"<Keeper of {len(self._holds)} runs>"
+        return f"<Keeper of {len(self)} runs>"
+
+    def __len__(self) -> int:
+        return len(self._holds)
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
-        self._holds: weakref.WeakSet[Hold] = weakref.WeakSet()
+        # Each with its channel.
+        self._holds: weakref.WeakKeyDictionary[Hold, str] = weakref.WeakKeyDictionary()
         self._thread: threading.Thread | None = None
         self._all_now = False
 
@@ -73,8 +77,9 @@ class Keeper:
 
     def add(self, hold: Hold) -> None:
         """Look after *hold* from now on. Any thread."""
+        channel = self._channel(hold.run_id)
         with self._lock:
-            self._holds.add(hold)
+            self._holds[hold] = channel
             if self._thread is None:
                 self._listener = ThreadListener(self._link)
                 self._thread = threading.Thread(
@@ -86,7 +91,7 @@ class Keeper:
     def discard(self, hold: Hold) -> None:
         """Look after *hold* no more. Any thread."""
         with self._lock:
-            self._holds.discard(hold)
+            self._holds.pop(hold, None)
 
     def _wake(self) -> None:
         listener = self._listener
@@ -106,38 +111,37 @@ class Keeper:
         needed_at = time.monotonic()
         try:
             while True:
-                holds = self._by_channel()
-                now = time.monotonic()
-                needed_at = now if holds else needed_at
-                if not holds and self._ended(needed_at, now):
+                channels, now = self._channels(), time.monotonic()
+                needed_at = now if channels else needed_at
+                if not channels and self._ended(needed_at, now):
                     return
                 try:
-                    due = self._round(listener, holds, due)
+                    due = self._round(listener, channels, due)
                 except Exception:
                     log.exception("the leases could not be looked after, and are again in a second")
                     time.sleep(1)
         finally:
             listener.close()
 
-    def _round(self, listener: ThreadListener, holds: dict[str, list[Hold]], due: float) -> float:
+    def _round(self, listener: ThreadListener, channels: set[str], due: float) -> float:
         """Wait until something is to be done, and do it; return when every hold is due again."""
         left = due - time.monotonic()
-        rung = listener.wait(holds.keys(), min(left, LINGER)) if left > 0 else set(holds)
+        rung = listener.wait(channels, min(left, LINGER)) if left > 0 else channels
         if self._all_now or left <= 0:
-            self._all_now, rung = False, set(holds)
+            self._all_now, rung = False, channels
             due = time.monotonic() + self._interval
-        asked = [hold for channel in rung for hold in holds.get(channel, ())]
-        if asked and self._link.up:
-            self._attend(asked)
+        if rung and self._link.up:
+            self._attend(self._of(rung))
         return due
 
-    def _by_channel(self) -> dict[str, list[Hold]]:
+    def _channels(self) -> set[str]:
+        # Names, no holds: what this thread refers to while it waits would never be forgotten.
         with self._lock:
-            holds = list(self._holds)
-        found: dict[str, list[Hold]] = {}
-        for hold in holds:
-            found.setdefault(self._channel(hold.run_id), []).append(hold)
-        return found
+            return set(self._holds.values())
+
+    def _of(self, channels: set[str]) -> list[Hold]:
+        with self._lock:
+            return [hold for hold, channel in self._holds.items() if channel in channels]
 
     def _ended(self, needed_at: float, now: float) -> bool:
         """Whether nobody has needed the thread for a while; then the next hold starts another."""

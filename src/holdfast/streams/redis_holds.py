@@ -59,6 +59,9 @@ class RedisHolds:
         interval = lease / RENEWALS if lease else LOOK
         self._keeper = Keeper(link, self._attend_all, lambda run: keys(run).stop, interval)
 
+    def __repr__(self) -> str:
+        return f"<RedisHolds {len(self._keeper)} runs>"
+
     @property
     def may_judge(self) -> bool:
         """Whether a lease that has lapsed may be taken for a process that died.
