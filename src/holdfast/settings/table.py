@@ -52,7 +52,6 @@ PLANNED = frozenset(
         "redis_wait",
         "stream_capture",
         "stream_capture_abandon",
-        "stream_lease",
         "stream_mount",
         "app",
     }
