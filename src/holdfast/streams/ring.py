@@ -123,8 +123,6 @@ class Ring:
     """
 
     __slots__ = (
-        "transport",
-        "overdue",
         "_batch",
         "_bytes",
         "_first",
@@ -141,9 +139,11 @@ class Ring:
         "last",
         "last_n",
         "life",
+        "overdue",
         "page",
         "readers",
         "run_id",
+        "transport",
     )
 
     def __init__(

@@ -187,8 +187,8 @@ class _Stream:
 
     async def _relay(self) -> None:
         subscription, pulse, send = self._subscription, self._pulse, self._send
-        envelope = self._terms.envelope
-        while not (subscription.done or self._over()):
+        expiry, envelope = self._expiry, self._terms.envelope
+        while not (subscription.done or subscription.over or expiry.reached):
             batch = subscription.take_batch()
             if batch is not None:
                 # Spelled out: this is the way of nearly every event to every reader.

@@ -67,22 +67,22 @@ class Subscription:
 
     # There may be ten thousand of them, and each event visits them all.
     __slots__ = (
-        "_tail",
-        "_joined_at",
-        "late",
-        "_live",
-        "_passed",
         "_began",
         "_chunk_bytes",
         "_from_tail",
         "_hub",
+        "_joined_at",
+        "_live",
         "_more",
         "_page",
+        "_passed",
         "_position",
         "_ring",
         "_sleeper",
+        "_tail",
         "cursor",
         "done",
+        "late",
         "left",
         "run_id",
     )
