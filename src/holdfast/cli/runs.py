@@ -11,7 +11,7 @@ import contextlib
 import functools
 import json
 import sys
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @click.group()
 def runs() -> None:
-    """Look into runs: tail, show, publish, expire.
+    """Look into runs: tail, show, publish, expire, import.
 
     Exit status: 0 it was done (tail: the run completed), 1 it could not be (tail: the run ended
     otherwise), 2 the call or the configuration cannot work, 130 it was interrupted.
@@ -222,6 +222,47 @@ async def expire(context: click.Context, run: str, seconds: int) -> None:
         click.echo(f"holdfast: {run}: there are no events to expire", err=True)
         context.exit(1)
     click.echo(f"{run}: events are kept for {seconds} s from now")
+
+
+@runs.command("import")
+@click.argument("file", type=click.File(encoding="utf-8"), default="-")
+@click.option("--csv", "as_csv", is_flag=True, help="Read CSV with a header, not lines of JSON.")
+@click.option("--run", "run_column", default="run_id", help="The column of the run's id.")
+@click.option("--type", "type_column", default="type", help="The column of the event's type.")
+@click.option("--data", "data_column", default="data", help="The column of its data.")
+@click.option("--time", "time_column", default="created_at", help="The column of its time.")
+@click.option("--owner", "owner_column", default="owner", help="The column of the run's owner.")
+@click.option("--complete", is_flag=True, help="End runs that have no end.")
+@click.option("--dry-run", is_flag=True, help="Read and check everything, and write nothing.")
+@_async
+async def import_(file: TextIO, *, as_csv: bool, complete: bool, dry_run: bool, **at: str) -> None:
+    """Take over runs that another system kept, from FILE or standard input.
+
+    Each line is an event; the lines of a run are together, in their order. A run is written whole
+    or not at all, and one that is there already is left as it is: after an error, run it again.
+    """
+    from holdfast.cli.imports import Columns, csv_lines, foreign_runs, json_lines
+    from holdfast.streams.redis import RedisEventStore
+
+    columns = Columns(**{name.removesuffix("_column"): value for name, value in at.items()})
+    store = await _store()
+    lines = csv_lines(file, columns.data) if as_csv else json_lines(file)
+    taken, left, events = 0, 0, 0
+    try:
+        for run in foreign_runs(lines, columns, store, complete=complete):
+            if dry_run or (
+                isinstance(store, RedisEventStore)
+                and await store.adopt(run.run_id, run.events, owner=run.owner)
+            ):
+                taken, events = taken + 1, events + len(run.events)
+            else:
+                left += 1
+    except UnicodeDecodeError as error:
+        raise click.ClickException(f"FILE is not UTF-8: {error}") from None
+    finally:
+        there = f"; {left} were there already" if left else ""
+        done = "would be imported" if dry_run else "imported"
+        click.echo(f"{taken} runs with {events} events {done}{there}")
 
 
 async def _store() -> EventStore:

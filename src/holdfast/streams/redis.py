@@ -21,6 +21,7 @@ from holdfast.errors import HoldfastError, RedisReplyError, RedisUnavailable
 from holdfast.forks import watch_forks
 from holdfast.link import Link, LinkState, LinkStatus, Listener, Recovery, Reply, Script
 from holdfast.streams import replies
+from holdfast.streams.adoption import Dated, move_in
 from holdfast.streams.bell import LocalBells, LocalDoorbell
 from holdfast.streams.event import MAX_PART, EventId, check_run_id
 from holdfast.streams.outbox import Outbox, Waiting
@@ -245,12 +246,13 @@ class RedisEventStore(EventStore):
         first: int,
         drafts: Sequence[Draft],
         options: Sequence[str],
+        owner: str = "",
     ) -> Any:
         """Write past the outbox, of which the caller waits for nothing; return the reply."""
         keys = self._keys(run_id)
         while True:
             said = [*options, *self.transports.options(run_id)]
-            args = [keys.bell, producer, first, *self._limits, secrets.token_hex(8), "", ""]
+            args = [keys.bell, producer, first, *self._limits, secrets.token_hex(8), "", owner]
             args += (len(said) // 2, *said, *itertools.chain(*drafts))
             reply = await self._run(run_id, self._publish, [keys.stream, keys.meta], args)
             if self._learn(run_id, reply) != b"pubsub":
@@ -443,6 +445,24 @@ class RedisEventStore(EventStore):
         """End a run whose publisher died, unless its lease has been renewed by now."""
         lost = self.draft("run_lost", {}, ours=True)
         await self._write_now(run_id, f"lost{holder}", 1, [lost], ["lost", holder])
+
+    async def adopt(
+        self, run_id: str, events: Sequence[Dated], *, owner: str | None = None
+    ) -> bool:
+        """Take over a whole run that was kept elsewhere, with the times of its events.
+
+        Its events are kept ``HOLDFAST_STREAM_RETENTION`` seconds from now, whatever their age.
+
+        Returns:
+            False where there is such a run already, which is left as it is.
+        """
+        info, _ = await self._look(run_id)
+        if not events or info.status != "absent":
+            return False
+        if not await move_in(self._link, self._keys(run_id), events):
+            return False
+        await self._write_now(run_id, self._outbox.producer, 0, [], [], owner=owner or "")
+        return True
 
     async def note_foreign(self, run_id: str, *, ended: bool) -> None:
         heard = self.transports.heard(ended=ended)
