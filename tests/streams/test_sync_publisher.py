@@ -521,6 +521,29 @@ class TestAway:
                     SyncRunPublisher(RUN, store=store).emit("t")
             assert store.journalled == 0
 
+    @pytest.mark.parametrize("closed", [False, True])
+    def test_a_process_that_ends_says_once_what_ends_with_it(
+        self, free_port: int, closed: bool
+    ) -> None:
+        program = f"""
+            import asyncio
+            from holdfast import SyncRunPublisher, aclose
+            run = SyncRunPublisher("run")
+            for _ in range(3):
+                run.emit("t")
+            if {closed}:
+                asyncio.run(aclose())
+        """
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program)],
+            env={**os.environ, "HOLDFAST_REDIS_URL": f"redis://127.0.0.1:{free_port}"},
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.stderr.count("3 events that wait for Redis end with this process") == 1
+
 
 class Torn(BaseException):
     """What a time limit raises in the middle of anything."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING
 
 from holdfast.streams.hub import Hub
@@ -12,6 +14,7 @@ from holdfast.streams.memory import MemoryEventStore
 
 if TYPE_CHECKING:
     from holdfast.runtime import Runtime
+    from holdfast.streams.redis import RedisEventStore
     from holdfast.streams.store import EventStore
 
 log = logging.getLogger("holdfast.streams")
@@ -32,12 +35,15 @@ def _make_store(runtime: Runtime) -> EventStore:
         from holdfast.streams.redis import RedisEventStore
 
         store = RedisEventStore(link, settings)
+        tell = partial(_tell_what_waits, weakref.ref(store))
 
-        async def tell() -> None:
-            if store.journalled:
-                log.warning("%d events that wait for Redis end with this process", store.journalled)
+        async def tell_at_shutdown() -> None:
+            atexit.unregister(tell)
+            tell()
 
-        runtime.on_flush(tell)
+        runtime.on_flush(tell_at_shutdown)
+        # A worker that is done closes nothing.
+        atexit.register(tell)
         return store
     settings.check_workers()
     log.warning(
@@ -52,6 +58,12 @@ def _make_store(runtime: Runtime) -> EventStore:
         enabled=settings.stream_enabled,
         rollout=settings.stream_rollout,
     )
+
+
+def _tell_what_waits(reference: weakref.ref[RedisEventStore]) -> None:
+    store = reference()
+    if store is not None and store.journalled:
+        log.warning("%d events that wait for Redis end with this process", store.journalled)
 
 
 def hub_of(store: EventStore) -> Hub:
