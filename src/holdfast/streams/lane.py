@@ -89,6 +89,7 @@ class Lane:
         self._expiry = Expiry(self, entrance.until)
         self._serving = False
         self._deadline: asyncio.TimerHandle | None = None
+        self._gave_up = False
         self._paused = False
         self._news: asyncio.Future[None] | None = None
 
@@ -180,10 +181,14 @@ class Lane:
 
     def _waited(self) -> bool:
         """Whether the run has been waited for long enough."""
-        loop = asyncio.get_running_loop()
         if self._deadline is None:
-            self._deadline = loop.call_later(self._wait, self.wake)
-        return loop.time() >= self._deadline.when()
+            self._deadline = asyncio.get_running_loop().call_later(self._wait, self._give_up)
+        return self._gave_up or not self._wait
+
+    def _give_up(self) -> None:
+        # Noted here: a timer may run a little early by the clock of its loop.
+        self._gave_up = True
+        self.wake()
 
     def _listen(self) -> None:
         if self._news is None or self._news.done():

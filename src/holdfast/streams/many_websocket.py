@@ -66,6 +66,7 @@ class _Sender:
         self._errors = 0
         self._errors_since = self._loop.time()
         self._empty: asyncio.TimerHandle | None = None
+        self._gave_up = False
 
     async def hear(self, message: Message) -> None:
         """Take what the client says; the next is received when there is room for this."""
@@ -146,13 +147,18 @@ class _Sender:
 
     def _was_empty_for_long(self) -> bool:
         if self._empty is None:
-            self._empty = self._loop.call_later(EMPTY_SECONDS, self._many.wake)
-        return self._loop.time() >= self._empty.when()
+            self._empty = self._loop.call_later(EMPTY_SECONDS, self._give_up)
+        return self._gave_up
+
+    def _give_up(self) -> None:
+        # Noted here: a timer may run a little early by the clock of its loop.
+        self._gave_up = True
+        self._many.wake()
 
     def _fill(self) -> None:
         if self._empty is not None:
             self._empty.cancel()
-            self._empty = None
+            self._empty, self._gave_up = None, False
 
     # -- sending
 
