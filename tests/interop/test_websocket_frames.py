@@ -279,7 +279,14 @@ def test_close_in_the_middle_of_a_message_is_a_close(server: ServerProcess, run:
         assert socket.close_code() in {1000, PROTOCOL_ERROR}
 
 
-@pytest.mark.parametrize("said", [b"", frame(TEXT, b"hel", fin=False), frame(TEXT, b"hello")[:4]])
+UNFINISHED = {
+    "nothing": b"",
+    "a fragment": frame(TEXT, b"hel", fin=False),
+    "half a frame": frame(TEXT, b"hello")[:4],
+}
+
+
+@pytest.mark.parametrize("said", UNFINISHED.values(), ids=UNFINISHED)
 def test_half_closed_connection_is_ended(server: ServerProcess, run: str, said: bytes) -> None:
     with opened(server, run) as socket:
         socket.send(said)
@@ -287,7 +294,7 @@ def test_half_closed_connection_is_ended(server: ServerProcess, run: str, said: 
         socket.close_code()
 
 
-@pytest.mark.parametrize("said", [b"", frame(TEXT, b"hel", fin=False), frame(TEXT, b"hello")[:4]])
+@pytest.mark.parametrize("said", UNFINISHED.values(), ids=UNFINISHED)
 def test_connection_that_is_reset_leaves_nothing(
     server: ServerProcess, run: str, said: bytes
 ) -> None:
