@@ -151,6 +151,35 @@ def test_a_value_changed_behind_the_dicts_back_is_found() -> None:
     assert book.difference(data)[0] == {"b": b'"second"'}
 
 
+def test_beside_a_key_that_was_assigned_a_nested_change_is_found() -> None:
+    data: dict[str, Any] = {"cart": [1], "n": 1, "gone": 1, "same": {"x": 1}}
+    book = ledger(data)
+    for key, value in {"n": 2, "new": 3, "gone": 4}.items():
+        book.note({key: value}, data)
+        data[key] = value
+    del data["gone"]
+    assert book.difference(data) == ({"n": b"2", "new": b"3"}, ("gone",))
+    data["cart"].append(2)
+    changed, removed = book.difference(data)
+    assert (changed, removed) == ({"n": b"2", "new": b"3", "cart": b"[1,2]"}, ("gone",))
+    book.settle(changed, removed)
+    data["same"]["x"] = True
+    assert book.difference(data) == ({"same": b'{"x":true}'}, ())
+
+
+def test_what_another_task_wrote_since_is_no_part_of_what_was_stored() -> None:
+    data: dict[str, Any] = {"a": [1], "b": [1]}
+    book = ledger(data)
+    data["a"].append(2)
+    changed, removed = book.difference(data)
+    data["b"].append(2)
+    later, _ = book.difference(data)
+    book.settle(changed, removed)
+    assert book.difference(data) == ({"b": b"[1,2]"}, ())
+    book.settle(later, ())
+    assert book.difference(data) == ({}, ())
+
+
 def test_a_value_may_not_become_what_json_cannot_carry() -> None:
     data: dict[str, Any] = {"cart": [1]}
     book = ledger(data)

@@ -275,7 +275,7 @@ def settle(
         exchange.start_anew(aftermath.standing)
         return
     exchange.ledger.settle(change.set, change.removed)
-    if not aftermath.rotated:
+    if change.rotation is not None and not aftermath.rotated:
         change = replace(change, rotation=None)
     if exchange.record is not None:
         exchange.record = exchange.record.after(change, time.time())

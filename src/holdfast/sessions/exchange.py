@@ -187,7 +187,7 @@ class Exchange:
     @property
     def is_new(self) -> bool:
         """See ``Session.is_new``."""
-        return self.standing in {Standing.NEW, Standing.OVER}
+        return self.standing is Standing.NEW or self.standing is Standing.OVER
 
     @property
     def id_hash(self) -> str:

@@ -99,8 +99,8 @@ class Ledger:
         whole = _mark(dict.copy(data))
         if whole == self._whole:
             return {}, ()
-        present, clean, stored = _marks(data), self._clean_marks(), self.stored
-        changed = {}
+        present, clean = self._suspects(data)
+        stored, changed = self.stored, {}
         for key, mark in present.items():
             if clean.get(key) == mark:
                 continue
@@ -110,15 +110,33 @@ class Ledger:
             if raw != stored.get(key):
                 changed[key] = raw
         removed: tuple[str, ...] = ()
-        if not stored.keys() <= present.keys():
-            removed = tuple(key for key in stored if key not in present)
+        if not stored.keys() <= dict.keys(data):
+            removed = tuple(key for key in stored if not dict.__contains__(data, key))
         if changed and self._grown({}) > self._max_bytes:
-            self._size = self._bound({key: self._encoded[key] for key in present})
+            self._size = self._bound({key: self._encoded[key] for key in dict.keys(data)})
         self._told = whole, changed, removed
         return changed, removed
 
+    def _suspects(self, data: dict[str, Any]) -> tuple[dict[str, object], dict[str, object]]:
+        """Return the marks of what may have changed, as it is in *data* and as it is stored."""
+        noted, whole = self._marks, self._whole
+        if noted and self._clean is None and isinstance(whole, bytes):
+            before, trial = loads(whole), dict.copy(data)  # noqa: S302 - bytes made here
+            for key in noted:
+                if key in before:
+                    trial[key] = before[key]
+                else:
+                    trial.pop(key, None)
+            if _mark(trial) == whole:
+                # All that changed was assigned: the rest needs no look.
+                present = {key: value for key, value in dict.items(data) if key in noted}
+                return _marks(present), _marks({k: before[k] for k in noted if k in before})
+        return _marks(data), self._clean_marks()
+
     def settle(self, changed: Mapping[str, bytes], removed: tuple[str, ...]) -> None:
         """Note that the store now holds *changed* and no longer *removed*."""
+        if not (changed or removed):
+            return
         stored = {**self.stored, **changed}
         for key in removed:
             stored.pop(key, None)

@@ -258,5 +258,5 @@ def judge(command: Command, outcome: Outcome) -> Aftermath:
         return Aftermath(Standing.NEW, Header.REMOVE)
     if outcome is Outcome.NOT_ROTATED:
         return Aftermath(Standing.FOUND, Header.KEEP)
-    rotated = command in {Command.REGENERATE, Command.RENEW}
+    rotated = command is Command.REGENERATE or command is Command.RENEW
     return Aftermath(Standing.FOUND, rotated=rotated)
