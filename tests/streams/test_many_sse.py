@@ -441,6 +441,7 @@ async def test_each_run_is_opened_by_any_of_the_tokens_and_the_others_are_errors
 @pytest.mark.parametrize(
     ("given", "status"),
     [("", 401), ("nonsense", 401), (token("b"), 401), (token("a", actions=["stop"]), 403)],
+    ids=["none", "nonsense", "another run", "another action"],
 )
 async def test_no_grant_at_all_is_a_status_alike_whether_the_run_exists(
     given: str, status: int
