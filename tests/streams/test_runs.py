@@ -22,6 +22,7 @@ from holdfast.errors import (
 )
 from holdfast.streams import runs
 from holdfast.streams.memory import MemoryEventStore
+from holdfast.testing import FaultProxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -146,6 +147,14 @@ class TestAttaching:
         assert len({end.id for end in ends}) == 1
         assert len(await told(store)) == 2
         assert [source.closed for source in sources] == [1] * 20
+
+    async def test_looking_for_a_stop_takes_no_run(self, store: EventStore) -> None:
+        """A hold that is attended to may take a free lease, and that is no claim."""
+        await RunPublisher(RUN, store=store).emit("t", 1)
+        for _ in range(20):
+            run = await start_run(RUN, two, store=store)
+            assert not run.started
+            await asyncio.sleep(0.002)
 
     async def test_a_finished_run_is_not_run_again(self, store: EventStore) -> None:
         first = await (await start_run(RUN, two, store=store)).wait()
@@ -318,6 +327,26 @@ class TestWhileRedisIsAway:
             with pytest.raises(RedisUnavailable):
                 await start_run(RUN, source, store=store)
             assert (source.closed, len(source.items)) == (1, 1)
+
+    async def test_a_claim_whose_answer_was_lost_is_claimed_again(
+        self, redis: RedisServer, key_prefix: str
+    ) -> None:
+        with FaultProxy.threaded("127.0.0.1", redis.port) as proxy:
+            url = f"redis://127.0.0.1:{proxy.port}"
+            async with opened(url, key_prefix, redis_timeout=0.25) as store:
+                await store.add("other", "t", 1)
+                beginning = runs.Beginning(store, RUN, two, owner=None)
+                proxy.blackhole("replies")
+                with pytest.raises(RedisUnavailable):
+                    await beginning.run()
+                proxy.heal()
+                proxy.cut()
+                await until(lambda: store.available)
+                assert await store.status(RUN) == "open"
+                run = await beginning.run()
+                assert run.started
+                await run.wait()
+                assert len(await told(store)) == 3
 
     async def test_what_runs_here_is_attached_to_and_stopped(
         self, fresh_redis: RedisServer, key_prefix: str

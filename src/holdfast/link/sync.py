@@ -170,6 +170,9 @@ class SyncLane:
             self._idle.append(conversation)
         else:
             conversation.close()
+        if not self._gate.up:
+            # The link may have been closed meanwhile, and what was idle with it.
+            self.close()
 
     def close(self) -> None:
         """Close the idle connections; one in use is closed or kept by its thread."""

@@ -100,11 +100,15 @@ class RunPublisher:
             self._hold = Hold(self.run_id, self._told)
             self._hold.learn(life, stopping=False)
             self._attended = False
-        # It hears of a stop from here on, also where Redis is away and takes no claim.
-        self._attend()
+        if not start:
+            # It hears of a stop from here on, also where Redis is away and takes no claim. Not so
+            # what may not begin: whoever is attended to takes a lease that is free.
+            self._attend()
         claim = await self._store.claim(self._hold, owner=self.owner, start=start)
-        self._claimed = claim.status == "mine"
-        if not self._claimed:
+        if claim.status == "mine":
+            self._claimed = True
+            self._attend()
+        else:
             self._leave()
         return claim
 

@@ -16,7 +16,7 @@ from holdfast.streams import problems, shutdown, sse
 from holdfast.streams.access import ALLOWED, FORBIDDEN, owner_names
 from holdfast.streams.asking import position_of
 from holdfast.streams.event import check_owner
-from holdfast.streams.runs import begin, close_runs, store_of
+from holdfast.streams.runs import Beginning, close_runs, store_of
 from holdfast.streams.select import close_hubs, hub_of
 from holdfast.streams.service import ask
 from holdfast.streams.sources import check_source, discard
@@ -87,6 +87,7 @@ class RunResponse(Response):
         self._store = store
         self._settings = settings
         self._begun = self._used = False
+        self._beginning: Beginning | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -144,18 +145,18 @@ class RunResponse(Response):
         """Begin or attach, once; what is over is told by how it is served."""
         if self._begun:
             return ALLOWED
-        names = owner_names(request) if self._owner is ... else (self._owner,)
-        owner = names[0] if names else None
-        also = [name for name in names if name]
+        if self._beginning is None:
+            names = owner_names(request) if self._owner is ... else (self._owner,)
+            self._beginning = Beginning(
+                *(store, self.run_id, self._source),
+                owner=names[0] if names else None,
+                also=[name for name in names if name],
+                media_type=self._text,
+            )
         # Where the client leaves in between, the run is begun all the same and has the source.
         self._used = True
         try:
-            await begin(
-                *(store, self.run_id, self._source),
-                owner=owner,
-                also=also,
-                media_type=self._text,
-            )
+            await self._beginning.run()
         except Exception as error:
             self._used = False
             if isinstance(error, RunNotYours):

@@ -20,6 +20,7 @@ from holdfast.errors import (
     RunNotYours,
 )
 from holdfast.forks import watch_forks
+from holdfast.streams import shutdown
 from holdfast.streams.cursor import TAIL
 from holdfast.streams.publisher import RunPublisher
 from holdfast.streams.select import default_store, hub_of
@@ -55,6 +56,12 @@ class _Here:
         self._runs: weakref.WeakKeyDictionary[EventStore, dict[str, _Detached]]
         self._runs = weakref.WeakKeyDictionary()
         self.beginning: set[asyncio.Task[Run]] = set()
+
+    def stop_soon(self) -> None:
+        """Have every run of this process end as lost: it is told to stop. From a signal handler."""
+        for publishers in list(self._runs.values()):
+            for publisher in list(publishers.values()):
+                publisher.cancel()
 
     def of(self, store: EventStore) -> dict[str, _Detached]:
         if not self._watching:
@@ -104,10 +111,12 @@ async def start_run(
     check_source(source)
     try:
         chosen = store or _default_store(settings)
-        return await begin(chosen, run_id, source, owner=owner, media_type=media_type)
+        beginning = Beginning(chosen, run_id, source, owner=owner, media_type=media_type)
+        run = await beginning.run()
     except Exception:
         await discard(source)
         raise
+    return run
 
 
 class Run:
@@ -153,60 +162,67 @@ class Run:
         return await stop_run(self._store, self.run_id)
 
 
-async def begin(
-    store: EventStore,
-    run_id: str,
-    source: Source,
-    *,
-    owner: str | None,
-    also: Collection[str] = (),
-    media_type: str | None = None,
-) -> Run:
-    """Begin a run or attach to it; then the source is used, or closed.
-
-    Whoever asked may leave meanwhile: what has been begun is then published all the same.
+class Beginning:
+    """One request to begin a run or to attach to it, until somebody can say which it is.
 
     Args:
+        source: what it is made of where this begins it; else it is closed.
         owner: of the run, if this begins it.
         also: other names of the same owner.
 
     Raises:
-        RunExpired, RunNotYours, InvalidEvent: it may not be.
-        RedisUnavailable: nobody can say now. Ask again with the same source, or close it.
+        InvalidEvent: the run id or the owner cannot exist.
     """
-    publisher = _Detached(run_id, owner=owner, store=store)
-    task = asyncio.get_running_loop().create_task(
-        _begin(publisher, store, source, also, media_type)
-    )
-    _here.beginning.add(task)
-    task.add_done_callback(_begun)
-    return await asyncio.shield(task)
 
+    def __init__(
+        self,
+        store: EventStore,
+        run_id: str,
+        source: Source,
+        *,
+        owner: str | None,
+        also: Collection[str] = (),
+        media_type: str | None = None,
+    ) -> None:
+        # One for all tries: a claim whose answer was lost is this one's still.
+        self._publisher = _Detached(run_id, owner=owner, store=store)
+        self._store = store
+        self._source = source
+        self._yours = {None, owner, *also}
+        self._media_type = media_type
 
-async def _begin(
-    publisher: _Detached,
-    store: EventStore,
-    source: Source,
-    also: Collection[str],
-    media_type: str | None,
-) -> Run:
-    run_id, yours = publisher.run_id, {None, publisher.owner, *also}
-    there = _here.of(store).get(run_id)
-    if there is not None:
-        # It is known without Redis, which may be away.
-        owner = there.owner
-    else:
-        claim = await publisher.take()
-        if claim.status == "mine":
-            publisher.run(source, media_type)
-            return Run(store, run_id, started=True)
-        owner = claim.owner
-    if owner not in yours:
-        raise RunNotYours(f"the run {run_id!r} belongs to another owner")
-    if there is None and (await store.describe(run_id)).status == "expired":
-        raise RunExpired(f"the run {run_id!r} has expired; delete it to use its id again")
-    await discard(source)
-    return Run(store, run_id, started=False)
+    async def run(self) -> Run:
+        """Begin it or attach to it; then the source is used, or closed.
+
+        Whoever asked may leave meanwhile: what has been begun is then published all the same.
+
+        Raises:
+            RunExpired, RunNotYours: it may not be.
+            RedisUnavailable: nobody can say now. Ask again, or close the source.
+        """
+        task = asyncio.get_running_loop().create_task(self._run())
+        _here.beginning.add(task)
+        task.add_done_callback(_begun)
+        return await asyncio.shield(task)
+
+    async def _run(self) -> Run:
+        run_id = self._publisher.run_id
+        there = _here.of(self._store).get(run_id)
+        if there is not None:
+            # It is known without Redis, which may be away.
+            owner = there.owner
+        else:
+            claim = await self._publisher.take()
+            if claim.status == "mine":
+                self._publisher.run(self._source, self._media_type)
+                return Run(self._store, run_id, started=True)
+            owner = claim.owner
+        if owner not in self._yours:
+            raise RunNotYours(f"the run {run_id!r} belongs to another owner")
+        if there is None and (await self._store.describe(run_id)).status == "expired":
+            raise RunExpired(f"the run {run_id!r} has expired; delete it to use its id again")
+        await discard(self._source)
+        return Run(self._store, run_id, started=False)
 
 
 def _begun(task: asyncio.Task[Run]) -> None:
@@ -252,6 +268,8 @@ def store_of(chosen: Runtime) -> EventStore:
         await close_runs(store)
 
     chosen.once("detached runs", lambda: chosen.on_close(close))
+    if chosen.settings.stream_handle_signals:
+        shutdown.watch(_here)
     return store
 
 
@@ -265,6 +283,7 @@ class _Detached(RunPublisher):
     def run(self, source: Source, media_type: str | None) -> None:
         """Publish *source* from now on."""
         self._loop = asyncio.get_running_loop()
+        self._cancelled = False
         _here.of(self._store)[self.run_id] = self
         self._task = self._loop.create_task(self._supervise(source, media_type))
 
@@ -274,13 +293,18 @@ class _Detached(RunPublisher):
 
     def cancel(self) -> asyncio.Task[None] | None:
         """Have the run end as lost; return its task if that is of the running loop. Any thread."""
-        if self._loop is asyncio.get_running_loop():
-            # After what is due: a task that has not begun could not end its run.
-            self._loop.call_soon(self._task.cancel)
-            return self._task
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._task.cancel)
-        return None
+        # Once: a second one would cut off its last word.
+        if not self._cancelled:
+            self._cancelled = True
+            # After what is due, for a task that has not begun could not end its run; and that loop
+            # may be closed.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._task.cancel)
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            return None
+        return self._task if self._loop is here else None
 
     async def _supervise(self, source: Source, media_type: str | None) -> None:
         try:

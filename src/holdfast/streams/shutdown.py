@@ -1,9 +1,9 @@
-"""Ending streams when the process is told to stop.
+"""Ending streams and detached runs when the process is told to stop.
 
 No server tells an open stream that it stops, and a mounted app never sees a lifespan; so the signal
-handlers are chained: ours marks every hub of the process, and then the old one does its work. Only
-the main thread may do that; elsewhere, and where the variable says no, ``await holdfast.aclose()``
-ends the streams.
+handlers are chained: ours tells every hub of the process and its detached runs, and then the old
+one does its work. Only the main thread may do that; elsewhere, and where the variable says no,
+``await holdfast.aclose()`` ends them.
 """
 
 from __future__ import annotations
@@ -12,23 +12,29 @@ import os
 import signal
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-    from holdfast.streams.hub import Hub
+
+class Stoppable(Protocol):
+    """What ends its work when the process is told to stop: a hub, or what runs here."""
+
+    def stop_soon(self) -> None:
+        """End it soon. Called in a signal handler, so it only takes note."""
+
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
+_watched: weakref.WeakSet[Stoppable] = weakref.WeakSet()
 _chained: dict[int, Callable[[int, FrameType | None], Any]] = {}
 _stopping_pid: int | None = None
 
 
-def watch(hub: Hub) -> None:
-    """Have *hub* end its streams at SIGTERM or SIGINT."""
-    _hubs.add(hub)
+def watch(each: Stoppable) -> None:
+    """Have *each* end its work at SIGTERM or SIGINT."""
+    _watched.add(each)
     if threading.current_thread() is threading.main_thread():
         for number in _SIGNALS:
             _chain(number)
@@ -55,8 +61,8 @@ def _chain(number: int) -> None:
     def handler(signum: int, frame: FrameType | None) -> None:
         global _stopping_pid  # noqa: PLW0603 - a signal has no other place to leave word
         _stopping_pid = os.getpid()
-        for hub in list(_hubs):
-            hub.stop_soon()
+        for each in list(_watched):
+            each.stop_soon()
         current(signum, frame)
 
     signal.signal(number, handler)
