@@ -8,11 +8,11 @@ from __future__ import annotations
 from importlib import resources
 from typing import TYPE_CHECKING
 
+import minify
 from starlette.applications import Starlette
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from tests.streams.served import emit, start, state
-from tests.support.minify import minified
 
 from holdfast import EventStore, EventStreamApp, stream_token
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 PAGE = """<!doctype html><meta charset="utf-8"><title>client</title>
 <script type="module">
   import { follow } from "SCRIPT";
-  window.seen = { events: [], gaps: [], resets: [], states: [], asked: [], ends: 0 };
+  window.seen = {
+    events: [], gaps: [], resets: [], states: [], asked: [], ends: 0, run_ends: [],
+  };
   window.open_run = (address, options = {}) => {
     window.run = follow(address, {
       silence: 3000,
@@ -33,14 +35,25 @@ PAGE = """<!doctype html><meta charset="utf-8"><title>client</title>
       onGap: (gap) => seen.gaps.push(gap),
       onReset: (reset) => { seen.resets.push(reset); seen.events = []; },
       onEnd: () => { seen.ends += 1; },
+      onRunEnd: (end) => seen.run_ends.push([end.run_id, end.code ?? end.kind]),
       onState: (state, refusal) => seen.states.push(refusal ? [state, refusal] : state),
       ...options,
     });
   };
   window.numbers = () => seen.events.filter((e) => e.type === "t").map((e) => e.data.n);
-  window.token_of = (run, ttl) => async (request) => {
+  window.numbers_of = (run) =>
+    seen.events.filter((e) => e.type === "t" && e.run_id === run).map((e) => e.data.n);
+  window.browsers_own = (address) => {
+    window.source = new EventSource(address);
+    source.onmessage = ({ data }) => {
+      const frame = JSON.parse(data);
+      if (frame.kind === "event") seen.events.push(frame);
+      if (frame.kind === "end") seen.run_ends.push([frame.run_id, "end"]);
+    };
+  };
+  window.token_of = (run, ttl, more = "") => async (request) => {
     seen.asked.push(request.refused);
-    return (await fetch(`/token/${run}?ttl=${ttl}`)).text();
+    return (await fetch(`/token/${run}?ttl=${ttl}${more}`)).text();
   };
   window.keeping = {
     remember: () => seen.events,
@@ -60,14 +73,18 @@ async def page(request: Request) -> Response:
 
 async def small(request: Request) -> Response:
     source = (resources.files("holdfast.streams") / "static" / "holdfast.js").read_text()
-    return Response(minified(source), media_type="text/javascript")
+    return Response(minify.string("text/javascript", source), media_type="text/javascript")
 
 
 async def token(request: Request) -> Response:
-    return Response(
-        stream_token(request.path_params["run"], float(request.query_params["ttl"])),
-        headers={"cache-control": "no-store"},
+    query = request.query_params
+    made = stream_token(
+        request.path_params["run"],
+        float(query["ttl"]),
+        actions=("read", "stop"),
+        prefix="prefix" in query,
     )
+    return Response(made, headers={"cache-control": "no-store"})
 
 
 async def delete(request: Request) -> Response:

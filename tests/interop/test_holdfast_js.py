@@ -511,3 +511,107 @@ def test_a_callback_that_throws_loses_nothing(browser: Chrome, server: ServerPro
     page.follow("r", "onEvent: (e) => { seen.events.push(e); throw new Error('mine'); }")
     page.expect_each_once(3)
     assert page.value("thrown") == 4
+
+
+# --- many runs over one connection ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transport", [*TRANSPORTS, "EventSource"])
+def test_many_runs_over_a_network_that_is_cut_come_once_and_in_order(
+    browser: Chrome, server: ServerProcess, transport: str
+) -> None:
+    runs = [f"{transport}-{n}" for n in range(3)]
+    with FaultProxy.threaded("127.0.0.1", server.port) as proxy:
+        page = Page(browser, f"http://127.0.0.1:{proxy.port}")
+        for run in runs:
+            post(server, f"/start/{run}?count={MANY}&pause=0.02")
+        if transport == "EventSource":
+            query = "&".join(f"run={run}" for run in runs)
+            page.script(f"browsers_own('/streams/events/stream?envelope=1&{query}')")
+        else:
+            page.follow_address("streams/events/stream", with_transport(transport, f"runs: {runs}"))
+        for cut in range(3):
+            page.wait(f"numbers_of('{runs[0]}').length > {20 * (cut + 1)}")
+            proxy.cut()
+        page.wait("seen.run_ends.length === 3")
+        for run in runs:
+            assert page.value(f"numbers_of('{run}')") == list(range(1, MANY + 1))
+        assert sorted(page.value("seen.run_ends")) == [[run, "end"] for run in runs]
+        if transport == "EventSource":
+            page.wait("source.readyState === EventSource.CLOSED")
+        else:
+            page.wait_for_state("ended")
+            assert page.value("seen.ends") == 1
+        assert proxy.accepted > 3
+        page.expect_no_complaint()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_runs_are_added_and_dropped_while_others_go_on(
+    browser: Chrome, server: ServerProcess, transport: str
+) -> None:
+    a, b, c = (f"{transport}-{name}" for name in "abc")
+    page = Page(browser, server.url)
+    post(server, f"/emit/{a}?count=2")
+    post(server, f"/emit/{b}?count=2")
+    options = with_transport(transport, f"runs: ['{a}', '{c}']")
+    page.follow_address("streams/events/stream?wait=60", options)
+    page.wait(f"numbers_of('{a}').length === 2")
+    page.script(f"run.add('{b}')")
+    page.wait(f"numbers_of('{b}').length === 2")
+    page.script(f"run.drop('{a}')")
+    post(server, f"/emit/{b}?first=3&count=1&end=1")
+    page.wait("seen.run_ends.length === 1")
+    assert page.value("seen.run_ends") == [[b, "end"]]
+    post(server, f"/emit/{a}?first=3&count=1")
+    page.script(f"run.add('{a}')")
+    page.wait(f"numbers_of('{a}').length === 3")
+    assert page.value(f"numbers_of('{a}')") == [1, 2, 3]
+    assert page.value(f"numbers_of('{b}')") == [1, 2, 3]
+    page.script(f"run.drop('{c}'); run.drop('{a}')")
+    page.wait_for_state("closed")
+    page.expect_no_complaint()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_one_token_that_expires_is_renewed_for_many_runs(
+    browser: Chrome, guarded: ServerProcess, transport: str
+) -> None:
+    runs = [f"{transport}-{n}" for n in range(2)]
+    page = Page(browser, guarded.url)
+    for run in runs:
+        post(guarded, f"/start/{run}?count={MANY}&pause=0.02")
+    given = f"token: token_of('{transport}-', 1.2, '&prefix=1')"
+    page.follow_address(
+        "streams/events/stream",
+        with_transport(transport, f"runs: {[*runs, 'other']}", given),
+    )
+    page.wait_for_state("ended")
+    for run in runs:
+        assert page.value(f"numbers_of('{run}')") == list(range(1, MANY + 1))
+    assert ["other", "UNAUTHORIZED"] in page.value("seen.run_ends")
+    assert page.value("seen.asked")[0] is False
+    page.expect_no_complaint()
+
+
+def test_a_run_is_stopped_with_the_token_in_a_header(
+    browser: Chrome, guarded: ServerProcess
+) -> None:
+    page = Page(browser, guarded.url)
+    for run in ("s-1", "s-2", "s-3"):
+        post(guarded, f"/start/{run}?count=5000&pause=0.02")
+    token = "token: token_of('s-', 60, '&prefix=1')"
+    page.follow("s-1", token)
+    page.wait("numbers().length > 2")
+    page.script("window.asked = run.stop()")
+    page.wait_for_state("ended")
+    assert page.value("seen.events.at(-1).type") == "run_stopped"
+    page.follow_address("streams/events/stream", f"{token}, runs: ['s-2', 's-3']")
+    page.wait("numbers_of('s-3').length > 2")
+    page.script("run.stop('s-2')")
+    page.wait("seen.run_ends.length === 1")
+    page.script("run.stop('s-2').then(() => run.stop('x')).catch((why) => { seen.why = why; })")
+    page.wait("seen.why")
+    assert page.value("seen.why.status") == 403
+    assert page.value("run.state") == "live"
+    assert "token=" not in guarded.log()

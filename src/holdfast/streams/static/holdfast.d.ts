@@ -10,6 +10,7 @@ export interface RunEvent<Data = Json> {
   id: string;
   type: string;
   data: Data;
+  /** Which run it is of, where several are followed. */
   run_id?: string;
   /** RFC 3339, UTC, with milliseconds. */
   created_at?: string;
@@ -29,6 +30,14 @@ export interface Reset {
   run_id: string;
   requested: string | null;
   earliest: string | null;
+}
+
+/** One of several runs is over: by its end, or because it cannot be read (any more), see its `code`. */
+export interface RunEnd {
+  kind: "end" | "error" | "denied";
+  run_id: string;
+  /** Of an error, such as `RUN_NOT_FOUND`, `RUN_EXPIRED`, `UNAUTHORIZED` or `FORBIDDEN`. */
+  code?: string;
 }
 
 /** Why it will not come back: an HTTP status, and the `code` and `title` of the problem where it had any. */
@@ -57,6 +66,11 @@ export interface Options<Page = Json> {
    * A token that is refused twice running ends in `failed`. Default: the `token` in the address.
    */
   token?: string | ((request: { refused: boolean }) => string | null | Promise<string | null>);
+  /**
+   * Follow these runs over one connection, at most 100; the address is then that of many,
+   * `…/events/stream`. Each event, gap and reset has its `run_id`.
+   */
+  runs?: string[];
   /** Begin after this event. Default: what `remember` kept, else the start of the run. */
   lastId?: string;
   /**
@@ -79,7 +93,9 @@ export interface Options<Page = Json> {
   onEvent?(event: RunEvent): void;
   onGap?(gap: Gap): void;
   onReset?(reset: Reset): void;
-  /** The run is over and every event was handed over. Nothing is called after this. */
+  /** One of `runs` is over; the others go on. */
+  onRunEnd?(end: RunEnd): void;
+  /** The run is over, or all of them are, and every event was handed over. Nothing is called after this. */
   onEnd?(): void;
   onState?(state: State, refusal?: Refusal): void;
   /** Before anything else after a refresh: what the function in `remember` had returned. */
@@ -88,18 +104,30 @@ export interface Options<Page = Json> {
 
 export interface Following {
   readonly state: State;
-  /** The id of the last event handed to `onEvent`; empty before the first. */
+  /** The position after the last event handed to `onEvent`, in all runs; empty before the first. */
   readonly lastId: string;
   /** Leave. The run goes on without this reader. */
   close(): void;
   /** Give up the connection and open another one at once. */
   reconnect(): void;
+  /** Follow this run too; only where `runs` were given, and until all of them are over. */
+  add(run: string): void;
+  /** Follow it no more. Added again, it goes on where it was. Dropping the last one is `close()`. */
+  drop(run: string): void;
+  /**
+   * Ask the run to stop, which its publisher learns at once; a run that has ended needs no asking. The
+   * token has to grant the action `stop`. Rejects with a {@link Refusal} where it cannot be asked.
+   *
+   * @param run one of `runs`; none where a single run is followed.
+   */
+  stop(run?: string): Promise<void>;
 }
 
 /**
- * Follow a run.
+ * Follow a run, or several.
  *
- * @param address the run's stream, `…/runs/{run_id}/events/stream`, or with `transport: "sse"` any address
- *   that answers GET with an event stream. Relative to the page.
+ * @param address the run's stream, `…/runs/{run_id}/events/stream`; with `runs` that of many,
+ *   `…/events/stream`; or with `transport: "sse"` any address that answers GET with an event stream.
+ *   Relative to the page.
  */
 export function follow<Page = Json>(address: string | URL, options?: Options<Page>): Following;

@@ -1,9 +1,9 @@
-// Follows one run of a holdfast server, over Server-Sent Events or WebSocket: every event once and in
+// Follows the runs of a holdfast server, over Server-Sent Events or WebSocket: every event once and in
 // order, through dropped networks, expired tokens and page refreshes. It depends on nothing.
 // What each option means is written in holdfast.d.ts.
 //
-// The one rule: `lastId` is the id of the last event handed to onEvent, and every connection begins
-// after it. What the page shows and `lastId` therefore have to live equally long; `remember` keeps the
+// The one rule: `lastId` is the position after the last event handed to onEvent, in all runs, and every
+// connection begins after it. What the page shows and `lastId` therefore have to live equally long; `remember` keeps the
 // two together.
 
 const TERMINAL = new Set(["workflow_complete", "workflow_error", "run_stopped", "run_lost"]);
@@ -20,9 +20,11 @@ export function follow(address, options = {}) {
   // A token in a URL ends up in logs; where there is one, it is sent in a header.
   const inQuery = url.searchParams.getAll("token");
   if (inQuery.length === 1) url.searchParams.delete("token");
-  const key = `holdfast:${url.pathname}${url.search}`;
+  const key = `holdfast:${url.pathname}${url.search}${options.runs ?? ""}`;
   const enveloped = url.pathname.endsWith("/events/stream");
   if (enveloped) url.searchParams.set("envelope", "1");
+  const runs = options.runs && new Set(options.runs); // those that are not over
+  name();
   const askForToken = options.token ?? inQuery[0];
 
   let state = "";
@@ -30,9 +32,11 @@ export function follow(address, options = {}) {
   let lastId = "";
   let token;
   let refusals = 0;
+  const doubted = {}; // when a token was last refused for a run
   let failures = 0;
   let heard = 0; // when the connection last gave a sign of life
   let hurry = false;
+  let socket;
   let connection = new AbortController();
   let wake = () => {};
 
@@ -51,22 +55,56 @@ export function follow(address, options = {}) {
     tell("onState", state, detail);
   }
 
+  // -- many runs over one connection
+
+  function name() {
+    if (!runs) return;
+    url.searchParams.delete("run");
+    for (const run of runs) url.searchParams.append("run", run);
+  }
+
+  // Says it on the open socket, and otherwise by another connection, which begins where this one ends.
+  function change(kind, run) {
+    if (over || (kind === "add") === runs.has(run)) return;
+    runs[kind === "add" ? kind : "delete"](run);
+    name();
+    if (!runs.size) close();
+    else if (socket?.readyState === 1) socket.send(JSON.stringify({ kind, run_id: run }));
+    else reconnect();
+  }
+
+  async function stop(run) {
+    const at = new URL(url);
+    at.search = "";
+    at.pathname = at.pathname.replace(/events\/stream$/, run ? `runs/${encodeURIComponent(run)}/stop` : "stop");
+    token ??= await ask();
+    const response = await fetch(at, { method: "POST", headers: authorized(), credentials });
+    if (!response.ok && response.status !== 409) throw await problem(response);
+  }
+
   // -- one connection
 
   async function connect() {
     heard = Date.now();
     connection = new AbortController();
     if (token === undefined) {
-      token = typeof askForToken === "function" ? await askForToken({ refused: refusals > 0 }) : askForToken;
+      token = await ask();
       heard = Date.now();
       connection.signal.throwIfAborted();
     }
     return transport === "ws" ? openSocket() : openStream();
   }
 
+  async function ask() {
+    return typeof askForToken === "function" ? askForToken({ refused: refusals > 0 }) : askForToken;
+  }
+
+  function authorized() {
+    return token ? { authorization: `Bearer ${token}` } : {};
+  }
+
   function request(method) {
-    const headers = { accept: "text/event-stream" };
-    if (token) headers.authorization = `Bearer ${token}`;
+    const headers = { accept: "text/event-stream", ...authorized() };
     if (lastId) headers["last-event-id"] = lastId;
     return fetch(url, { method, headers, credentials, cache: "no-store", signal: connection.signal });
   }
@@ -129,28 +167,29 @@ export function follow(address, options = {}) {
     if (token) at.searchParams.set("token", token); // a browser sends no header with a WebSocket
     if (lastId) at.searchParams.set("last_id", lastId);
     return new Promise((resolve) => {
-      const socket = new WebSocket(at);
+      const opening = new WebSocket(at);
       const { signal } = connection;
       let opened = false;
+      socket = opening;
       signal.addEventListener("abort", () => {
         resolve(0);
-        socket.close();
+        opening.close();
       });
-      socket.onopen = () => {
+      opening.onopen = () => {
         heard = Date.now();
         opened = true;
         refusals = 0;
         enter("live");
       };
-      socket.onmessage = ({ data }) => {
+      opening.onmessage = ({ data }) => {
         if (signal.aborted) return;
         heard = Date.now();
         if (receive(JSON.parse(data))) {
           resolve(END);
-          socket.close();
+          opening.close();
         }
       };
-      socket.onclose = ({ code }) => {
+      opening.onclose = ({ code }) => {
         if (signal.aborted) return;
         // A refused handshake tells a script nothing, so the same is asked over HTTP.
         resolve(opened ? closed(code) : request("HEAD").then(refusal));
@@ -171,23 +210,50 @@ export function follow(address, options = {}) {
       return AT_ONCE;
     }
     if (ok || status >= 500 || [408, 425, 429].includes(status)) return headers.get("retry-after") * 1000 || 0;
-    const { code, title } = await response.json().catch(() => ({}));
-    return { status, code, title };
+    return problem(response);
   }
 
-  // True after what ends the run.
-  function receive(frame, id = frame.id) {
+  async function problem(response) {
+    const { code, title } = await response.json().catch(() => ({}));
+    return { status: response.status, code, title };
+  }
+
+  // True after what ends the last run.
+  function receive(frame, id = frame.cursor ?? frame.id) {
     const { kind } = frame;
+    if (runs) return receiveOne(frame, id);
     if (kind === "end") return true;
     if (kind === "error" || kind === "denied") return false; // the connection closes next
+    return show(frame, id);
+  }
+
+  function receiveOne(frame, id) {
+    const { kind, run_id: run, code } = frame;
+    if (code === "UNAUTHORIZED" && typeof askForToken === "function" && Date.now() - (doubted[run] ?? 0) > STEADY) {
+      doubted[run] = Date.now();
+      token = undefined;
+      refusals++;
+      reconnect();
+    } else if (kind === "end" || kind === "denied" || (kind === "error" && runs.has(run))) {
+      lastId = id ?? lastId;
+      if (runs.delete(run)) tell("onRunEnd", frame);
+    } else {
+      show(frame, id);
+    }
+    return over || !runs.size;
+  }
+
+  function show(frame, id) {
+    const { kind } = frame;
     failures = 0;
     if (kind === "event") {
       lastId = id ?? lastId;
+      delete doubted[frame.run_id];
       tell("onEvent", frame);
     } else if (kind === "gap") {
       tell("onGap", frame);
     } else if (kind === "reset") {
-      lastId = "";
+      if (!runs) lastId = "";
       tell("onReset", frame);
     }
     return over || TERMINAL.has(frame.type);
@@ -235,7 +301,9 @@ export function follow(address, options = {}) {
     for (const [target, name, react] of watched) target?.removeEventListener(name, react);
     keep();
     enter(last, detail);
-    if (last === "ended") tell("onEnd");
+    if (last !== "ended") return;
+    for (const run of runs ?? []) tell("onRunEnd", { kind: "end", run_id: run });
+    tell("onEnd");
   }
 
   // -- signs that the connection is dead, which nobody tells it
@@ -297,6 +365,9 @@ export function follow(address, options = {}) {
   return {
     close,
     reconnect,
+    stop,
+    add: (run) => change("add", run),
+    drop: (run) => change("drop", run),
     get state() {
       return state;
     },
