@@ -2,6 +2,7 @@
 
 Run it as ``python -m tests.benchmarks.sessions [rounds] [redis-url]``. Rounds are interleaved, so
 that a slow moment of the machine falls on every contender alike; ratios are taken within a round.
+What servers of their own make of it over HTTP is in ``sessions_http.py``.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 Work = Callable[[], Awaitable[object]]
+Page = Callable[["Request"], Awaitable[PlainTextResponse]]
 KEY = "a key of more than sixteen characters"
 
 
@@ -164,6 +166,12 @@ async def stores(redis: Redis, settings: Settings, rounds: int, size: int) -> li
     async def write() -> object:
         return await store.save(key, Change({"key0": changed()}))
 
+    other = RedisStore(connection=redis)
+    await other.write("read", json.dumps(data).encode(), lifetime=3600, ttl=3600)
+
+    async def read_starsessions() -> object:
+        return json.loads(await other.read("read", lifetime=3600))
+
     call = calls.save(key, Change({"key0": b""}), idle_timeout=0)
     sha = await redis.script_load(call.script.source)
     position = call.args.index("key0") + 1
@@ -179,7 +187,11 @@ async def stores(redis: Redis, settings: Settings, rounds: int, size: int) -> li
 
     reading = Contest(
         f"read a session of {size} bytes (HGETALL, decoded)",
-        {"holdfast": read, "redis-py by hand": read_by_hand},
+        {
+            "holdfast": read,
+            "redis-py by hand": read_by_hand,
+            "starsessions (GET), redis-py tuned": read_starsessions,
+        },
     )
     writing = Contest(
         f"write one key of a session of {size} bytes (guarded)",
@@ -191,7 +203,7 @@ async def stores(redis: Redis, settings: Settings, rounds: int, size: int) -> li
     )
     for contest in (reading, writing):
         await contest.run(redis, rounds, ((1, 2000), (50, 10_000)))
-    await redis.delete("by-hand", "whole", name)
+    await redis.delete("by-hand", "whole", name, "starsessions.read")
     return [reading, writing]
 
 
@@ -208,20 +220,27 @@ async def browser_with_session(app: ASGIApp) -> Work:
     return visit
 
 
-async def middlewares(redis: Redis, plain: Redis, settings: Settings, rounds: int) -> Contest:
-    """One application behind each package's middleware: a request that reads and writes.
+async def reading(request: Request) -> PlainTextResponse:
+    """Read one key of a session of ten."""
+    if "key1" not in request.session:
+        request.session.update(session_of(2000))
+    return PlainTextResponse(str(request.session["key1"]["n"]))
 
-    Same Redis, same data, one key changed. starsessions writes the whole, unguarded; it is measured
-    with redis-py as its pages show it, and with redis-py at its best.
+
+async def writing(request: Request) -> PlainTextResponse:
+    """Read one key and write it."""
+    request.session["n"] = request.session.get("n", 0) + 1
+    return await reading(request)
+
+
+async def middlewares(
+    redis: Redis, plain: Redis, settings: Settings, rounds: int, title: str, page: Page
+) -> Contest:
+    """One application behind each package's middleware.
+
+    Same Redis, same data. starsessions writes the whole, unguarded; it is measured with redis-py as
+    its pages show it, and with redis-py at its best.
     """
-
-    async def page(request: Request) -> PlainTextResponse:
-        request.session["n"] = request.session.get("n", 0) + 1
-        if "cart" not in request.session:
-            request.session.update(session_of(2000))
-            request.session["cart"] = 1
-        return PlainTextResponse("ok")
-
     app = Starlette(routes=[Route("/", page)])
 
     def other(connection: Redis) -> ASGIApp:
@@ -230,7 +249,7 @@ async def middlewares(redis: Redis, plain: Redis, settings: Settings, rounds: in
         return Starsessions(inner, store=store, lifetime=3600, cookie_https_only=False)
 
     contest = Contest(
-        "a request that reads and writes a session of 2000 bytes, in process",
+        f"a request that {title} a session of 2000 bytes, in process",
         {
             "holdfast": await browser_with_session(SessionMiddleware(app, settings=settings)),
             "starsessions": await browser_with_session(other(plain)),
@@ -272,7 +291,8 @@ async def contests(url: str, rounds: int) -> None:
         for size in (2000, 32_000):
             for contest in await stores(redis, settings, rounds, size):
                 contest.report()
-        (await middlewares(redis, plain, settings, rounds)).report()
+        for title, page in (("reads", reading), ("reads and writes", writing)):
+            (await middlewares(redis, plain, settings, rounds, title, page)).report()
         (await anonymous(redis, rounds)).report()
 
 
