@@ -20,7 +20,7 @@ from holdfast.streams.publisher import RunPublisher
 from holdfast.testing import FaultProxy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from holdfast.streams.redis import RedisEventStore
     from holdfast.testing import RedisServer
@@ -67,6 +67,16 @@ async def lost(store: RedisEventStore, run_id: str = RUN, seconds: float = 5) ->
 def lease_of(redis: RedisServer, store: RedisEventStore) -> str:
     found = redis.execute("HGET", store.keys(RUN).meta, "lease")
     return found.decode() if isinstance(found, bytes) else ""
+
+
+async def has_status(store: RedisEventStore, run_id: str, status: str) -> bool:
+    return await store.status(run_id) == status
+
+
+async def until_async(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(5):
+        while not await condition():
+            await asyncio.sleep(0.02)
 
 
 class TestWhoDied:
@@ -393,6 +403,24 @@ class TestMarks:
         await store.delete(RUN)
         await store.request_stop(RUN)
         assert ttls(redis, store, RUN)[1] > 0
+
+
+class TestPubSub:
+    async def test_a_run_that_keeps_no_events_is_stopped_and_lost_like_any_other(
+        self, redis: RedisServer, key_prefix: str, other: RedisEventStore
+    ) -> None:
+        values = {"stream_lease": LEASE, "stream_enabled": False}
+        async with opened(redis.url, key_prefix, **values) as store:
+            async with RunPublisher(RUN, store=store) as run:
+                await run.emit("t", 1)
+                assert await other.request_stop(RUN) == "requested"
+                await asyncio.sleep(30)
+            assert await other.request_stop(RUN) == "ended"
+            gone = a_hold("gone")
+            assert (await store.claim(gone, start=True)).status == "mine"
+            await store.append("gone", [store.draft("t", 1)], life=gone.life)
+            await until_async(lambda: has_status(other, "gone", "ended"))
+            assert (await other.describe("gone")).transport == "pubsub"
 
 
 class TestTheThread:

@@ -39,6 +39,15 @@ def servers(
     return start
 
 
+async def seen(reader: EventSource, kind: str = "t", count: int = 1) -> None:
+    await reader.until(lambda: len(reader.of(kind)) >= count)
+
+
+async def over(reader: EventSource) -> None:
+    """A browser comes back after the end, and is told that nothing follows."""
+    await reader.until(lambda: 204 in reader.statuses)
+
+
 async def test_of_twenty_requests_to_three_processes_one_produces(
     servers: Callable[..., list[ServerProcess]],
 ) -> None:
@@ -51,8 +60,7 @@ async def test_of_twenty_requests_to_three_processes_one_produces(
             for n in range(20)
         ]
         for reader in readers:
-            # A browser comes back after the end, and is told that nothing follows.
-            await reader.until(lambda reader=reader: 204 in reader.statuses)
+            await over(reader)
     first = readers[0].events
     assert [event.type for event in first] == ["t"] * 30 + ["workflow_complete"]
     assert len({event.data["pid"] for event in first[:-1]}) == 1
@@ -69,10 +77,10 @@ async def test_a_stop_from_another_process_is_there_at_once(
         for n in range(10):
             run = f"stopped-{n}"
             async with event_source(f"{one.url}/answer/{run}?count=1000&pause=0.05") as reader:
-                await reader.until(lambda reader=reader: reader.events)
+                await seen(reader)
                 said = (await http.post(f"{two.url}/stop/{run}")).json()
                 assert said["said"] == "requested"
-                await reader.until(lambda reader=reader: reader.of("run_stopped"))
+                await seen(reader, "run_stopped")
             cancelled = (await http.get(f"{one.url}/stopped/{run}")).json()
             waits.append(cancelled - said["asked"])
     # Measured: 2 to 5 ms. The bound is for a machine that does much else.
@@ -97,11 +105,11 @@ async def test_readers_of_a_killed_process_are_told_within_the_lease(
         doomed.kill()
         killed = time.monotonic()
         for reader in readers[1:]:
-            await reader.until(lambda reader=reader: reader.of("run_lost"))
+            await seen(reader, "run_lost")
         assert time.monotonic() - killed < lease + 2
         # Who asks another process for it again is not given a second producer.
         async with event_source(f"{survivor.url}/answer/doomed") as again:
-            await again.until(lambda: 204 in again.statuses)
+            await over(again)
         assert [e.id for e in again.events] == [e.id for e in readers[1].events]
 
 
@@ -125,15 +133,15 @@ async def test_a_page_that_is_loaded_again_goes_on_where_it_was(
 ) -> None:
     (server,) = servers(1)
     url = f"{server.url}/answer/page?count=60&pause=0.02"
-    seen: list[Any] = []
+    pages: list[Any] = []
     last = ""
     for _ in range(4):
         async with event_source(url, last_id=last) as page:
-            await page.until(lambda page=page: len(page.events) >= 10)
-        seen += page.events
+            await seen(page, count=10)
+        pages += page.events
         last = page.last_id
     async with event_source(url, last_id=last) as page:
-        await page.until(lambda: 204 in page.statuses)
-    seen += page.events
-    assert [event.data["n"] for event in seen[:-1]] == list(range(1, 61))
-    assert seen[-1].type == "workflow_complete"
+        await over(page)
+    pages += page.events
+    assert [event.data["n"] for event in pages[:-1]] == list(range(1, 61))
+    assert pages[-1].type == "workflow_complete"
