@@ -6,6 +6,7 @@ Only the order of the checks lives here; each check and each answer has a module
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.middleware.cors import CORSMiddleware
@@ -38,29 +39,33 @@ class _HttpDoor:
         self._settings = service.settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
         try:
-            target = paths.find(scope)
-            if target is None or target.operation in {"websocket", "many_websocket"}:
-                answer: Response | None = problems.NOT_FOUND.response()
-            elif request.method not in target.methods or request.method == "OPTIONS":
-                answer = _methods(target, request)
-            else:
-                answer = await self._operate(target, request, send)
+            answer = await self._answer(Request(scope, receive), send)
+            if answer is not None:
+                await answer(scope, receive, send)
         except ClientDisconnect:
-            return
+            pass
         except InvalidEvent as error:
-            answer = problems.INVALID_RUN_ID.response(str(error))
+            await problems.INVALID_RUN_ID.response(str(error))(scope, receive, send)
         except RedisUnavailable:
-            answer = problems.UNAVAILABLE.response()
+            await problems.UNAVAILABLE.response()(scope, receive, send)
         except (CorruptData, RedisReplyError) as error:
             log.warning("%s", error)
-            answer = problems.CORRUPT.response()
-        if answer is not None:
-            await answer(scope, receive, send)
+            await problems.CORRUPT.response()(scope, receive, send)
 
-    async def _operate(self, target: paths.Target, request: Request, send: Send) -> Response | None:
-        """Return the answer, or ``None`` where it has been streamed."""
+    async def _answer(self, request: Request, send: Send) -> ASGIApp | None:
+        """Return what answers, or ``None`` where that has been done.
+
+        A stream begins when all this is over: what was needed to decide is not kept while it lasts.
+        """
+        target = paths.find(request.scope)
+        if target is None or target.operation in {"websocket", "many_websocket"}:
+            return problems.NOT_FOUND.response()
+        if request.method not in target.methods or request.method == "OPTIONS":
+            return _methods(target, request)
+        return await self._operate(target, request, send)
+
+    async def _operate(self, target: paths.Target, request: Request, send: Send) -> ASGIApp | None:
         if target.operation == "livez":
             return _health(*liveness())
         if target.operation == "readyz":
@@ -75,17 +80,17 @@ class _HttpDoor:
             return await self._publish(target.run_id, request)
         if target.operation == "many_stream":
             return await many_sse.serve(self._service, request, send)
-        return await self._read(target, request, send)
+        return await self._read(target, request)
 
-    async def _read(self, target: paths.Target, request: Request, send: Send) -> Response | None:
+    async def _read(self, target: paths.Target, request: Request) -> ASGIApp:
         """Answer either address of a run's events in the form that is asked for."""
         accept = ",".join(request.headers.getlist("accept"))
         usual: Form = "text/event-stream" if target.operation == "stream" else "application/json"
         if form_of(accept, usual) == "application/json":
-            answer: Response | None = await self._history(target.run_id, request)
+            answer: ASGIApp = await self._history(target.run_id, request)
         else:
-            answer = await self._stream(target.run_id, request, send)
-        if answer is not None:
+            answer = await self._stream(target.run_id, request)
+        if isinstance(answer, Response):
             answer.headers["vary"] = "Accept"
         return answer
 
@@ -113,7 +118,7 @@ class _HttpDoor:
             return query.response()
         return await rest.serve(self._service.store, run_id, query)
 
-    async def _stream(self, run_id: str, request: Request, send: Send) -> Response | None:
+    async def _stream(self, run_id: str, request: Request) -> ASGIApp:
         permit = self._service.permit(request, run_id, "read")
         verdict = await ask(permit)
         if verdict is not None and verdict.status != 200:
@@ -137,11 +142,8 @@ class _HttpDoor:
             until=verdict.until if verdict else None,
             envelope=request.query_params.get("envelope") == "1",
         )
-        await sse.serve(
-            *(hub, run_id, position, terms, request.scope, request.receive, send),
-            permit=None if verdict else permit,
-        )
-        return None
+        undecided = None if verdict else permit
+        return partial(sse.serve, hub, run_id, position, terms, permit=undecided)
 
 
 def _with_cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:

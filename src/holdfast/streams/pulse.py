@@ -6,13 +6,12 @@ They only wake the reader; what it then does is its own.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
     from starlette.types import Message, Receive
 
@@ -178,10 +177,7 @@ class Expiry:
             self._timer = asyncio.get_running_loop().call_later(0.01, self._end)
 
 
-@contextlib.asynccontextmanager
-async def listening(
-    receive: Receive, reader: Reader, hear: Callable[[Message], Awaitable[None]] | None = None
-) -> AsyncIterator[None]:
+class listening:  # noqa: N801 - used as a context manager, and named as those are
     """Notice that the client leaves, also while there is nothing to send.
 
     Args:
@@ -191,19 +187,34 @@ async def listening(
             Default: all of it is ignored.
     """
 
-    async def listen() -> None:
-        try:
-            message = await receive()
-            while message["type"] not in {"http.disconnect", "websocket.disconnect"}:
-                if hear is not None:
-                    await hear(message)
-                message = await receive()
-        finally:
-            reader.leave()
+    __slots__ = ("_task",)
 
-    task = asyncio.get_running_loop().create_task(listen())
+    def __init__(
+        self,
+        receive: Receive,
+        reader: Reader,
+        hear: Callable[[Message], Awaitable[None]] | None = None,
+    ) -> None:
+        self._task = asyncio.get_running_loop().create_task(_listen(receive, reader, hear))
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+async def _listen(
+    receive: Receive, reader: Reader, hear: Callable[[Message], Awaitable[None]] | None
+) -> None:
     try:
-        yield
+        while (message := await receive())["type"] not in _DISCONNECTS:
+            if hear is not None:
+                await hear(message)
+            del message
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        reader.leave()
+
+
+_DISCONNECTS = frozenset({"http.disconnect", "websocket.disconnect"})

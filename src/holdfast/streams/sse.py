@@ -40,6 +40,8 @@ HEADERS = {
     "vary": "Accept",
 }
 
+_HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+
 _ANSWERS = {Opening.ABSENT: problems.RUN_NOT_FOUND, Opening.EXPIRED: problems.RUN_EXPIRED}
 
 
@@ -146,10 +148,11 @@ class _Stream:
         self._expiry = Expiry(subscription, terms.until)
 
     async def run(self, position: Position, permit: Permit | None, *, decided: bool) -> None:
-        headers = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
         try:
-            start = {"type": "http.response.start", "status": 200, "headers": headers}
-            await self._deliver(start)
+            # Made here and not kept: a middleware may add to the list of headers.
+            await self._deliver(
+                {"type": "http.response.start", "status": 200, "headers": list(_HEADERS)}
+            )
             await self._write(frames.retry(retry_ms(self._terms.retry)))
             if decided or await self._held(position, permit):
                 await self._relay()
@@ -189,17 +192,21 @@ class _Stream:
         subscription, pulse, send = self._subscription, self._pulse, self._send
         expiry, envelope = self._expiry, self._terms.envelope
         while not (subscription.done or subscription.over or expiry.reached):
-            batch = subscription.take_batch()
-            if batch is not None:
-                # Spelled out: this is the way of nearly every event to every reader.
-                body = batch.event_source(envelope=envelope)
-                await pulse.watch(send(_body(body)))
-            elif due := await subscription.take():
-                await self._write(b"".join(map(self._encode, due)))
+            # Spelled out: this is the way of nearly every event to every reader. Who then waits
+            # keeps nothing of what he was sent.
+            if batch := subscription.take_batch():
+                await pulse.watch(send(_body(batch.event_source(envelope=envelope))))
+                batch = None
+            else:
+                await self._send_due()
             if not subscription.ready:
                 await subscription.news()
                 if pulse.due:
                     await self._beat()
+
+    async def _send_due(self) -> None:
+        if due := await self._subscription.take():
+            await self._write(b"".join(map(self._encode, due)))
 
     async def _beat(self, text: str = "") -> None:
         if self._pulse.due and not (self._subscription.done or self._over()):
