@@ -245,6 +245,16 @@ async def test_each_end_is_told_and_the_last_closes_the_stream(store: EventStore
         }
 
 
+async def test_the_stream_closes_with_its_last_run_however_far_the_next_heartbeat(
+    store: EventStore,
+) -> None:
+    await store.add("a", END, None)
+    async with many(store, "a", "absent", stream_heartbeat=60) as call:
+        await call.ended()
+    assert call.complete
+    assert end("a") in call.events
+
+
 async def test_at_the_end_of_some_the_others_go_on(store: EventStore) -> None:
     await store.add("a", END, None)
     await store.add("b", "t", 1)

@@ -88,7 +88,7 @@ class _Sender:
                 await self._tell(await many.add(grant.entrances))
             while len(many) and not (many.over or many.unknowable):
                 await self._tell(await many.take())
-                if not many.over:
+                if len(many) and not many.over:
                     await many.wait()
                     await self._beat()
         finally:
