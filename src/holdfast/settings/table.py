@@ -226,7 +226,7 @@ class Table(BaseSettings):
     )
     stream_channel: Template = Field(
         "run:{run_id}",
-        description="The Pub/Sub channel of a run.",
+        description="The Pub/Sub channel of a run; the key prefix stands before it.",
         examples=["events:{run_id}"],
     )
     stream_dual_write: Flag = Field(
