@@ -50,7 +50,7 @@ RESERVED = {
     "uvicorn": {"cli"},
     "httpx": {"client", "oauth"},
     "pytest": {"testing"},
-    "flask": {"flask", "frameworks"},
+    "flask": {"flask", "frameworks", "oauth"},
     "quart": {"quart", "frameworks"},
     # The import of sessions asks Django's database by Django's own code, where it is set up.
     "django": {"django", "frameworks", "sessions"},

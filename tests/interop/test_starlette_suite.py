@@ -6,21 +6,18 @@ Their file is fetched from the package index at test time and never kept in this
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-import tarfile
-import tempfile
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.support.sdist import unpacked
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from holdfast.testing import RedisServer
 
-STARLETTE = version("starlette")
 IMPORTED = "from starlette.middleware.sessions import Session, SessionMiddleware"
 OURS = "from holdfast import Session, SessionMiddleware"
 TESTS = 29
@@ -30,35 +27,12 @@ PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 @pytest.fixture(scope="session")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Starlette's test folder, with our middleware in the place of theirs."""
-    # Beside other caches, so that a second run needs no network.
-    cache = Path(tempfile.gettempdir()) / f"holdfast-tests-{os.getuid()}"
-    cache.mkdir(mode=0o700, exist_ok=True)
-    sdist = cache / f"starlette-{STARLETTE}.tar.gz"
-    folder = tmp_path_factory.mktemp("starlette")
-    if not sdist.exists():
-        _download(folder)
-        shutil.move(folder / sdist.name, sdist)
-    with tarfile.open(sdist) as archive:
-        archive.extractall(folder, filter="data")
-    root = folder / f"starlette-{STARLETTE}"
+    root = unpacked("starlette", tmp_path_factory.mktemp("starlette"))
     tests = root / "tests" / "middleware" / "test_session.py"
     text = tests.read_text()
     assert text.count(IMPORTED) == 1
     tests.write_text(text.replace(IMPORTED, OURS))
     return root
-
-
-def _download(folder: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-    wanted = ["--no-binary", ":all:", "--no-deps"]
-    done = subprocess.run(
-        [*command, *wanted, "--dest", str(folder), f"starlette=={STARLETTE}"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, f"starlette's sdist cannot be fetched:\n{done.stderr}"
 
 
 def run(suite: Path, *arguments: str, **environment: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from authlib.integrations.flask_client import (  # type: ignore[import-untyped]
     FlaskIntegration,
@@ -21,12 +21,9 @@ from authlib.integrations.flask_client import OAuth as AuthlibOAuth
 from authlib.integrations.flask_client.apps import request  # type: ignore[import-untyped]
 
 from holdfast.oauth.authlib import marks
-from holdfast.oauth.authlib.secrecy import keep_secrets_out_of_logs
-from holdfast.oauth.record import DEFAULT_TTL, checked_state, encode, milliseconds
+from holdfast.oauth.authlib.registry import StateRegistry
+from holdfast.oauth.record import checked_state, encode, milliseconds
 from holdfast.oauth.store import SyncOAuthStateStore
-
-if TYPE_CHECKING:
-    from holdfast.settings import Settings
 
 __all__ = [
     "OAuth",
@@ -99,7 +96,7 @@ class StateOAuth2App(_StateApp, FlaskOAuth2App):  # type: ignore[misc]
         return response
 
 
-class OAuth(AuthlibOAuth):  # type: ignore[misc]
+class OAuth(StateRegistry, AuthlibOAuth):  # type: ignore[misc]
     """Authlib's registry of clients, with logins kept in :class:`holdfast.SyncOAuthStateStore`.
 
     Args:
@@ -114,24 +111,7 @@ class OAuth(AuthlibOAuth):  # type: ignore[misc]
         ConfigurationError: the settings cannot work.
     """
 
+    store_cls = SyncOAuthStateStore
+    integration_cls = StateIntegration
     oauth1_client_cls = StateOAuth1App
     oauth2_client_cls = StateOAuth2App
-
-    def __init__(
-        self,
-        app: Any = None,
-        cache: Any = None,
-        fetch_token: Any = None,
-        update_token: Any = None,
-        *,
-        settings: Settings | None = None,
-        states: SyncOAuthStateStore | None = None,
-        ttl: float = DEFAULT_TTL,
-        form_post: bool = False,
-    ) -> None:
-        milliseconds(ttl)
-        keep_secrets_out_of_logs()
-        self.states = states or SyncOAuthStateStore(settings, form_post=form_post)
-        own = {"states": self.states, "ttl": ttl, "expires_in": ttl}
-        self.framework_integration_cls = type("StateIntegration", (StateIntegration,), own)
-        super().__init__(app, cache=cache, fetch_token=fetch_token, update_token=update_token)

@@ -20,9 +20,9 @@ from authlib.integrations.starlette_client import (
 )
 
 from holdfast.oauth.authlib import marks
-from holdfast.oauth.authlib.secrecy import keep_secrets_out_of_logs
+from holdfast.oauth.authlib.registry import StateRegistry
 from holdfast.oauth.binding import new_proof
-from holdfast.oauth.record import DEFAULT_TTL, checked_state, encode, milliseconds
+from holdfast.oauth.record import checked_state, encode, milliseconds
 from holdfast.oauth.store import OAuthStateStore
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
     from starlette.responses import Response
-
-    from holdfast.settings import Settings
 
 __all__ = ["OAuth", "OAuthError", "StateIntegration", "StateOAuth1App", "StateOAuth2App"]
 
@@ -146,7 +144,7 @@ class StateOAuth2App(_StateApp, StarletteOAuth2App):  # type: ignore[misc]
         return await super().validate_logout_response(_wrapped(request))
 
 
-class OAuth(AuthlibOAuth):  # type: ignore[misc]
+class OAuth(StateRegistry, AuthlibOAuth):  # type: ignore[misc]
     """Authlib's registry of clients, with logins kept in :class:`holdfast.OAuthStateStore`.
 
     Args:
@@ -161,24 +159,7 @@ class OAuth(AuthlibOAuth):  # type: ignore[misc]
         ConfigurationError: the settings cannot work.
     """
 
+    store_cls = OAuthStateStore
+    integration_cls = StateIntegration
     oauth1_client_cls = StateOAuth1App
     oauth2_client_cls = StateOAuth2App
-
-    def __init__(
-        self,
-        config: Any = None,
-        cache: Any = None,
-        fetch_token: Any = None,
-        update_token: Any = None,
-        *,
-        settings: Settings | None = None,
-        states: OAuthStateStore | None = None,
-        ttl: float = DEFAULT_TTL,
-        form_post: bool = False,
-    ) -> None:
-        milliseconds(ttl)
-        keep_secrets_out_of_logs()
-        self.states = states or OAuthStateStore(settings, form_post=form_post)
-        own = {"states": self.states, "ttl": ttl, "expires_in": ttl}
-        self.framework_integration_cls = type("StateIntegration", (StateIntegration,), own)
-        super().__init__(config, cache=cache, fetch_token=fetch_token, update_token=update_token)
