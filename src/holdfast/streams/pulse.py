@@ -140,10 +140,10 @@ class Expiry:
         until: when it ends, in seconds since 1970; ``None`` for never.
     """
 
-    __slots__ = ("_timer", "_until", "_wake")
+    __slots__ = ("_reader", "_timer", "_until")
 
     def __init__(self, reader: Reader, until: float | None) -> None:
-        self._wake = reader.wake
+        self._reader = reader
         self._until = until
         self._timer: asyncio.TimerHandle | None = None
         self._arm()
@@ -172,7 +172,7 @@ class Expiry:
     def _end(self) -> None:
         # A timer runs by another clock than the permission, and may be a little early.
         if self.reached:
-            self._wake()
+            self._reader.wake()
         else:
             self._timer = asyncio.get_running_loop().call_later(0.01, self._end)
 
