@@ -1,4 +1,4 @@
-"""Following a run from Python, over Server-Sent Events: what a browser does, as an iterator.
+"""Following runs from Python, over Server-Sent Events: what a browser does, as an iterator.
 
 What to ask for and what an answer means is decided in one place without I/O; the asynchronous and
 the synchronous iterator only carry bytes. Nothing here publishes, and nothing needs Redis.
@@ -13,10 +13,11 @@ import json
 import random
 import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
+from urllib.parse import quote
 
 from holdfast.errors import StreamRefused
 from holdfast.streams.event import TERMINAL_TYPES, StreamEvent, moment, parse_id
@@ -28,7 +29,18 @@ except ModuleNotFoundError as error:
         'holdfast.client needs httpx: pip install "holdfast[client]"', name="httpx"
     ) from error
 
-__all__ = ["End", "Gap", "Item", "Reset", "StreamRefused", "follow", "follow_sync"]
+__all__ = [
+    "End",
+    "Failed",
+    "Gap",
+    "Item",
+    "Reset",
+    "StreamRefused",
+    "follow",
+    "follow_sync",
+    "stop",
+    "stop_sync",
+]
 
 FIRST_DELAY = 0.5
 STEADY = 5.0
@@ -63,12 +75,24 @@ class Reset:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The run is over and every event was handed over. It is the last item."""
+    """The run is over and every event was handed over. It is the last item of that run."""
 
     run_id: str
 
 
-Item = StreamEvent | Gap | Reset | End
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """One of several runs cannot be read (any more); the others go on. Its last item.
+
+    Attributes:
+        code: why, such as ``RUN_NOT_FOUND``, ``RUN_EXPIRED``, ``UNAUTHORIZED`` or ``FORBIDDEN``.
+    """
+
+    run_id: str
+    code: str
+
+
+Item = StreamEvent | Gap | Reset | End | Failed
 Token = str | Callable[[bool], str | None]
 AsyncToken = str | Callable[[bool], str | Awaitable[str | None] | None]
 
@@ -76,18 +100,22 @@ AsyncToken = str | Callable[[bool], str | Awaitable[str | None] | None]
 async def follow(
     url: str,
     *,
+    runs: Collection[str] = (),
     last_id: str = "",
     token: AsyncToken | None = None,
     silence: float = 40.0,
     max_delay: float = 30.0,
     http: httpx.AsyncClient | None = None,
 ) -> AsyncGenerator[Item, None]:
-    """Follow a run to its end: every event once and in order, whatever happens to the network.
+    """Follow runs to their end: every event once and in order, whatever happens to the network.
 
     Args:
-        url: the run's stream, ``…/runs/{run_id}/events/stream``, or any address that answers GET
-            with an event stream. A ``token`` in it is sent as a header instead.
-        last_id: begin after this event. Default: the start of the run.
+        url: the run's stream, ``…/runs/{run_id}/events/stream``; with *runs* that of many,
+            ``…/events/stream``; or any address that answers GET with an event stream. A ``token``
+            in it is sent as a header instead, if it is the only one.
+        runs: follow these over one connection, at most 100. Each item says of which it is.
+        last_id: begin after this event; of many runs, at this position, which is the
+            ``last_id`` that their stream gives. Default: the start.
         token: the token, or a function (it may be asynchronous) that returns one. The function is
             called before the first connection with ``False``, and with ``True`` after a token was
             refused or has expired. What it raises ends the iteration.
@@ -96,12 +124,14 @@ async def follow(
         http: the client to use, with its cookies, certificates and proxies. Default: a new one.
 
     Yields:
-        :class:`StreamEvent`, :class:`Gap` and :class:`Reset` as they come, and one :class:`End`.
+        :class:`StreamEvent`, :class:`Gap` and :class:`Reset` as they come, and one :class:`End`
+        for each run; of many, :class:`Failed` for one that cannot be read.
 
     Raises:
-        StreamRefused: the server will not let the run be read: no such run, expired, no right.
+        StreamRefused: the server will not let the run be read, or none of them: no such run,
+            expired, no right.
     """
-    reader = _Reader(url, last_id, max_delay, renewable=callable(token))
+    reader = _Reader(url, runs, last_id, max_delay, renewable=callable(token))
     async with contextlib.AsyncExitStack() as stack:
         if http is None:
             http = await stack.enter_async_context(httpx.AsyncClient())
@@ -117,7 +147,7 @@ async def follow(
                         async for chunk in answer.aiter_bytes():
                             for item in reader.feed(chunk):
                                 yield item
-                            if reader.over:
+                            if reader.over or reader.wants_token:
                                 break
                         reader.closed()
             for item in reader.left():
@@ -130,14 +160,15 @@ async def follow(
 def follow_sync(
     url: str,
     *,
+    runs: Collection[str] = (),
     last_id: str = "",
     token: Token | None = None,
     silence: float = 40.0,
     max_delay: float = 30.0,
     http: httpx.Client | None = None,
 ) -> Generator[Item, None, None]:
-    """Follow a run as :func:`follow` does, from a thread without an event loop."""
-    reader = _Reader(url, last_id, max_delay, renewable=callable(token))
+    """Follow runs as :func:`follow` does, from a thread without an event loop."""
+    reader = _Reader(url, runs, last_id, max_delay, renewable=callable(token))
     with contextlib.ExitStack() as stack:
         if http is None:
             http = stack.enter_context(httpx.Client())
@@ -153,7 +184,7 @@ def follow_sync(
                 else:
                     for chunk in answer.iter_bytes():
                         yield from reader.feed(chunk)
-                        if reader.over:
+                        if reader.over or reader.wants_token:
                             break
                     reader.closed()
             yield from reader.left()
@@ -162,11 +193,86 @@ def follow_sync(
             time.sleep(reader.delay())
 
 
+async def stop(
+    url: str,
+    run_id: str | None = None,
+    *,
+    token: str | None = None,
+    http: httpx.AsyncClient | None = None,
+) -> bool:
+    """Ask a run to stop, which its publisher learns at once; the run then ends by itself.
+
+    Args:
+        url: the address of the run's stream; with *run_id* that of many.
+        run_id: the run, where the address names none.
+        token: one that grants the action ``stop``. Default: the one in *url*.
+        http: the client to use. Default: a new one.
+
+    Returns:
+        True where it was asked, False where the run had ended before.
+
+    Raises:
+        StreamRefused: the server will not let the run be stopped, or cannot say so now.
+        httpx.TransportError: the server cannot be reached.
+    """
+    request = _stop_request(url, run_id, token)
+    if http is not None:
+        return _was_stopped(await http.request(**request))
+    async with httpx.AsyncClient() as own:
+        return _was_stopped(await own.request(**request))
+
+
+def stop_sync(
+    url: str,
+    run_id: str | None = None,
+    *,
+    token: str | None = None,
+    http: httpx.Client | None = None,
+) -> bool:
+    """Ask a run to stop as :func:`stop` does, from a thread without an event loop."""
+    request = _stop_request(url, run_id, token)
+    if http is not None:
+        return _was_stopped(http.request(**request))
+    with httpx.Client() as own:
+        return _was_stopped(own.request(**request))
+
+
+def _stop_request(url: str, run_id: str | None, token: str | None) -> dict[str, Any]:
+    address = httpx.URL(url)
+    where = "stop" if run_id is None else f"runs/{quote(run_id, safe='')}/stop"
+    # The raw path: a run id in it stays encoded as it is.
+    path = address.raw_path.partition(b"?")[0].decode().removesuffix("events/stream") + where
+    token = token or address.params.get("token")
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    return {
+        "method": "POST",
+        "url": address.copy_with(raw_path=path.encode()),
+        "headers": headers,
+        "timeout": CONNECT_TIMEOUT,
+    }
+
+
+def _was_stopped(answer: httpx.Response) -> bool:
+    if answer.status_code not in {202, 409}:
+        raise _refusal(answer.status_code, answer.content)
+    return answer.status_code == 202
+
+
 class _Reader:
     """What is known between two connections, and every decision: no I/O."""
 
-    def __init__(self, url: str, last_id: str, max_delay: float, *, renewable: bool) -> None:
+    def __init__(
+        self,
+        url: str,
+        runs: Collection[str],
+        last_id: str,
+        max_delay: float,
+        *,
+        renewable: bool,
+    ) -> None:
         address = httpx.URL(url)
+        for run_id in runs:
+            address = address.copy_add_param("run", run_id)
         in_query = address.params.get_list("token")
         if len(in_query) == 1:  # a token in a URL ends up in logs
             address = address.copy_remove_param("token")
@@ -174,6 +280,11 @@ class _Reader:
         if self._enveloped:
             address = address.copy_set_param("envelope", "1")
         named = re.search(r"/runs/([^/]+)/events/stream$", address.path)
+        # The runs that are not over yet, where there are several; in the order of the address.
+        self._open = dict.fromkeys(address.params.get_list("run")) if not named else {}
+        self._is_of_many = bool(self._open)
+        # When a token was last refused for a run.
+        self._doubted: dict[str, float] = {}
         self._url = address
         self._run_id: str = named[1] if named else ""
         self._last_id = last_id
@@ -241,6 +352,8 @@ class _Reader:
             if item is not None:
                 self._failures = 0
                 yield item
+            if self.wants_token:
+                return
             if self._ended:
                 yield from self.left()
                 return
@@ -250,10 +363,10 @@ class _Reader:
         self._pause = self._parser.retry
 
     def left(self) -> Iterator[Item]:
-        """Return the end, once, where it was reached."""
+        """Return the end, once, where it was reached; of many runs, of each that is left."""
         if self._ended and not self.over:
             self.over = True
-            yield End(self._run_id)
+            yield from map(End, self._open if self._is_of_many else [self._run_id])
 
     def delay(self) -> float:
         """Return the seconds to wait before the next try, jittered."""
@@ -273,17 +386,34 @@ class _Reader:
             frame = {"kind": "event", "id": block.id, "type": block.type, "data": data}
         else:
             frame = data if isinstance(data, dict) else {}
+        run_id = frame.get("run_id") or self._run_id
         match frame.get("kind"):
             case "event":
                 self._last_id = block.id or self._last_id
-                self._ended = frame["type"] in TERMINAL_TYPES
+                self._ended = not self._is_of_many and frame["type"] in TERMINAL_TYPES
+                self._doubted.pop(run_id, None)
                 return self._event(frame)
             case "gap":
-                return Gap(self._run_id, frame.get("requested"), frame.get("earliest"))
+                return Gap(run_id, frame.get("requested"), frame.get("earliest"))
             case "reset":
-                self._last_id = ""
-                return Reset(self._run_id, frame.get("requested"), frame.get("earliest"))
+                if not self._is_of_many:
+                    self._last_id = ""
+                return Reset(run_id, frame.get("requested"), frame.get("earliest"))
+            case "end" | "error" | "denied" if run_id in self._open:
+                return self._over(run_id, frame.get("code"), block.id)
         return None
+
+    def _over(self, run_id: str, code: str | None, position: str) -> Item | None:
+        """Note that one of several runs is over, unless another token may open it again."""
+        last = self._doubted.get(run_id, -STEADY)
+        if code == "UNAUTHORIZED" and self._renewable and time.monotonic() - last > STEADY:
+            self._doubted[run_id] = time.monotonic()
+            self.refused = self.wants_token = self._at_once = True
+            return None
+        self._last_id = position or self._last_id
+        del self._open[run_id]
+        self._ended = not self._open
+        return End(run_id) if code is None else Failed(run_id, code)
 
     def _event(self, frame: dict[str, Any]) -> StreamEvent:
         created: str | None = frame.get("created_at")

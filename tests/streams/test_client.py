@@ -10,12 +10,24 @@ import sys
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import httpx
 import pytest
 
 from holdfast import Settings, StreamEvent, stream_token
-from holdfast.client import End, Gap, Item, Reset, StreamRefused, follow, follow_sync
+from holdfast.client import (
+    End,
+    Failed,
+    Gap,
+    Item,
+    Reset,
+    StreamRefused,
+    follow,
+    follow_sync,
+    stop,
+    stop_sync,
+)
 from holdfast.testing import FaultProxy
 
 if TYPE_CHECKING:
@@ -430,3 +442,127 @@ def test_without_httpx_it_says_what_to_install() -> None:
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert 'pip install "holdfast[client]"' in done.stderr
+
+
+# --- many runs ------------------------------------------------------------------------------------
+
+
+def of_run(items: list[Item], run: str) -> list[Item]:
+    return [item for item in items if item.run_id == run]
+
+
+async def test_many_runs_over_a_network_that_is_cut_come_once_and_in_order(
+    server: ServerProcess, way: str
+) -> None:
+    runs = ["a", "b/c", "d"]
+    for run in runs:
+        post(server, f"/start/{quote(run, safe='')}?count={MANY}&pause=0.005")
+    with FaultProxy.threaded("127.0.0.1", server.port) as proxy:
+        url = f"http://127.0.0.1:{proxy.port}/streams/events/stream"
+        following = asyncio.create_task(collect(way, url, runs=runs))
+        for reset in itertools.cycle([False, True]):
+            await asyncio.wait([following], timeout=0.3)
+            if following.done():
+                break
+            proxy.cut(reset=reset)
+        items = await following
+        assert proxy.accepted > 2
+    for run in runs:
+        assert numbers(of_run(items, run)) == list(range(1, MANY + 1))
+        assert of_run(items, run)[-1] == End(run)
+
+
+async def test_of_many_runs_one_that_is_not_there_fails_and_the_others_go_on(
+    server: ServerProcess, way: str
+) -> None:
+    post(server, "/emit/a?count=3&end=1")
+    url = f"{server.url}/streams/events/stream?wait=0.1"
+    items = await collect(way, url, runs=["a", "none"])
+    assert numbers(of_run(items, "a")) == [1, 2, 3]
+    assert of_run(items, "none") == [Failed("none", "RUN_NOT_FOUND")]
+    assert End("a") in items
+
+
+async def test_many_runs_that_are_all_at_their_end_are_told_as_such(
+    server: ServerProcess, way: str
+) -> None:
+    for run in "ab":
+        post(server, f"/emit/{run}?count=1&end=1")
+    url = f"{server.url}/streams/events/stream?run=a&run=b"
+    assert await collect(way, url, last_id="$") == [End("a"), End("b")]
+
+
+async def test_a_reset_of_one_of_many_runs_moves_no_other(server: ServerProcess, way: str) -> None:
+    for run in "ab":
+        post(server, f"/emit/{run}?count=2")
+    url = f"{server.url}/streams/events/stream"
+    following = asyncio.create_task(collect(way, url, runs=["a", "b"]))
+    while "2 runs" not in server_state(server)["hub"]:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    post(server, "/delete/a")
+    post(server, "/emit/a?count=1&end=1")
+    post(server, "/emit/b?first=3&count=1&end=1")
+    items = await following
+    assert [type(item) for item in items if isinstance(item, Reset)] == [Reset]
+    assert numbers(of_run(items, "a")) == [1, 2, 1]
+    assert numbers(of_run(items, "b")) == [1, 2, 3]
+
+
+def server_state(server: ServerProcess) -> Any:
+    return httpx.get(f"{server.url}/state").json()
+
+
+@pytest.mark.slow
+async def test_an_expired_token_is_renewed_for_many_runs_and_one_without_a_right_fails(
+    guarded: ServerProcess, way: str
+) -> None:
+    for run in ("r-1", "r-2"):
+        post(guarded, f"/start/{run}?count={MANY}&pause=0.01")
+    asked = []
+
+    def renew(refused: bool) -> str:
+        asked.append(refused)
+        return stream_token("r-", 1, prefix=True, settings=Settings(secret_key=KEY))
+
+    url = f"{guarded.url}/streams/events/stream"
+    items = await collect(way, url, runs=["r-1", "r-2", "x"], token=renew)
+    for run in ("r-1", "r-2"):
+        assert numbers(of_run(items, run)) == list(range(1, MANY + 1))
+    assert of_run(items, "x") == [Failed("x", "UNAUTHORIZED")]
+    assert asked[0] is False
+    assert any(asked)
+
+
+# --- stopping a run -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("own", [True, False])
+async def test_a_run_is_stopped_by_its_address_or_by_its_name(
+    guarded: ServerProcess, way: str, own: bool
+) -> None:
+    name = "s/1"
+    post(guarded, f"/start/{quote(name, safe='')}?count=5000&pause=0.01")
+    key = Settings(secret_key=KEY)
+    good = stream_token(name, actions=("read", "stop"), settings=key)
+    one = stream(guarded, quote(name, safe=""))
+    many = f"{guarded.url}/streams/events/stream"
+    following = asyncio.create_task(collect(way, one, token=good))
+    with pytest.raises(StreamRefused) as refused:
+        await end(way, one, token=token(name), own=own)
+    assert refused.value.status == 403
+    assert await end(way, f"{one}?token={good}", own=own) is True
+    items = await following
+    assert isinstance(items[-2], StreamEvent)
+    assert items[-2].type == "run_stopped"
+    assert await end(way, many, name, token=good, own=own) is False
+
+
+async def end(way: str, *where: str, own: bool, **options: Any) -> bool:
+    """Stop a run, with a client of the caller's *own* or without one."""
+    if way == "sync":
+        with httpx.Client() as http:
+            given = http if own else None
+            return await asyncio.to_thread(lambda: stop_sync(*where, http=given, **options))
+    async with httpx.AsyncClient() as http:
+        return await stop(*where, http=http if own else None, **options)
