@@ -131,7 +131,7 @@ def serve_on_redis(serve: Serve, redis: RedisServer, key_prefix: str) -> ServerP
     return serve(APP, args=["--factory"], env=env)
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", ["sse", pytest.param("ws", marks=pytest.mark.slow)])
 def test_refreshed_and_cut_off_for_three_seconds_each_event_comes_once_and_in_order(
     browser: Chrome, demo: ServerProcess, transport: str
 ) -> None:
@@ -212,6 +212,7 @@ def test_a_second_tab_follows_the_same_run(page: DemoPage) -> None:
     page.expect_each_once_in_order()
 
 
+@pytest.mark.slow
 def test_the_history_of_a_finished_run_is_read_page_by_page(page: DemoPage) -> None:
     page.log_in("?speed=40")
     page.start()
@@ -264,6 +265,7 @@ def test_the_tabs_and_the_theme_work_from_the_keyboard(page: DemoPage) -> None:
     page.wait(f"document.getElementById('theme').ariaPressed !== '{before}'", "the theme, kept")
 
 
+@pytest.mark.slow
 def test_what_a_screen_reader_hears_is_not_flooded(page: DemoPage) -> None:
     page.log_in("?speed=40")
     page.script(
@@ -347,6 +349,7 @@ def test_a_restart_of_a_server_without_redis_is_told(page: DemoPage, demo: Serve
     assert "ends with its process" in page.text("notice")
 
 
+@pytest.mark.slow
 def test_the_page_fits_every_window(page: DemoPage) -> None:
     page.log_in("?speed=40")
     page.start()
@@ -375,6 +378,7 @@ CONTRAST = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_text_has_the_contrast_that_wcag_asks_for(page: DemoPage, theme: str) -> None:
     page.driver.get(page.url)
@@ -387,6 +391,7 @@ def test_text_has_the_contrast_that_wcag_asks_for(page: DemoPage, theme: str) ->
     assert not {pair: ratio for pair, ratio in ratios.items() if ratio < 4.5}  # WCAG 2.2, 1.4.3
 
 
+@pytest.mark.slow
 def test_it_looks_well_in_light_and_dark(page: DemoPage, tmp_path: Path) -> None:
     """Screenshots; ``HOLDFAST_TEST_SCREENSHOTS=1`` renews those of the docs."""
     folder = DOCS_IMAGES if os.environ.get("HOLDFAST_TEST_SCREENSHOTS") else tmp_path

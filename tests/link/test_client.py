@@ -220,6 +220,7 @@ def sentinels(master: RedisServer, folder: Path, count: int = 1) -> Iterator[lis
             each.close()
 
 
+@pytest.mark.slow
 async def test_sentinels_lead_to_the_master_and_to_the_next_one(
     make_link: MakeLink, tmp_path: Path
 ) -> None:

@@ -431,6 +431,7 @@ async def test_a_user_that_may_not_ask_for_commands_is_served(
     assert await link.execute("PING") == b"PONG"
 
 
+@pytest.mark.slow
 async def test_a_quiet_link_notices_a_full_redis_by_itself(
     fresh_redis: RedisServer, make_link: MakeLink
 ) -> None:
@@ -484,6 +485,7 @@ async def test_what_a_person_must_mend_is_told_with_its_remedy_and_without_a_sec
             assert secret not in f"{line} {error.value} {error.value.detail} {link!r} {link.target}"
 
 
+@pytest.mark.slow
 async def test_a_server_without_room_for_another_client_is_an_outage(make_link: MakeLink) -> None:
     with redis_server("--maxclients", "1") as server:
         with socket.create_connection(("127.0.0.1", server.port)) as only:
@@ -661,6 +663,7 @@ async def test_an_outage_reply_during_recovery_is_down_again(
     assert link.status.reason == "out_of_memory"
 
 
+@pytest.mark.slow
 async def test_a_flapping_redis_is_at_most_one_pair_of_transitions_per_hold_down(
     redis: RedisServer, make_link: MakeLink, caplog: pytest.LogCaptureFixture
 ) -> None:

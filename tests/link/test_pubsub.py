@@ -143,6 +143,7 @@ async def test_an_outage_is_survived_and_told_as_a_gap(
     await until(lambda: heard.messages == [(b"c", b"x")])
 
 
+@pytest.mark.slow
 async def test_a_connection_that_died_without_a_word_is_found_out(
     redis: RedisServer, make_link: MakeLink, key_prefix: str, listen: Listen
 ) -> None:

@@ -109,6 +109,7 @@ async def test_sse_through_twenty_cuts_gives_each_event_once_in_order(
     assert page.errors >= 15, "the cuts did not happen"
 
 
+@pytest.mark.slow
 async def test_websocket_through_twenty_cuts_gives_each_event_once_in_order(
     redis: RedisServer, key_prefix: str, serve: Serve
 ) -> None:
@@ -161,6 +162,7 @@ async def test_rest_pages_through_all_events_by_next_id(
     assert pages == 11
 
 
+@pytest.mark.slow
 async def test_an_event_of_one_megabyte_passes_by_every_door_and_one_byte_more_is_refused(
     redis: RedisServer, key_prefix: str, serve: Serve
 ) -> None:
@@ -198,6 +200,7 @@ async def rest_sizes(server: ServerProcess, run: str) -> list[int]:
 # -- kill -9
 
 
+@pytest.mark.slow
 async def test_killed_app_goes_on_from_the_last_id_after_its_restart(
     durable_redis: RedisServer, serve: Serve
 ) -> None:
@@ -232,6 +235,7 @@ async def test_killed_app_and_killed_redis_go_on_from_the_last_id(
     assert {event.type for event in page.events} == {"t", "workflow_complete"}
 
 
+@pytest.mark.slow
 async def test_killed_redis_under_a_run_of_the_same_process_loses_and_doubles_nothing(
     durable_redis: RedisServer, serve: Serve
 ) -> None:
@@ -293,6 +297,7 @@ async def test_redis_never_there_is_served_from_memory_and_told_once(
 # -- Redis away under open streams
 
 
+@pytest.mark.slow
 async def test_twenty_readers_stay_connected_while_redis_is_killed_and_restarted(
     durable_redis: RedisServer, serve: Serve
 ) -> None:
@@ -355,6 +360,7 @@ async def test_two_processes_publish_through_an_outage_and_nobody_misses_or_doub
         assert page.of("holdfast.gap") == page.of("holdfast.reset") == []
 
 
+@pytest.mark.slow
 async def test_tail_reader_of_an_unknown_run_is_not_given_its_history_after_the_outage(
     durable_redis: RedisServer, serve: Serve
 ) -> None:

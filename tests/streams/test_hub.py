@@ -56,6 +56,7 @@ async def read_all(hub: Hub, run: str = "r") -> list[tuple[int, int]]:
     return seen
 
 
+@pytest.mark.slow
 async def test_two_hundred_joins_at_random_moments_lose_and_double_nothing(
     redis: RedisServer, key_prefix: str
 ) -> None:

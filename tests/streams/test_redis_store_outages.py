@@ -89,6 +89,7 @@ class TestAway:
                 info = await store.describe(RUN)
                 assert (info.status, info.owner, info.n) == ("ended", "user:1", 1201)
 
+    @pytest.mark.slow
     async def test_a_crash_in_the_middle_of_two_thousand_events(self, key_prefix: str) -> None:
         with redis_server("--appendonly", "yes", "--appendfsync", "always") as server:
             async with opened(server.url, key_prefix, redis_timeout=0.25) as store:
@@ -107,6 +108,7 @@ class TestAway:
                 assert [entry.seq for entry in entries] == list(range(1, 2002))
                 assert [entry.n for entry in entries] == list(range(1, 2002))
 
+    @pytest.mark.slow
     async def test_a_crash_under_many_publishers_of_many_runs(self, key_prefix: str) -> None:
         with redis_server("--appendonly", "yes", "--appendfsync", "always") as server:
             async with opened(server.url, key_prefix, redis_timeout=0.25) as store:
@@ -209,6 +211,7 @@ class TestAway:
             assert "were refused for the run 'spoilt'" in caplog.text
             assert await data_of(store, RUN) == [1, 2]
 
+    @pytest.mark.slow
     async def test_two_processes_that_were_both_cut_off_lose_nothing_to_a_reader(
         self, redis: RedisServer, key_prefix: str
     ) -> None:
