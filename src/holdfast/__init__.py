@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from holdfast.errors import SessionTooLarge as SessionTooLarge
     from holdfast.errors import SessionTooLate as SessionTooLate
     from holdfast.errors import SessionUnavailable as SessionUnavailable
+    from holdfast.errors import StreamRefused as StreamRefused
     from holdfast.oauth.store import OAuthStateStore as OAuthStateStore
     from holdfast.oauth.store import SyncOAuthStateStore as SyncOAuthStateStore
     from holdfast.runtime import aclose as aclose
@@ -100,6 +101,7 @@ _HOMES = {
     "SessionUnknown": "sessions.events",
     "Settings": "settings",
     "StreamEvent": "streams.event",
+    "StreamRefused": "errors",
     "SyncOAuthStateStore": "oauth.store",
     "SyncRunPublisher": "streams.sync_publisher",
     "SyncSessionIndex": "sessions.index",
@@ -151,6 +153,7 @@ __all__ = [
     "SessionUnknown",
     "Settings",
     "StreamEvent",
+    "StreamRefused",
     "SyncOAuthStateStore",
     "SyncRunPublisher",
     "SyncSessionIndex",
