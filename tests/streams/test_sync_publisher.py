@@ -296,8 +296,8 @@ class TestStop:
         with pytest.raises(RunStopped, match="'run' has been asked to stop") as caught:
             run.emit("t", 3)
         assert caught.value.run_id == RUN
-        run.end("run_stopped")
-        assert told(elsewhere) == [("t", 1), ("t", 2), ("run_stopped", {})]
+        run.workflow_complete("stopped")
+        assert told(elsewhere)[2:] == [("workflow_complete", {"output": "stopped"})]
 
     def test_a_thread_can_wait_for_it(self, store: EventStore, elsewhere: EventStore) -> None:
         run = SyncRunPublisher(RUN, store=store)
@@ -309,6 +309,15 @@ class TestStop:
         waiter.join(5)
         assert not waiter.is_alive()
         assert run.stop_requested
+
+    def test_who_comes_later_hears_of_it_too(
+        self, store: EventStore, elsewhere: EventStore
+    ) -> None:
+        first, second = (SyncRunPublisher(RUN, store=store) for _ in range(2))
+        first.emit("t", 1)
+        stop(elsewhere)
+        assert first.wait_stop(5)
+        assert second.wait_stop(3)
 
     def test_the_stop_of_another_run_is_no_concern_of_the_block(self, store: EventStore) -> None:
         stop(store, "other")

@@ -65,6 +65,8 @@ class Keeper:
         self._lock = threading.Lock()
         # Each with its channel.
         self._holds: weakref.WeakKeyDictionary[Hold, str] = weakref.WeakKeyDictionary()
+        # The channels of those added since the last round.
+        self._new: set[str] = set()
         self._thread: threading.Thread | None = None
         self._all_now = False
 
@@ -80,6 +82,7 @@ class Keeper:
         channel = self._channel(hold.run_id)
         with self._lock:
             self._holds[hold] = channel
+            self._new.add(channel)
             if self._thread is None:
                 self._listener = ThreadListener(self._link)
                 self._thread = threading.Thread(
@@ -127,12 +130,19 @@ class Keeper:
         """Wait until something is to be done, and do it; return when every hold is due again."""
         left = due - time.monotonic()
         rung = listener.wait(channels, min(left, LINGER)) if left > 0 else channels
+        # A channel that is listened to already is confirmed to nobody who joins.
+        rung = rung | self._take_new()
         if self._all_now or left <= 0:
             self._all_now, rung = False, channels
             due = time.monotonic() + self._interval
         if rung and self._link.up:
             self._attend(self._of(rung))
         return due
+
+    def _take_new(self) -> set[str]:
+        with self._lock:
+            new, self._new = self._new, set()
+            return new
 
     def _channels(self) -> set[str]:
         # Names, no holds: what this thread refers to while it waits would never be forgotten.

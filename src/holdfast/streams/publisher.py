@@ -1,7 +1,7 @@
 """Publishing the events of a run.
 
-A publisher remembers which life of the run it belongs to, whether it ended it and whether it was
-asked to stop. Order, batching, retries, the journal and the lease are the store's.
+What a publisher remembers is in ``part.py``; order, batching, retries, the journal and the lease
+are the store's.
 """
 
 from __future__ import annotations
@@ -11,25 +11,22 @@ import logging
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from holdfast.errors import HoldfastError, RedisUnavailable, RunEnded
-from holdfast.streams.event import TERMINAL_TYPES, StreamEvent, check_owner, check_run_id
-from holdfast.streams.hold import Hold
+from holdfast.streams.part import Part, error_data
 from holdfast.streams.stop import StopBell, StopScope
-from holdfast.streams.store import EventStore, to_event
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from holdfast.settings import Settings
+    from holdfast.streams.event import StreamEvent
     from holdfast.streams.hold import Claim
-    from holdfast.streams.store import Draft
+    from holdfast.streams.store import Draft, EventStore
 
 
 log = logging.getLogger("holdfast.streams")
 
-MAX_MESSAGE = 10_000
 
-
-class RunPublisher:
+class RunPublisher(Part):
     """Publishes the events of one run.
 
     Args:
@@ -59,18 +56,10 @@ class RunPublisher:
         store: EventStore | None = None,
         settings: Settings | None = None,
     ) -> None:
-        self.run_id = check_run_id(run_id)
-        self.owner = check_owner(owner)
-        self._store = store or EventStore.from_settings(settings)
-        self._hold = Hold(run_id, self._told, lease=False)
-        self._attended = False
+        super().__init__(run_id, owner=owner, store=store, settings=settings)
         self._claimed = False
-        self._ended = False
         self._bell = StopBell()
         self._scope: StopScope | None = None
-
-    def __repr__(self) -> str:
-        return f"<RunPublisher {self.run_id!r}{' ended' if self._ended else ''}>"
 
     @property
     def stop_requested(self) -> bool:
@@ -96,10 +85,7 @@ class RunPublisher:
             RedisUnavailable: nobody can say now whose the run is.
         """
         if not self._hold.name:
-            life = self._hold.life
-            self._hold = Hold(self.run_id, self._told)
-            self._hold.learn(life, stopping=False)
-            self._attended = False
+            self._take_hold(lease=True)
         if not start:
             # It hears of a stop from here on, also where Redis is away and takes no claim. Not so
             # what may not begin: whoever is attended to takes a lease that is free.
@@ -165,14 +151,9 @@ class RunPublisher:
         if scope is not None:
             scope.stop()
 
-    def _attend(self) -> None:
-        if not (self._attended or self._ended):
-            self._attended = True
-            self._store.attend(self._hold)
-
     def _leave(self) -> None:
-        self._attended = self._claimed = False
-        self._store.leave(self._hold)
+        self._claimed = False
+        super()._leave()
 
     async def emit(self, type: str, data: Any = None) -> StreamEvent:  # noqa: A002 - the wire's name
         """Publish one event and return it with its id.
@@ -199,17 +180,10 @@ class RunPublisher:
         return await self._publish(self._store.draft(kind, {}, ours=True), {})
 
     async def _publish(self, draft: Draft, data: Any) -> StreamEvent:
-        if self._ended:
-            raise RunEnded(
-                f"the run {self.run_id!r} has ended; nothing can follow its terminal event"
-            )
-        hold = self._hold
-        (entry,) = await self._store.append(self.run_id, [draft], owner=self.owner, life=hold.life)
-        # Another life than before is the store's word that it had lost the run, and begun it anew.
-        hold.learn(entry.life, stopping=entry.stopping)
-        if draft.type in TERMINAL_TYPES:
-            self._ended = True
-        return to_event(self.run_id, entry, data)
+        self._check_open()
+        life = self._hold.life
+        (entry,) = await self._store.append(self.run_id, [draft], owner=self.owner, life=life)
+        return self._published(draft, entry, data)
 
     async def node_output(self, node: str, output: Any) -> StreamEvent:
         """Publish what one node of a workflow produced: ``{"node", "output"}``."""
@@ -226,11 +200,3 @@ class RunPublisher:
             error: the exception, or what to say. Of more than 10,000 characters the rest is cut.
         """
         return await self.emit("workflow_error", error_data(error))
-
-
-def error_data(error: BaseException | str) -> dict[str, dict[str, str]]:
-    """Return what ``workflow_error`` says of *error*."""
-    kind = "Error" if isinstance(error, str) else type(error).__name__
-    # Half a surrogate pair (a file name in a message, PEP 383) must not cost the run its end.
-    message = str(error)[:MAX_MESSAGE].encode("utf-8", "replace").decode()
-    return {"error": {"type": kind, "message": message}}

@@ -1,7 +1,7 @@
 """Publishing the events of a run from threads, and from workers that know no event loop.
 
-The same verbs as ``publisher.py`` in plain calls. Order, batching, retries, the journal and the
-lease are the store's; here is only what one publisher remembers.
+The same verbs as ``publisher.py`` in plain calls; what a publisher remembers is in ``part.py``.
+Order, batching, retries, the journal and the lease are the store's.
 """
 
 from __future__ import annotations
@@ -13,21 +13,20 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from holdfast.errors import HoldfastError, RedisUnavailable, RunEnded, RunStopped
 from holdfast.forks import watch_forks
-from holdfast.streams.event import TERMINAL_TYPES, StreamEvent, check_owner, check_run_id
-from holdfast.streams.hold import Hold
-from holdfast.streams.publisher import error_data
-from holdfast.streams.store import EventStore, to_event
+from holdfast.streams.event import TERMINAL_TYPES
+from holdfast.streams.part import Part, error_data
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from holdfast.settings import Settings
-    from holdfast.streams.store import Draft
+    from holdfast.streams.event import StreamEvent
+    from holdfast.streams.store import Draft, EventStore
 
 log = logging.getLogger("holdfast.streams")
 
 
-class SyncRunPublisher:
+class SyncRunPublisher(Part):
     """Publishes the events of one run, by plain calls from any thread without a running event loop.
 
     One publisher may be used by many threads at once, and several publishers may feed one run: each
@@ -63,26 +62,16 @@ class SyncRunPublisher:
         store: EventStore | None = None,
         settings: Settings | None = None,
     ) -> None:
-        self.run_id = check_run_id(run_id)
-        self.owner = check_owner(owner)
-        self._store = store or EventStore.from_settings(settings)
-        self._ended = False
+        super().__init__(run_id, owner=owner, store=store, settings=settings)
         self._inside = False
-        self._attended = False
         self._stop = threading.Event()
-        self._hold = Hold(run_id, self._told, lease=False)
         watch_forks(self)
-
-    def __repr__(self) -> str:
-        return f"<SyncRunPublisher {self.run_id!r}{' ended' if self._ended else ''}>"
 
     def forked(self) -> None:
         """In a forked child: the block and the lease are the parent's; publish on without them."""
-        life, stopping = self._hold.life, self._hold.stopping
-        self._inside = self._attended = False
+        self._inside = False
         self._stop = threading.Event()
-        self._hold = Hold(self.run_id, self._told, lease=False)
-        self._hold.learn(life, stopping=stopping)
+        self._take_hold(lease=False)
 
     @property
     def stop_requested(self) -> bool:
@@ -101,12 +90,11 @@ class SyncRunPublisher:
 
     def __enter__(self) -> Self:
         _refuse_a_loop()
-        hold = self._hold = Hold(self.run_id, self._told)
-        self._attended = False
+        self._take_hold(lease=True)
         # It hears of a stop from here on, also where Redis is away and takes no claim.
         self._attend()
         try:
-            claim = self._store.claim_sync(hold, owner=self.owner)
+            claim = self._store.claim_sync(self._hold, owner=self.owner)
         except RedisUnavailable:
             pass  # the store takes the lease when Redis is back
         except BaseException:
@@ -147,22 +135,12 @@ class SyncRunPublisher:
         if error is not None:
             self.workflow_error(error)
         elif self._hold.stopping:
-            self.end("run_stopped")
+            self._end("run_stopped")
         else:
             self.workflow_complete()
 
     def _told(self) -> None:
-        """The run has been asked to stop. Any thread."""
         self._stop.set()
-
-    def _attend(self) -> None:
-        if not (self._attended or self._ended):
-            self._attended = True
-            self._store.attend(self._hold)
-
-    def _leave(self) -> None:
-        self._attended = False
-        self._store.leave(self._hold)
 
     def emit(self, type: str, data: Any = None) -> StreamEvent:  # noqa: A002 - the wire's name
         """Publish one event and return it with its id; it blocks the calling thread.
@@ -186,29 +164,18 @@ class SyncRunPublisher:
         """
         return self._publish(self._store.draft(type, data), data)
 
-    def end(self, type: Literal["run_stopped", "run_lost"]) -> StreamEvent:  # noqa: A002
-        """End the run with one of the types that only holdfast writes; the data is ``{}``.
-
-        Raises:
-            RunEnded, JournalFull: as :meth:`emit` does.
-        """
-        return self._publish(self._store.draft(type, {}, ours=True), {})
+    def _end(self, kind: Literal["run_stopped"]) -> StreamEvent:
+        """End the run with a type that only holdfast writes; the data is ``{}``."""
+        return self._publish(self._store.draft(kind, {}, ours=True), {})
 
     def _publish(self, draft: Draft, data: Any) -> StreamEvent:
         _refuse_a_loop()
-        hold, terminal = self._hold, draft.type in TERMINAL_TYPES
-        if self._ended:
-            raise RunEnded(
-                f"the run {self.run_id!r} has ended; nothing can follow its terminal event"
-            )
-        if hold.stopping and not terminal:
+        self._check_open()
+        if self._hold.stopping and draft.type not in TERMINAL_TYPES:
             raise RunStopped(self.run_id)
-        (entry,) = self._store.append_sync(self.run_id, [draft], owner=self.owner, life=hold.life)
-        # Another life than before is the store's word that it had lost the run, and begun it anew.
-        hold.learn(entry.life, stopping=entry.stopping)
-        if terminal:
-            self._ended = True
-        return to_event(self.run_id, entry, data)
+        life = self._hold.life
+        (entry,) = self._store.append_sync(self.run_id, [draft], owner=self.owner, life=life)
+        return self._published(draft, entry, data)
 
     def node_output(self, node: str, output: Any) -> StreamEvent:
         """Publish what one node of a workflow produced: ``{"node", "output"}``."""
