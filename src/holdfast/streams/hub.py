@@ -17,6 +17,7 @@ from holdfast.errors import HoldfastError, RedisUnavailable
 from holdfast.streams.event import ZERO, EventId
 from holdfast.streams.frames import encode
 from holdfast.streams.ring import FIRST_PAGE, Break, Ring, continuity, next_page
+from holdfast.streams.rounds import Rounds
 from holdfast.streams.store import News
 
 if TYPE_CHECKING:
@@ -45,12 +46,14 @@ class Hub:
     Attributes:
         stopping: every stream is to end now.
         subscribers: the readers of all runs.
+        rounds: looks after their heartbeats and their patience.
     """
 
     def __init__(self, store: EventStore) -> None:
         self.store = store
         self.stopping = False
         self.subscribers: set[Reader] = set()
+        self.rounds = Rounds()
         self._loop = asyncio.get_running_loop()
         self._rings: dict[str, Ring] = {}
         self._opening: dict[str, _Opening] = {}

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from holdfast.streams.hub import Hub
     from holdfast.streams.lane import Entrance, Step
+    from holdfast.streams.rounds import Rounds
     from holdfast.streams.subscription import Due
 
 log = logging.getLogger("holdfast.streams")
@@ -128,6 +129,15 @@ class Many:
     def held(self) -> bool:
         """Whether of no run anybody can say yet if there is anything to read."""
         return bool(self._lanes) and all(lane.held for lane in self._lanes.values())
+
+    @property
+    def rounds(self) -> Rounds:
+        """What looks after the heartbeat of the connection."""
+        return self._hub.rounds
+
+    def behind(self) -> bool:
+        """Whether more has happened in one of the runs than is kept in memory for the slow."""
+        return any(lane.subscription.behind() for lane in self._lanes.values())
 
     def leave(self) -> None:
         """Note that the client is gone."""

@@ -76,7 +76,7 @@ class _Sender:
         self._many = many
         self._terms = terms
         self._send = send
-        self._pulse = Pulse(many, terms.heartbeat)
+        self._pulse = Pulse(many.rounds, many, terms.heartbeat)
 
     async def run(self, grant: Granted) -> None:
         many = self._many

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from starlette.types import Message, Receive
 
+    from holdfast.streams.rounds import Rounds
+
 
 SEND_TIMEOUT = 30.0
 """Seconds that a client may take nothing: then it is gone, whatever its connection says."""
@@ -32,6 +34,9 @@ class Reader(Protocol):
     def leave(self) -> None:
         """The client is gone."""
 
+    def behind(self) -> bool:
+        """Whether more has happened than is kept in memory for who is a little slow."""
+
 
 def patience(*, behind: bool) -> float:
     """Return how many seconds a client may take nothing."""
@@ -41,50 +46,41 @@ def patience(*, behind: bool) -> float:
 class Pulse:
     """Wakes a reader that has been silent, and gives up one whose client takes nothing.
 
-    One timer does both, whatever is sent: a timeout of its own for each send would cost a third of
-    the delivery.
+    A timeout of its own for each send would cost a third of the delivery; this is looked at once
+    in a while.
 
     Args:
+        rounds: who looks.
         reader: whom to wake.
-        interval: seconds of silence.
-        behind: whether the reader has fallen behind what is kept for it in memory.
+        interval: seconds of silence; infinite where nobody need be told.
 
     Attributes:
         due: the reader has been silent for the whole interval.
     """
 
     __slots__ = (
-        "_behind",
         "_given_up",
         "_interval",
         "_last",
-        "_loop",
         "_reader",
+        "_round",
+        "_rounds",
         "_sender",
         "_sending",
-        "_timer",
         "due",
     )
 
-    def __init__(
-        self, reader: Reader, interval: float, *, behind: Callable[[], bool] = lambda: False
-    ) -> None:
+    def __init__(self, rounds: Rounds, reader: Reader, interval: float) -> None:
         self.due = False
-        self._loop = asyncio.get_running_loop()
+        self._rounds = rounds
         self._reader = reader
         self._interval = interval
-        self._behind = behind
         self._sender: asyncio.Task[Any] | None = None
         self._sending = False
         self._given_up = False
         # When the last send began: that is when the client last took something, or is to.
         self._last = monotonic()
-        self._timer = self._loop.call_later(min(interval, SEND_TIMEOUT), self._look)
-
-    def touch(self) -> None:
-        """Note that something was sent."""
-        self._last = monotonic()
-        self.due = False
+        self._round = rounds.add(self, min(interval, SEND_TIMEOUT))
 
     async def watch(self, sending: Awaitable[None]) -> None:
         """Wait for a send. Where the client takes nothing for too long, the reader leaves.
@@ -106,12 +102,13 @@ class Pulse:
 
     def cancel(self) -> None:
         """Wake nobody any more."""
-        self._timer.cancel()
+        self._rounds.discard(self, self._round)
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Do what is due, and ask for the next look."""
         silent = monotonic() - self._last
         if self._sending:
-            again = patience(behind=self._behind()) - silent
+            again = patience(behind=self._reader.behind()) - silent
             if again <= 0:
                 self._give_up()
                 return
@@ -123,7 +120,7 @@ class Pulse:
             again = self._interval - silent
         # A send may begin meanwhile, and its reader fall behind.
         soon = max(LAGGING_SEND_TIMEOUT - silent, 1.0)
-        self._timer = self._loop.call_later(min(again, soon, SEND_TIMEOUT), self._look)
+        self._round = self._rounds.add(self, min(again, soon, SEND_TIMEOUT))
 
     def _give_up(self) -> None:
         self._given_up = True

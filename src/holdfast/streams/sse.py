@@ -144,7 +144,7 @@ class _Stream:
         self._subscription = subscription
         self._terms = terms
         self._send = send
-        self._pulse = Pulse(subscription, terms.heartbeat, behind=subscription.behind)
+        self._pulse = Pulse(hub.rounds, subscription, terms.heartbeat)
         self._expiry = Expiry(subscription, terms.until)
 
     async def run(self, position: Position, permit: Permit | None, *, decided: bool) -> None:
@@ -197,7 +197,7 @@ class _Stream:
             if batch := subscription.take_batch():
                 await pulse.watch(send(_body(batch.event_source(envelope=envelope))))
                 batch = None
-            else:
+            elif not subscription.idle:
                 await self._send_due()
             if not subscription.ready:
                 await subscription.news()

@@ -194,6 +194,12 @@ class Subscription:
         ring, position = self._ring, self._position
         return ring is not None and position is not None and position < ring.end
 
+    @property
+    def idle(self) -> bool:
+        """Whether there is surely nothing to take."""
+        ring = self._ring
+        return ring is not None and self._position == ring.end and not self._from_tail
+
     async def wait(self) -> None:
         """Wait until there may be something to take. May be woken for nothing."""
         if not self.ready:
