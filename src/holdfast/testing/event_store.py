@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from holdfast.streams.event import StreamEvent
-    from holdfast.streams.store import EventStore, News
+    from holdfast.streams.store import Entry, EventStore, News
 
 _ONE_MEGABYTE = 1 << 20
 _VALUES: list[Any] = [
@@ -276,6 +276,42 @@ class EventStoreSuite:
         assert len(data) == 320
         for name in range(8):
             assert [each for each in data if each[0] == name] == [[name, n] for n in range(40)]
+
+    async def test_threads_and_tasks_that_write_one_run_each_keep_their_order(self) -> None:
+        store, run_id = await self.make_store(), new_run_id()
+
+        async def task(name: int) -> None:
+            for number in range(40):
+                await store.add(run_id, "t", [name, number])
+
+        def thread(name: int) -> None:
+            for number in range(40):
+                store.append_sync(run_id, [store.draft("t", [name, number])])
+
+        threads = (asyncio.to_thread(thread, name) for name in range(4, 8))
+        await asyncio.gather(*(task(name) for name in range(4)), *threads)
+        entries = await store.read(run_id, ZERO, None, 1000)
+        assert [entry.n for entry in entries] == list(range(1, 321))
+        data = [event.data for event in await store.get_events(run_id, limit=1000)]
+        for name in range(8):
+            assert [each for each in data if each[0] == name] == [[name, n] for n in range(40)]
+
+    async def test_a_thread_is_refused_what_a_task_is(self) -> None:
+        store, run_id = await self.make_store(), new_run_id()
+
+        def write(kind: str, **known: Any) -> list[Entry]:
+            return store.append_sync(run_id, [store.draft(kind, None)], **known)
+
+        (first,) = await asyncio.to_thread(write, "t", owner="user:7")
+        assert (await store.describe(run_id)).owner == "user:7"
+        await store.delete(run_id)
+        with pytest.raises(RunEnded):
+            await asyncio.to_thread(write, "t", life=first.life)
+        await asyncio.to_thread(write, "workflow_complete")
+        with pytest.raises(RunEnded):
+            await asyncio.to_thread(write, "t")
+        with pytest.raises(InvalidEvent):
+            store.append_sync("", [store.draft("t", None)])
 
     async def test_runs_do_not_touch_each_other(self) -> None:
         store, one, two = await self.make_store(), new_run_id(), new_run_id()
