@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 class EventStreamApp:
     """An ASGI app that serves the events of runs; mount it anywhere.
 
-    ============================== =====================================================
+    =================================== ================================================
     ``GET runs/{run_id}/events``        pages of history, as JSON
+    ``POST runs/{run_id}/events``       publish events
+    ``POST runs/{run_id}/stop``         ask the run to stop
     ``GET runs/{run_id}/events/stream`` history, then live, as Server-Sent Events
     ``WS runs/{run_id}/events/ws``      the same over a WebSocket
     ``GET livez``, ``GET readyz``       health
+    ``GET openapi.json``, ``GET docs``  all of this for programs, and as a page
     ``GET holdfast.js``                 the browser's client, and its ``holdfast.d.ts``
-    ============================== =====================================================
+    =================================== ================================================
 
     Args:
         settings: the configuration. Default: the environment.

@@ -46,9 +46,14 @@ def serve(name: str, request: Request) -> Response:
         "etag": etag,
         "x-content-type-options": "nosniff",
     }
-    if _has(request.headers.get("if-none-match", ""), etag):
+    return answer(file.body, TYPES[name], headers, request)
+
+
+def answer(body: bytes, media_type: str, headers: dict[str, str], request: Request) -> Response:
+    """Return *body*, or 304 where the client has what ``headers["etag"]`` names."""
+    if _has(request.headers.get("if-none-match", ""), headers["etag"]):
         return Response(status_code=304, headers=headers)
-    return Response(file.body, headers=headers, media_type=TYPES[name])
+    return Response(body, headers=headers, media_type=media_type)
 
 
 def _has(condition: str, etag: str) -> bool:

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from holdfast.errors import CorruptData, InvalidEvent, RedisReplyError, RedisUnavailable
 from holdfast.health import liveness
-from holdfast.streams import assets, many_sse, paths, problems, publishing, rest, sse
+from holdfast.streams import assets, many_sse, paths, problems, publishing, reference, rest, sse
 from holdfast.streams.asking import form_of, position_of, wait_of
 from holdfast.streams.service import ask
 
@@ -66,12 +66,9 @@ class _HttpDoor:
         return await self._operate(target, request, send)
 
     async def _operate(self, target: paths.Target, request: Request, send: Send) -> ASGIApp | None:
-        if target.operation == "livez":
-            return _health(*liveness())
-        if target.operation == "readyz":
-            return _health(*await self._service.readiness())
-        if target.operation in assets.TYPES:
-            return assets.serve(target.operation, request)
+        about = await self._about(target, request)
+        if about is not None:
+            return about
         if not await self._service.may_serve():
             return problems.UNAVAILABLE.response()
         if target.operation == "stop":
@@ -81,6 +78,18 @@ class _HttpDoor:
         if target.operation == "many_stream":
             return await many_sse.serve(self._service, request, send)
         return await self._read(target, request)
+
+    async def _about(self, target: paths.Target, request: Request) -> Response | None:
+        """Answer what is about the app and no run, and open to everybody."""
+        if target.operation == "livez":
+            return _health(*liveness())
+        if target.operation == "readyz":
+            return _health(*await self._service.readiness())
+        if target.operation in assets.TYPES:
+            return assets.serve(target.operation, request)
+        if target.operation in reference.TYPES:
+            return reference.serve(target.operation, self._settings.stream_access, request)
+        return None
 
     async def _read(self, target: paths.Target, request: Request) -> ASGIApp:
         """Answer either address of a run's events in the form that is asked for."""

@@ -27,6 +27,9 @@ Operation = Literal[
     "many_websocket",
     "livez",
     "readyz",
+    "openapi.json",
+    "asyncapi.json",
+    "docs",
     "holdfast.js",
     "holdfast.d.ts",
 ]
@@ -42,6 +45,9 @@ _OPERATIONS: dict[tuple[bytes, ...], Operation] = {
     (b"events", b"ws"): "many_websocket",
     (b"livez",): "livez",
     (b"readyz",): "readyz",
+    (b"openapi.json",): "openapi.json",
+    (b"asyncapi.json",): "asyncapi.json",
+    (b"docs",): "docs",
     (b"holdfast.js",): "holdfast.js",
     (b"holdfast.d.ts",): "holdfast.d.ts",
 }
