@@ -12,7 +12,7 @@ from tests.streams.clients import until
 from tests.streams.patchy import PatchyStore
 from tests.streams.test_sse import app_of
 
-from holdfast.streams import websocket
+from holdfast.streams import pulse, websocket
 from holdfast.streams.memory import MemoryEventStore
 from holdfast.streams.select import close_hubs, hub_of
 
@@ -219,6 +219,7 @@ async def test_client_that_takes_nothing_is_left(
     store: PatchyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(websocket, "SEND_TIMEOUT", 0.1)
+    monkeypatch.setattr(pulse, "SEND_TIMEOUT", 0.1)
     store.own()
     async with Call(taking(app_of(store), 1), PATH, kind="websocket") as call:
         await call.ended()

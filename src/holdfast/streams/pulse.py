@@ -108,19 +108,20 @@ class Pulse:
         """Do what is due, and ask for the next look."""
         silent = monotonic() - self._last
         if self._sending:
-            again = patience(behind=self._reader.behind()) - silent
-            if again <= 0:
+            left = patience(behind=self._reader.behind()) - silent
+            if left <= 0:
                 self._give_up()
                 return
+            # He may fall behind meanwhile.
+            left = min(left, max(LAGGING_SEND_TIMEOUT - silent, 1.0))
         else:
             if silent >= self._interval:
                 self.due = True
                 self._reader.wake()
                 silent = 0.0
-            again = self._interval - silent
-        # A send may begin meanwhile, and its reader fall behind.
-        soon = max(LAGGING_SEND_TIMEOUT - silent, 1.0)
-        self._round = self._rounds.add(self, min(again, soon, SEND_TIMEOUT))
+            # A send may begin meanwhile.
+            left = min(self._interval - silent, LAGGING_SEND_TIMEOUT, SEND_TIMEOUT)
+        self._round = self._rounds.add(self, left)
 
     def _give_up(self) -> None:
         self._given_up = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from typing import TYPE_CHECKING
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
@@ -13,7 +14,7 @@ from holdfast.errors import HoldfastError
 from holdfast.streams import frames
 from holdfast.streams.frames import Frame
 from holdfast.streams.opening import UNDECIDED, Decision, Opening, Permit, await_start, judge
-from holdfast.streams.pulse import SEND_TIMEOUT, Expiry, listening
+from holdfast.streams.pulse import SEND_TIMEOUT, Expiry, Pulse, listening
 from holdfast.streams.subscription import Due, Subscription
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ class _Socket:
         self._subscription = subscription
         self._websocket = websocket
         self._expiry = Expiry(subscription, until)
+        # No heartbeat: the protocol has pings of its own, which are the server's.
+        self._pulse = Pulse(hub.rounds, subscription, math.inf)
 
     async def run(self, position: Position, permit: Permit | None, wait: float) -> int:
         """Send what is to be sent; return the close code."""
@@ -94,6 +97,7 @@ class _Socket:
             await self._send_control("end")
             return NORMAL
         finally:
+            self._pulse.cancel()
             self._expiry.cancel()
 
     async def _decided(self, position: Position, permit: Permit | None, wait: float) -> Opening:
@@ -123,14 +127,24 @@ class _Socket:
         """Send events until the run ends (True), or the client, the right or the process does."""
         subscription = self._subscription
         while not self._over():
-            for due in await subscription.take():
-                await self._send(_encode(subscription.run_id, due))
-                if subscription.left:
-                    return False
+            await self._send_due()
+            if subscription.left:
+                return False
             if subscription.done:
                 return True
             await subscription.wait()
         return False
+
+    async def _send_due(self) -> None:
+        subscription = self._subscription
+        if batch := subscription.take_batch():
+            texts = [frame.websocket(frame.cursor) for frame in batch.frames]
+        else:
+            texts = [_encode(subscription.run_id, due) for due in await subscription.take()]
+        for text in texts:
+            await self._send(text)
+            if subscription.left:
+                return
 
     def _over(self) -> bool:
         return self._subscription.over or self._expiry.reached
@@ -143,8 +157,7 @@ class _Socket:
         await self._send(text)
 
     async def _send(self, text: str) -> None:
-        if not await deliver(self._websocket, text):
-            self._subscription.leave()
+        await self._pulse.watch(_put(self._websocket, text))
 
 
 def _encode(run_id: str, due: Due) -> str:
@@ -158,17 +171,20 @@ def _encode(run_id: str, due: Due) -> str:
 
 async def deliver(websocket: WebSocket, text: str) -> bool:
     """Send *text*; False where the client takes nothing."""
-    # After the client left, servers differ: one raises an OSError, one an error of its own, two say
-    # nothing.
-    if websocket.application_state is WebSocketState.CONNECTED:
-        try:
-            async with asyncio.timeout(SEND_TIMEOUT):
-                await websocket.send_text(text)
-        except TimeoutError:
-            return False
-        except (WebSocketDisconnect, OSError, RuntimeError):
-            return True  # listening() is told
+    try:
+        async with asyncio.timeout(SEND_TIMEOUT):
+            await _put(websocket, text)
+    except TimeoutError:
+        return False
     return True
+
+
+async def _put(websocket: WebSocket, text: str) -> None:
+    # After the client left, servers differ: one raises an OSError, one an error of its own, two say
+    # nothing. listening() is told.
+    if websocket.application_state is WebSocketState.CONNECTED:
+        with contextlib.suppress(WebSocketDisconnect, OSError, RuntimeError):
+            await websocket.send_text(text)
 
 
 async def close(websocket: WebSocket, code: int) -> None:
