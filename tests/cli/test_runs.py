@@ -23,7 +23,7 @@ import pytest
 
 from holdfast import Settings, StreamEvent, stream_token
 from holdfast.cli.live import LiveView, as_frame, as_line, make_view, printable
-from holdfast.client import End, Gap, Reset
+from holdfast.client import End, Failed, Gap, Reset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -132,7 +132,12 @@ def test_nothing_follows_the_end(shell: Shell) -> None:
         ("publish", "r", "holdfast.mine", "1"),
         ("publish", "{r}", "token", "1"),
         ("show", ".."),
+        ("tail",),
         ("tail", "r", "--after", "yesterday"),
+        ("tail", "r", "s", "--after", "1-1"),
+        ("tail", "r", ".."),
+        ("tail", "r", "http://localhost/events/stream"),
+        ("tail", *map(str, range(101))),
         ("expire", "r", "-1"),
         ("list",),
     ],
@@ -238,6 +243,42 @@ def test_a_stream_is_followed_at_its_address_with_a_token(serve: Serve, tmp_path
     assert "UNAUTHORIZED" in refused.stderr
 
 
+def test_several_runs_are_followed_to_the_last_end(shell: Shell) -> None:
+    shell.ids("a", "t")
+    shell.ids("b", "t", "workflow_complete")
+    with shell.start("tail", "a", "b", "--json", stdout=subprocess.PIPE) as tailing:
+        assert tailing.stdout is not None
+        frames = [json.loads(tailing.stdout.readline()) for _ in range(4)]
+        shell.ids("a", "workflow_complete")
+        frames += [json.loads(line) for line in tailing.stdout]
+        assert tailing.wait(20) == 0
+    for run in "ab":
+        kinds = [f.get("type", f["kind"]) for f in frames if f["run_id"] == run]
+        assert kinds == ["t", "workflow_complete", "end"]
+    lines = shell("tail", "a", "b", "--after", "$").stdout.splitlines()
+    assert sorted(lines) == ["a  -- end", "b  -- end"]
+
+
+def test_one_of_several_runs_that_cannot_be_read_is_told(shell: Shell) -> None:
+    shell.ids("a", "t", "workflow_complete")
+    shell.ids("b", "workflow_complete")
+    shell("expire", "b", "0")
+    done = shell("tail", "a", "b")
+    assert done.returncode == 1
+    assert "b  -- cannot be read: RUN_EXPIRED\n" in done.stdout
+    assert re.search(r"^a  \d\d:\d\d.* workflow_complete ", done.stdout, re.MULTILINE)
+
+
+def test_several_runs_are_followed_at_one_address(serve: Serve, tmp_path: Path) -> None:
+    server = serve(APP, env={"HOLDFAST_STREAM_ACCESS": "open"})
+    for run in "ab":
+        httpx.post(f"{server.url}/emit/{run}?count=1&end=1")
+    done = Shell(tmp_path)("tail", f"{server.url}/streams/events/stream?run=a&run=b")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert sorted(line.split()[0] for line in lines) == ["a"] * 3 + ["b"] * 3
+
+
 # --- the terminal ---------------------------------------------------------------------------------
 
 
@@ -315,7 +356,7 @@ def test_the_living_line_counts_what_comes_and_how_fast() -> None:
 def test_what_is_not_a_terminal_gets_lines_and_json_where_asked() -> None:
     out = io.StringIO()
     for as_json in (False, True):
-        view = make_view("r", out, as_json=as_json)
+        view = make_view(["r"], out, as_json=as_json)
         view.show(event(data={"x": "y"}))
         view.close()
     line, frame = out.getvalue().splitlines()
@@ -328,6 +369,12 @@ def test_what_is_no_event_is_spelled_too(item: Any) -> None:
     kind = type(item).__name__.lower()
     assert as_line(item).startswith(f"-- {kind}")
     assert json.loads(as_frame(item))["kind"] == kind
+
+
+def test_a_run_that_cannot_be_read_is_spelled_too() -> None:
+    item = Failed("r", "FORBIDDEN")
+    assert as_line(item) == "-- cannot be read: FORBIDDEN"
+    assert json.loads(as_frame(item)) == {"kind": "error", "run_id": "r", "code": "FORBIDDEN"}
 
 
 @pytest.mark.parametrize("evil", ["\x1b[2J", "\x9b31m", "\u202egpj.exe", "\x7f", "a\r\nb"])

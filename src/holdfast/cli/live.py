@@ -1,4 +1,4 @@
-"""How a run looks while it is followed: lines for a file or a pipe, a living line for a terminal.
+"""How runs look while they are followed: lines for a file or a pipe, a living line for a terminal.
 
 Only what to print and when; where the items come from is not known here.
 """
@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from holdfast.client import End, Gap, Item, Reset
+from holdfast.client import End, Failed, Gap, Item, Reset
 from holdfast.streams.event import TERMINAL_TYPES, StreamEvent, rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 REFRESH = 0.5
 RATE_WINDOW = 5.0
@@ -34,13 +34,14 @@ def printable(text: str) -> str:
     return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def make_view(run: str, out: TextIO, *, as_json: bool = False) -> View:
-    """Return the view that fits *out*."""
+def make_view(runs: Sequence[str], out: TextIO, *, as_json: bool = False) -> View:
+    """Return the view of *runs* that fits *out*; of several, each line says of which it is."""
     if as_json:
         return View(out, as_frame)
+    spell = as_line if len(runs) == 1 else as_line_of_run
     if out.isatty():
-        return LiveView(run, out)
-    return View(out, as_line)
+        return LiveView(" ".join(runs), out, spell=spell)
+    return View(out, spell)
 
 
 def as_frame(item: Item) -> str:
@@ -57,6 +58,8 @@ def as_frame(item: Item) -> str:
             }
         case End():
             frame = {"kind": "end", "run_id": item.run_id}
+        case Failed():
+            frame = {"kind": "error", "run_id": item.run_id, "code": item.code}
         case _:
             kind = "gap" if isinstance(item, Gap) else "reset"
             ids = {"requested": item.requested, "earliest": item.earliest}
@@ -79,19 +82,27 @@ def as_line(item: Item) -> str:
             return "-- reset: the run was begun anew; what follows is from its start"
         case End():
             return "-- end"
+        case Failed():
+            return printable(f"-- cannot be read: {item.code}")
+
+
+def as_line_of_run(item: Item) -> str:
+    """The same with the run it is of."""
+    return f"{printable(item.run_id)}  {as_line(item)}"
 
 
 class View:
-    """Prints each item as a line.
-
-    Attributes:
-        completed: the run ended with ``workflow_complete``.
-    """
+    """Prints each item as a line."""
 
     def __init__(self, out: TextIO, spell: Callable[[Item], str]) -> None:
-        self.completed = False
+        self._completed: dict[str, bool] = {}
         self._out = out
         self._spell = spell
+
+    @property
+    def completed(self) -> bool:
+        """Whether every run ended with ``workflow_complete``."""
+        return bool(self._completed) and all(self._completed.values())
 
     def show(self, item: Item) -> None:
         """Print *item* at once: who reads a pipe wants it now."""
@@ -106,16 +117,25 @@ class View:
 
     def _note(self, item: Item) -> None:
         if isinstance(item, StreamEvent):
-            self.completed = item.type == "workflow_complete"
-        elif isinstance(item, Reset):
-            self.completed = False
+            self._completed[item.run_id] = item.type == "workflow_complete"
+        elif isinstance(item, Reset | Failed):
+            self._completed[item.run_id] = False
+        else:
+            self._completed.setdefault(item.run_id, False)
 
 
 class LiveView(View):
     """Lines that fit the terminal, and under them one that lives: how much came, how fast, when."""
 
-    def __init__(self, run: str, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(out, as_line)
+    def __init__(
+        self,
+        run: str,
+        out: TextIO,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        spell: Callable[[Item], str] = as_line,
+    ) -> None:
+        super().__init__(out, spell)
         self._run = printable(run)
         self._clock = clock
         self._count = 0
@@ -172,4 +192,6 @@ def _colour(item: Item) -> str | None:
         if item.type not in TERMINAL_TYPES:
             return None
         return "green" if item.type == "workflow_complete" else "red"
+    if isinstance(item, Failed):
+        return "red"
     return "yellow" if isinstance(item, Gap | Reset) else "bright_black"

@@ -75,27 +75,40 @@ async def _closed_afterwards(work: Coroutine[Any, Any, T]) -> T:
 
 
 @runs.command()
-@click.argument("run")
+@click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
 @click.option(
-    "--after", "last_id", default="", help="Begin after this event id; $ for new ones only."
+    "--after",
+    "last_id",
+    default="",
+    help="Begin after this event id; $ for new ones only. Several runs take $ alone.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print each event as one line of JSON.")
 @click.option("--token", help="For an address: the token to send; - reads it from standard input.")
 @click.pass_context
 @_async
 async def tail(
-    context: click.Context, run: str, last_id: str, as_json: bool, token: str | None
+    context: click.Context,
+    run_ids: tuple[str, ...],
+    last_id: str,
+    as_json: bool,
+    token: str | None,
 ) -> None:
-    """Follow RUN to its end: a run id, or the address of a stream (http://…/events/stream)."""
+    """Follow each RUN to its end: run ids, or the address of one stream (http://…/events/stream)."""
+    from holdfast.cli import following
     from holdfast.cli.live import make_view
     from holdfast.client import follow
 
-    if "://" in run:
+    run = run_ids[0]
+    if len(run_ids) > 1:
+        if any("://" in each for each in run_ids):
+            raise click.UsageError("an address is followed alone; ?run=… in it names several runs")
+        items = following.from_store(await _store(), run_ids, last_id)
+    elif "://" in run:
         token = sys.stdin.readline().strip() if token == "-" else token  # noqa: S105 - not a token
         items = follow(run, last_id=last_id, token=token)
     else:
         items = from_store(await _store(), run, last_id)
-    view = make_view(run, sys.stdout, as_json=as_json)
+    view = make_view(following.named(run_ids), sys.stdout, as_json=as_json)
     ticking = asyncio.create_task(view.keep_fresh())
     try:
         async with contextlib.aclosing(items):
