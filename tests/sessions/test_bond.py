@@ -270,13 +270,18 @@ async def test_a_rotation_by_age_ends_nothing(settings: Settings) -> None:
     settings = settings.override(session_rotate_after=1)
     browser, _ = await logged_in(settings, Hold())
     held = await Held(browser, "http").opened()
+    other, other_id = await logged_in(settings, Hold(deaf=False))
+    ending = await Held(other, "http").opened()
     first = dict(browser.cookies)
     browser.app = SessionMiddleware(app_of(dict), settings=settings)
     with anyio.fail_after(10):
         while browser.cookies == first:
             await browser.get()
             await anyio.sleep(0.05)
-    await anyio.sleep(0.1)
+    # Endings are heard in their order: this one comes after any of the rotation.
+    await SessionIndex(settings).revoke(other_id)
+    await ending.done()
+    assert [message["type"] for message in held.answer.messages] == ["http.response.start"]
     assert not held.task.done()
     held.task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -23,12 +23,14 @@ from holdfast.sessions.events import SessionCreated
 from holdfast.sessions.imports.foreign import Claim, Foreign
 from holdfast.sessions.index import SessionIndex, SyncSessionIndex
 from holdfast.sessions.journal import Entry
-from holdfast.sessions.session import Session
+from holdfast.sessions.session import Session, get_session
 from holdfast.sessions.store import Change, Outcome, Record, SessionStore
 from holdfast.sessions.users import MemoryUserIndex, Origin, SessionInfo, perform, user_index
 from holdfast.settings import Settings
 
 if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
     from holdfast.sessions.store import Missing, SessionKey
     from holdfast.testing import RedisServer
 
@@ -152,6 +154,20 @@ async def test_who_logs_in_as_another_leaves_the_first_ones_list(site: Site) -> 
     await site.act(browser, lambda session: session.update(user_id=8))
     assert await site.index.list(7) == []
     assert [each.id_hash for each in await site.index.list(8)] == [id_hash]
+
+
+async def test_a_change_of_user_that_came_too_late_leaves_the_lists_as_they_are(site: Site) -> None:
+    async def late(scope: Scope, receive: Receive, send: Send) -> None:
+        session = get_session(scope)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        session.update(user_id=8, seen=1)
+        await send({"type": "http.response.body", "body": b""})
+
+    browser, id_hash = await site.login(7)
+    await Browser(SessionMiddleware(late, settings=site.settings), browser.cookies).get()
+    assert await site.data(browser) == b"{'seen': 1, 'user_id': 7}"
+    assert [each.id_hash for each in await site.index.list(7)] == [id_hash]
+    assert await site.index.list(8) == []
 
 
 async def test_a_visitor_is_on_nobodys_list_before_his_login(site: Site) -> None:

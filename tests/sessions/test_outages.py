@@ -565,10 +565,11 @@ async def test_a_birth_whose_answer_was_lost_keeps_what_the_outage_did_to_it(
 
 
 class _Watched:
-    """A recovery that takes all, and looks at the store before each call."""
+    """A recovery that looks at the store before each call, and answers every script alike."""
 
-    def __init__(self, look: Callable[[], object]) -> None:
+    def __init__(self, look: Callable[[], object], answer: int = 1) -> None:
         self._look = look
+        self._answer = answer
 
     def execute(self, *args: Any) -> Any:
         return self.run(args, (), ())
@@ -578,10 +579,12 @@ class _Watched:
 
     def run(self, script: Any, keys: Any, args: Any) -> Any:
         self._look()
-        return 1
+        return self._answer
 
 
-async def test_what_is_replayed_already_is_served_until_all_is(kept_redis: RedisServer) -> None:
+async def test_what_is_replayed_already_is_served_until_redis_is_asked(
+    kept_redis: RedisServer,
+) -> None:
     settings = settings_for(kept_redis)
     store, changed, born = FallbackSessionStore(settings), new_key(), new_key()
     await store.create(changed, {"a": b"1"}, max_age=HOUR)
@@ -595,9 +598,44 @@ async def test_what_is_replayed_already_is_served_until_all_is(kept_redis: Redis
     for _, found in seen:
         assert isinstance(found, Record)
         assert found.fields["a"] == b"2"
-    # Others may have changed it meanwhile: the next outage does not show it.
+    # Other recoveries may take their time after ours.
+    assert isinstance(await store.load(changed), Record)
+    kept_redis.start()
+    await back(settings)
+    kept_redis.kill()
+    await away(settings)
+    # Others may have changed it while nobody could see it: the next outage does not show it.
     with pytest.raises(SessionUnavailable):
         await store.load(changed)
+
+
+async def test_what_had_ended_before_the_replay_is_not_served(kept_redis: RedisServer) -> None:
+    settings = settings_for(kept_redis)
+    store, key = FallbackSessionStore(settings), new_key()
+    await store.create(key, {"a": b"1"}, max_age=HOUR)
+    kept_redis.kill()
+    await away(settings)
+    await store.save(key, Change({"a": b"2"}))
+    store.replay(_Watched(bool, answer=-1))
+    with pytest.raises(SessionUnavailable):
+        await store.load(key)
+
+
+async def test_what_is_written_while_redis_is_there_makes_no_copy(kept_redis: RedisServer) -> None:
+    settings = settings_for(kept_redis)
+    store, key = FallbackSessionStore(settings), new_key()
+    await store.create(key, {"a": b"1"}, max_age=HOUR)
+    found = await store.load(key)
+    assert isinstance(found, Record)
+    store._journal.save(key, found, Change({"b": b"2"}), 0.0, time.time())
+    store._copies.outdate(key.id_hash)
+    await store.flush()
+    # Another process may have ended it at once.
+    await RedisSessionStore(settings).delete(key.id_hash)
+    kept_redis.kill()
+    await away(settings)
+    with pytest.raises(SessionUnavailable):
+        await store.load(key)
 
 
 async def test_what_waited_is_not_written_over_what_is_newer(kept_redis: RedisServer) -> None:

@@ -85,6 +85,7 @@ class FallbackSessionStore(SessionStore):
         self._journal = Journal(*self._bounds)
         self._writing: set[str] = set()
         self._away_since: float | None = None
+        self._replayed = False
 
     def __repr__(self) -> str:
         return f"<FallbackSessionStore {self._mode}, {len(self._journal)} waiting, {self._link!r}>"
@@ -326,9 +327,7 @@ class FallbackSessionStore(SessionStore):
                 lost += told is False
             if not self.waiting:
                 break
-        with self._lock:
-            # Others may have changed or ended them while nobody could see it.
-            self._copies.clear()
+        self._replayed = True
         if written or lost:
             logger.warning(
                 "after the outage %d sessions were written, and %d had ended meanwhile",
@@ -342,6 +341,12 @@ class FallbackSessionStore(SessionStore):
             self._away_since = self._away_since or status.since
             return
         self._away_since = None
+        if self._replayed:
+            # Not earlier: until Redis is asked again, which other recoveries may delay, they serve.
+            # Others may have changed or ended them while nobody could see it.
+            self._replayed = False
+            with self._lock:
+                self._copies.clear()
         # A request may have seen the link down and noted something just after the last replay.
         for entry in self._waiting_now():
             try:
