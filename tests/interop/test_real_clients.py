@@ -226,14 +226,14 @@ async def test_websockets(story: Story) -> None:
 
 # -- the shell
 
+# Only what ended with its empty line has come: a cut may be anywhere.
 CURL = r"""
-last=
 while :; do
-    status=$(curl -sN -o "$2/answer" -w '%{http_code}' ${last:+-H "Last-Event-ID: $last"} "$1")
-    cat "$2/answer" >> "$2/all"
+    last=$(awk '/~$/ {id = ""} /^id: / {id = $2} /^$/ && id {last = id} END {print last}' "$2")
+    echo '~' >> "$2"
+    status=$(curl -sN -w '%{stderr}%{http_code}' ${last:+-H "Last-Event-ID: $last"} "$1" \
+        2>&1 >> "$2")
     [ "$status" = 204 ] && exit 0
-    last=$(sed -n 's/^id: //p' "$2/all" | tail -n 1)
-    : > "$2/answer"
     sleep 0.1
 done
 """
@@ -243,17 +243,12 @@ class Curl:
     """``curl -N``, called again with the last id whenever it ends."""
 
     def __init__(self, url: str, folder: Path) -> None:
-        self._folder = folder
-        (folder / "all").touch()
-        self._process = subprocess.Popen(["sh", "-c", CURL, "sh", url, str(folder)])
+        self._output = folder / "output"
+        self._output.touch()
+        self._process = subprocess.Popen(["sh", "-c", CURL, "sh", url, str(self._output)])
 
     def events(self) -> Seen:
-        answer = self._folder / "answer"
-        if self._process.poll() is not None or not answer.exists():
-            text = (self._folder / "all").read_text()
-        else:
-            text = (self._folder / "all").read_text() + answer.read_text()
-        found = re.findall(r"^event: (\S+)\ndata: (.*)\n\n", text, re.MULTILINE)
+        found = re.findall(r"^event: (\S+)\ndata: (.*)\n\n", self._output.read_text(), re.MULTILINE)
         return [(kind, json.loads(data)) for kind, data in found]
 
     def stopped(self) -> bool:
