@@ -186,7 +186,8 @@ async def test_a_request_that_is_wrong_begins_nothing(
 async def test_a_head_request_begins_nothing(store: MemoryEventStore, source: Source) -> None:
     app = app_of(store, source)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as http:
-        answer = await http.head("/r")
+        async with asyncio.timeout(5):
+            answer = await http.head("/r")
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert (answer.content, source.used, source.closed) == (b"", 0, 1)
     assert await store.status("r") == "absent"

@@ -55,9 +55,10 @@ async def test_text_of_an_event_stream_is_its_events() -> None:
         '\ufeffevent: token\nid: 5\ndata: {"n":1}\n\n'
         ": a comment\nretry: 10\ndata:two\ndata: lines\r\n\r\n"
         "event: empty\n\n"
-        "data: NaN\r\rdata\n\nevent:x\ndata: 1\n"
+        "data: NaN\r\rdata\n\ndata: 1\r\ndata: 2\r\n\r\nevent:x\ndata: 1\n"
     )
-    expected = [("token", {"n": 1}), ("message", "two\nlines"), ("message", "NaN"), ("message", "")]
+    messages = ["two\nlines", "NaN", "", "1\n2"]
+    expected = [("token", {"n": 1}), *(("message", data) for data in messages)]
     assert await published(text, media_type=f"{EVENTS}; charset=utf-8") == expected
     assert await published(*text, media_type=EVENTS.upper()) == expected
     assert await published(text.encode(), ("own", 1), media_type=EVENTS) == [*expected, ("own", 1)]

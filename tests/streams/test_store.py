@@ -78,3 +78,18 @@ class TestMemoryAlone:
         clock.now += 101
         info = await store.describe("run")
         assert (info.status, info.length, info.n) == ("expired", 0, 1)
+
+    async def test_a_stop_waits_an_hour_for_its_run_and_no_longer(self) -> None:
+        for waited, stops in ((3590, True), (3610, False)):
+            clock = Clock()
+            store = MemoryEventStore(clock=clock)
+            await store.request_stop("run")
+            clock.now += 3580
+            await store.add("other", "t", 1)  # sweeps, and not again within a minute
+            clock.now += waited - 3580
+            (entry,) = await store.append("run", [store.draft("t", 1)])
+            assert entry.stopping is stops
+        await store.request_stop("never")
+        clock.now += 3700
+        await store.add("run2", "t", 1)
+        assert not store._stops

@@ -741,6 +741,7 @@ class EventStoreSuite:
         late = _hold(run_id)
         await store.claim(late, start=True)
         assert late.stopping
+        await store.request_stop(run_id)
         sentinel = _hold(run_id)
         store.attend(sentinel)
         await self._until(lambda: _done(sentinel.stopping))
