@@ -599,3 +599,47 @@ async def test_a_run_that_cannot_be_read_is_an_error_and_harms_no_other(
             await call.ended()
             assert call.status == 500
         await close_hubs(store)
+
+
+# -- runs on Pub/Sub
+
+
+async def test_events_of_a_pubsub_run_come_without_an_id_beside_those_that_have_one(
+    redis: RedisServer, key_prefix: str
+) -> None:
+    async with (
+        opened(redis.url, key_prefix, stream_enabled=False) as passing,
+        opened(redis.url, key_prefix) as kept,
+    ):
+        await kept.add("kept", "t", 1)
+        await passing.add("passing", "t", 0)
+        async with many(kept, "kept", "passing") as call:
+            await until(lambda: numbers(call, "kept") == [1])
+            await until(lambda: len(hub_of(kept).subscribers) == 3)
+            for n in (2, 3):
+                await passing.add("passing", "t", n)
+            await until(lambda: numbers(call, "passing") == [2, 3])
+            await kept.add("kept", END, None)
+            await passing.add("passing", END, None)
+            await call.ended()
+        assert len(ids(call)) == 2
+        for block in call.text.split("\n\n"):
+            assert ("id: " in block.split("data:")[0]) == ('"run_id":"kept","id"' in block)
+        for last_id in ids(call)[-1], "":
+            runs = ("kept", "passing") if last_id else ("passing",)
+            async with many(kept, *runs, last_id=last_id) as again:
+                await again.ended()
+                assert again.status == 204
+        await close_hubs(kept)
+
+
+async def test_a_pubsub_run_that_nobody_has_started_is_waited_for(
+    redis: RedisServer, key_prefix: str
+) -> None:
+    async with opened(redis.url, key_prefix, stream_enabled=False) as store:
+        async with many(store, "late", "other", wait="30") as call:
+            await until(lambda: len(hub_of(store).subscribers) == 3)
+            await asyncio.sleep(0.05)
+            await store.add("late", "t", 1)
+            await until(lambda: numbers(call, "late") == [1])
+        await close_hubs(store)

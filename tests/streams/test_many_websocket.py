@@ -15,7 +15,7 @@ from tests.streams.redis_stores import opened
 from tests.streams.test_many_sse import END, token
 from tests.streams.test_sse import app_of
 
-from holdfast.streams import many_websocket, websocket
+from holdfast.streams import many_websocket, pulse, websocket
 from holdfast.streams.composite import parse
 from holdfast.streams.memory import MemoryEventStore
 from holdfast.streams.select import close_hubs, hub_of
@@ -156,6 +156,7 @@ async def test_a_client_that_takes_nothing_is_left(
     store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(websocket, "SEND_TIMEOUT", 0.1)
+    monkeypatch.setattr(pulse, "SEND_TIMEOUT", 0.1)
     await store.add("a", "t", 1)
     async with Call(taking(app_of(store), 1), f"{PATH}?run=a", kind="websocket") as call:
         await call.ended()

@@ -9,7 +9,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from holdfast.streams.opening import Opening, Permit, judge
+from holdfast.streams.opening import Opening, Permit, judge, look_from
 from holdfast.streams.pulse import Expiry
 from holdfast.streams.subscription import Due, Subscription
 
@@ -116,6 +116,10 @@ class Lane:
     def leave(self) -> None:
         """The client is gone: that is known to who holds the lane."""
 
+    def behind(self) -> bool:
+        """Whether more has happened in the run than is kept in memory for the slow."""
+        return self.subscription.behind()
+
     @property
     def held(self) -> bool:
         """Whether nobody can say yet if there is anything to read."""
@@ -161,8 +165,15 @@ class Lane:
         # Taken before the look, so that what happens meanwhile is not missed.
         self._listen()
         store = self._hub.store
-        decision = await judge(store, self.run_id, self._position, self._permit)
-        opening = decision.opening
+        opening = Opening.SERVE
+        if self._permit is not None:
+            decision = await judge(store, self.run_id, self._position, self._permit)
+            opening = decision.opening
+            if opening not in {Opening.UNDECIDED, Opening.DENIED}:
+                self._expiry.move(decision.until)
+                self._permit = None
+        if self._permit is None:
+            opening = await look_from(store, self.subscription, self._position)
         if opening is Opening.UNDECIDED:
             # What this request brought, its session, was loaded while Redis was away and stays as
             # it is. The next request brings a new one.
@@ -171,9 +182,6 @@ class Lane:
             return _NOTHING
         if opening is Opening.DENIED:
             return Step([], "FORBIDDEN", late=True)
-        if self._permit is not None:
-            self._expiry.move(decision.until)
-            self._permit = None
         if opening is Opening.ABSENT and not self._waited():
             return _NOTHING
         self._serving = opening is Opening.SERVE

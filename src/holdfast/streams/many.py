@@ -137,7 +137,7 @@ class Many:
 
     def behind(self) -> bool:
         """Whether more has happened in one of the runs than is kept in memory for the slow."""
-        return any(lane.subscription.behind() for lane in self._lanes.values())
+        return any(lane.behind() for lane in self._lanes.values())
 
     def leave(self) -> None:
         """Note that the client is gone."""
@@ -194,7 +194,7 @@ class Many:
 
     def _move(self, run_id: str, due: Due) -> None:
         if isinstance(due.item, Frame):
-            position = parse_position(due.cursor)
+            position = parse_position(due.cursor) if due.item.kept else None
             if isinstance(position, Cursor):
                 self.composite.move(run_id, position)
         elif due.item.kind == "reset":
@@ -203,7 +203,9 @@ class Many:
     def _told(self, run_id: str, due: Due) -> Told:
         item = due.item
         if isinstance(item, Frame):
-            return Told("event", run_id, str(self.composite), item, due.cursor)
+            # What is kept nowhere cannot be come back to: no position moves with it.
+            at = str(self.composite) if item.kept else ""
+            return Told("event", run_id, at, item, due.cursor)
         fields = (("requested", item.requested), ("earliest", item.earliest))
         return Told(item.kind, run_id, fields=fields)
 

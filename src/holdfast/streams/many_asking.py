@@ -128,8 +128,6 @@ async def nothing_follows(store: EventStore, composite: Composite, runs: Iterabl
     Raises:
         HoldfastError: it is at the end of all but some whose data cannot be read.
     """
-    if composite.is_start:
-        return False
     ends = await asyncio.gather(
         *(_at_end(store, composite, run_id) for run_id in runs), return_exceptions=True
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from holdfast.streams.commands import Add, Nonsense, parse_command
 from holdfast.streams.composite import MAX_RUNS
 from holdfast.streams.cursor import Cursor
 from holdfast.streams.many import Many
-from holdfast.streams.pulse import listening
+from holdfast.streams.pulse import Pulse, listening
 from holdfast.streams.service import ask
 from holdfast.streams.told import Told, failed
 
@@ -63,6 +64,7 @@ class _Sender:
         self._socket = socket
         self._inbox: asyncio.Queue[Command] = asyncio.Queue(INBOX)
         self._loop = asyncio.get_running_loop()
+        self._pulse = Pulse(many.rounds, many, math.inf)
         self._errors = 0
         self._errors_since = self._loop.time()
         self._empty: asyncio.TimerHandle | None = None
@@ -75,13 +77,14 @@ class _Sender:
 
     async def run(self, grant: Granted) -> int:
         """Send what is to be sent; return the close code."""
-        await self._tell(failed(run_id, code) for run_id, code in grant.refused.items())
-        await self._tell(await self._many.add(grant.entrances))
-        if grant.entrances and not self._many:
-            return websocket.NORMAL
         try:
+            await self._tell(failed(run_id, code) for run_id, code in grant.refused.items())
+            await self._tell(await self._many.add(grant.entrances))
+            if grant.entrances and not self._many:
+                return websocket.NORMAL
             return await self._relay()
         finally:
+            self._pulse.cancel()
             self._fill()
 
     async def _relay(self) -> int:
@@ -166,5 +169,4 @@ class _Sender:
         for each in told:
             if self._many.left:
                 return
-            if not await websocket.deliver(self._socket, each.websocket()):
-                self._many.leave()
+            await self._pulse.watch(websocket.put(self._socket, each.websocket()))

@@ -123,19 +123,19 @@ async def await_start(
     store: EventStore, subscription: Subscription, position: Position, seconds: float
 ) -> Opening:
     """Decide, but give somebody at most *seconds* to start the run if it is absent."""
-    opening = await _look_from(store, subscription, position)
+    opening = await look_from(store, subscription, position)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             while opening is Opening.ABSENT and not subscription.over:
                 # Taken before the look, so that what happens meanwhile is not missed.
                 news = subscription.news()
-                opening = await _look_from(store, subscription, position)
+                opening = await look_from(store, subscription, position)
                 if opening is Opening.ABSENT:
                     await news
     return opening
 
 
-async def _look_from(store: EventStore, subscription: Subscription, position: Position) -> Opening:
+async def look_from(store: EventStore, subscription: Subscription, position: Position) -> Opening:
     """Decide for a reader who has joined already.
 
     What comes by on Pub/Sub from then on is theirs, also of a run that has ended meanwhile, and of

@@ -157,7 +157,7 @@ class _Socket:
         await self._send(text)
 
     async def _send(self, text: str) -> None:
-        await self._pulse.watch(_put(self._websocket, text))
+        await self._pulse.watch(put(self._websocket, text))
 
 
 def _encode(run_id: str, due: Due) -> str:
@@ -173,13 +173,14 @@ async def deliver(websocket: WebSocket, text: str) -> bool:
     """Send *text*; False where the client takes nothing."""
     try:
         async with asyncio.timeout(SEND_TIMEOUT):
-            await _put(websocket, text)
+            await put(websocket, text)
     except TimeoutError:
         return False
     return True
 
 
-async def _put(websocket: WebSocket, text: str) -> None:
+async def put(websocket: WebSocket, text: str) -> None:
+    """Send *text*, however long the client takes; nothing where it has left."""
     # After the client left, servers differ: one raises an OSError, one an error of its own, two say
     # nothing. listening() is told.
     if websocket.application_state is WebSocketState.CONNECTED:
