@@ -111,6 +111,8 @@ class Reader:
             return
         if kind == "t":
             body = json.loads(data)
+            # On a stream of many runs the data is a frame around it.
+            body = body["data"] if "kind" in body else body
             self.numbers.append(body["n"])
             self.producers.append(body.get("p", ""))
             self.digest.update(data)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from holdfast.testing import RedisServer
 
 PATH = "/streams/runs/r/events/stream"
+MANY = "/streams/events/stream?run=r&run=other"
+ENDS = ["workflow_complete"]
 SLOW_SERVERS = set(COMMANDS) - {"uvicorn", "granian", "hypercorn"}
 
 
@@ -101,11 +103,36 @@ async def test_sigterm_lets_every_stream_go_and_the_process_is_gone_within_5_s(
         assert "Traceback" not in server.log()
 
 
+async def test_sigterm_lets_readers_of_many_runs_go(
+    redis: RedisServer, key_prefix: str, serve: Serve
+) -> None:
+    server = serve(COMMANDS["uvicorn"], env=env(redis, key_prefix))
+    url = server.url.replace("http", "ws") + "/streams/events/ws?run=r&run=other"
+    async with client() as http:
+        await http.post(f"{server.url}/emit/r?count=3")
+    socket = await websockets.connect(url, proxy=None)
+    async with crowd(20, [server.port], MANY, come_back=False) as readers:
+        await all_of(readers, lambda reader: reader.numbers == [1, 2, 3])
+        begun = time.monotonic()
+        await asyncio.to_thread(server.stop)
+        assert time.monotonic() - begun < 5
+        await all_of(readers, lambda reader: reader.done)
+    assert all((reader.whole, reader.others) == (1, []) for reader in readers)
+    await socket.wait_closed()
+    assert socket.close_code in {1001, 1012}
+    assert "Traceback" not in server.log()
+
+
 @pytest.mark.parametrize(
-    "name", ["uvicorn", *(pytest.param(n, marks=pytest.mark.slow) for n in [*COMMANDS][1:])]
+    ("name", "path"),
+    [
+        pytest.param("uvicorn", PATH, id="uvicorn"),
+        pytest.param("uvicorn", MANY, id="uvicorn-many-runs", marks=pytest.mark.slow),
+        *(pytest.param(n, PATH, id=n, marks=pytest.mark.slow) for n in [*COMMANDS][1:]),
+    ],
 )
 async def test_rolling_restart_of_two_processes_loses_and_doubles_nothing(
-    name: str, redis: RedisServer, key_prefix: str, serve: Serve
+    name: str, path: str, redis: RedisServer, key_prefix: str, serve: Serve
 ) -> None:
     at = env(redis, key_prefix)
     one, two = (listening(serve(COMMANDS[name], env=at)) for _ in range(2))
@@ -122,7 +149,7 @@ async def test_rolling_restart_of_two_processes_loses_and_doubles_nothing(
         return n
 
     publishing = asyncio.create_task(publish())
-    async with crowd(50, [one.port, two.port], PATH) as readers:
+    async with crowd(50, [one.port, two.port], path) as readers:
         for server in (one, two):
             await all_of(readers, beyond(20))
             seen = max(len(reader.numbers) for reader in readers)
@@ -133,10 +160,13 @@ async def test_rolling_restart_of_two_processes_loses_and_doubles_nothing(
             await asyncio.to_thread(listening, server)
         stop.set()
         total = await publishing
+        async with RunPublisher("other", store=store):
+            pass  # the other run has nothing but its end
         await all_of(readers, lambda reader: reader.over)
+    ends = 1 if path == PATH else 2
     for reader in readers:
         assert reader.numbers == list(range(1, total + 1))
-        assert reader.others == ["workflow_complete"]
+        assert [kind for kind in reader.others if kind != "holdfast.end"] == ENDS * ends
         assert reader.statuses[-1] == 204
         assert len(reader.statuses) > 2, "the restart has let it go"
 
