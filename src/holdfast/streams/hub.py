@@ -18,10 +18,10 @@ from holdfast.streams.event import ZERO, EventId
 from holdfast.streams.frames import encode
 from holdfast.streams.ring import FIRST_PAGE, Break, Ring, continuity, next_page
 from holdfast.streams.rounds import Rounds
-from holdfast.streams.store import News
+from holdfast.streams.store import Known, News
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 
     from holdfast.streams.pulse import Reader
     from holdfast.streams.store import Entry, EventStore, Pending, RunInfo
@@ -405,10 +405,20 @@ class Hub:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._audit_now.wait(), AUDIT_INTERVAL)
             self._audit_now.clear()
-            runs = list(self._rings)
-            for start in range(0, len(runs), AUDIT_SLICE):
-                some = runs[start : start + AUDIT_SLICE]
-                await asyncio.gather(*(self._audit_run(run_id) for run_id in some))
+            rings = list(self._rings.values())
+            for start in range(0, len(rings), AUDIT_SLICE):
+                await self._audit_some(rings[start : start + AUDIT_SLICE])
+
+    async def _audit_some(self, rings: Sequence[Ring]) -> None:
+        """Describe those of which one question about all says that they are not as we know them."""
+        if not self.store.available:
+            return
+        try:
+            changed = set(await self.store.changed([_as_known(ring) for ring in rings]))
+        except RedisUnavailable:
+            return
+        changed.update(ring.run_id for ring in rings if ring.doubtful)
+        await asyncio.gather(*(self._audit_run(run_id) for run_id in changed))
 
     async def _audit_run(self, run_id: str) -> None:
         ring = self._rings.get(run_id)
@@ -465,6 +475,10 @@ class _Opening:
 
 def _is_live(news: News) -> bool:
     return bool(news.entries) and not news.entries[0].kept
+
+
+def _as_known(ring: Ring) -> Known:
+    return Known(ring.run_id, ring.last, ring.last_n, ring.life, ring.ended)
 
 
 def _known(ring: Ring, news: News) -> bool:

@@ -33,6 +33,7 @@ from holdfast.streams.store import (
     Draft,
     Entry,
     EventStore,
+    Known,
     News,
     Once,
     Pending,
@@ -71,6 +72,7 @@ class RedisEventStore(EventStore):
         self._link = link
         self._publish = Script.load("stream_publish")
         self._look_script = Script.load("stream_look")
+        self._audit = Script.load("stream_audit")
         self._delete = Script.load("stream_delete")
         self._bells = LocalBells()
         self.transports = Transports(settings)
@@ -467,6 +469,16 @@ class RedisEventStore(EventStore):
     async def note_foreign(self, run_id: str, *, ended: bool) -> None:
         heard = self.transports.heard(ended=ended)
         await self._run(run_id, self._publish, *self._publish_call(run_id, [], heard))
+
+    async def changed(self, known: Sequence[Known]) -> list[str]:
+        keys: list[str] = []
+        args: list[Any] = []
+        for run_id, last, n, life, ended in known:
+            names = self._keys(run_id)
+            keys += (names.stream, names.meta)
+            args += (str(last), n, life or "", int(ended))
+        places: Any = await self._link.run(self._audit, keys, args)
+        return [known[place - 1].run_id for place in places]
 
     async def _look(self, run_id: str) -> tuple[RunInfo, bool]:
         keys = self._keys(run_id)

@@ -121,6 +121,16 @@ class RunInfo:
     transport: Transport | None = None
 
 
+class Known(NamedTuple):
+    """What a reader knows of a run: the names are those of :class:`RunInfo`."""
+
+    run_id: str
+    last: EventId
+    n: int
+    life: str | None
+    ended: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Pending:
     """The events of a run that this process accepted while Redis is away.
@@ -355,6 +365,13 @@ class EventStore(ABC):
     @abstractmethod
     async def describe(self, run_id: str) -> RunInfo:
         """Return what is known of a run, what other programs have written to it included."""
+
+    async def changed(self, known: Sequence[Known]) -> list[str]:
+        """Return which of the runs may not be as they are known, and want to be described.
+
+        Whoever cannot tell more cheaply than by describing them names them all, as this does.
+        """
+        return [each.run_id for each in known]
 
     @abstractmethod
     async def set_expire(self, run_id: str, seconds: float) -> bool:
