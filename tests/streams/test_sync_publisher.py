@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -532,6 +534,58 @@ class TestAway:
                 with pytest.raises(JournalFull):
                     SyncRunPublisher(RUN, store=store).emit("t")
             assert store.journalled == 0
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("seed", range(3))
+    def test_threads_and_loops_get_through_outages_of_every_kind(
+        self, proxy: FaultProxy, key_prefix: str, soon: None, seed: int
+    ) -> None:
+        chance, stop = random.Random(seed), threading.Event()
+        stores: list[RedisEventStore] = []
+
+        def trouble() -> None:
+            faults = [proxy.cut, proxy.refuse, proxy.reset, proxy.blackhole]
+            while not stop.wait(chance.uniform(0.0, 0.1)):
+                fault = chance.choice(faults)
+                fault()
+                if fault != proxy.cut:
+                    proxy.cut()
+                stop.wait(chance.uniform(0.0, 0.3))
+                proxy.heal()
+
+        async def task(name: int) -> None:
+            run = RunPublisher(RUN, store=stores[0])
+            for number in range(150):
+                await run.emit("t", [name, number])
+                await asyncio.sleep(chance.uniform(0.0, 0.02))
+
+        async def tasks(names: range) -> None:
+            await asyncio.gather(*(task(name) for name in names))
+
+        def thread(name: int) -> None:
+            run = SyncRunPublisher(RUN, store=stores[0])
+            for number in range(150):
+                run.emit("t", [name, number])
+                time.sleep(chance.uniform(0.0, 0.02))
+
+        with opened_sync(url_of(proxy), key_prefix, redis_timeout=0.15) as store:
+            stores.append(store)
+            troublemaker = threading.Thread(target=trouble)
+            troublemaker.start()
+            try:
+                in_threads(
+                    *(partial(thread, name) for name in range(8)),
+                    lambda: asyncio.run(tasks(range(8, 12))),
+                    lambda: asyncio.run(tasks(range(12, 16))),
+                )
+            finally:
+                stop.set()
+                troublemaker.join()
+                proxy.heal()
+            until(lambda: store.available and not store.journalled)
+            assert each_in_order(data(store), 16, 150)
+            entries = asyncio.run(entries_of(store, RUN))
+            assert [entry.seq for entry in entries] == list(range(1, 2401))
 
     @pytest.mark.parametrize("closed", [False, True])
     def test_a_process_that_ends_says_once_what_ends_with_it(
