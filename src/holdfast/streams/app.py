@@ -27,6 +27,8 @@ class EventStreamApp:
     ``POST runs/{run_id}/stop``         ask the run to stop
     ``GET runs/{run_id}/events/stream`` history, then live, as Server-Sent Events
     ``WS runs/{run_id}/events/ws``      the same over a WebSocket
+    ``GET events/stream``               many runs over one stream
+    ``WS events/ws``                    many runs over one WebSocket
     ``GET livez``, ``GET readyz``       health
     ``GET openapi.json``, ``GET docs``  all of this for programs, and as a page
     ``GET holdfast.js``                 the browser's client, and its ``holdfast.d.ts``
