@@ -379,7 +379,9 @@ def test_health_is_answered_without_access(store: MemoryEventStore) -> None:
     with app_of(store, stream_access="token") as http:
         assert http.get("/livez").json() == {"status": "ok"}
         answer = http.get("/readyz")
-        assert (answer.status_code, answer.json()) == (200, {"status": "ok", "redis": "off"})
+        streams = {"runs": 0, "subscribers": 0}
+        body = {"status": "ok", "redis": "off", "streams": streams}
+        assert (answer.status_code, answer.json()) == (200, body)
         assert answer.headers["cache-control"] == "no-store"
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import random
+import re
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,11 +19,13 @@ from holdfast import RunPublisher, Settings
 from holdfast.errors import CorruptData
 from holdfast.link import Link
 from holdfast.streams.cursor import TAIL, Cursor
-from holdfast.streams.event import decode_data
+from holdfast.streams.event import ZERO, decode_data
 from holdfast.streams.frames import Frame
-from holdfast.streams.hub import READS_AT_ONCE, Hub
+from holdfast.streams.hub import AUDIT_SLICE, READS_AT_ONCE, Hub
 from holdfast.streams.memory import MemoryEventStore
 from holdfast.streams.redis import RedisEventStore
+from holdfast.streams.select import close_hubs, hub_of
+from holdfast.streams.store import Known
 from holdfast.streams.subscription import Subscription
 
 if TYPE_CHECKING:
@@ -339,3 +344,66 @@ async def test_run_whose_bookkeeping_is_broken_holds_up_no_other(
             await asyncio.wait_for(whole.wait(), 5)
         assert caplog.text.count("cannot be looked at") == 1
         await hub.aclose()
+
+
+async def test_audit_asks_about_many_idle_runs_at_once(redis: RedisServer, key_prefix: str) -> None:
+    async with redis_stores(redis.url, key_prefix, 2) as (store, another):
+        hub = Hub(store)
+        runs = [f"r{number}" for number in range(AUDIT_SLICE + 50)]
+        await asyncio.gather(*(another.append(run, [another.draft("t", 1)]) for run in runs))
+        rings = [await hub.join(run) for run in runs]
+        await until(lambda: not hub._refreshing)
+        redis.execute("CONFIG", "RESETSTAT")
+        hub._on_missed()
+        await until(lambda: not hub._audit_now.is_set())
+        await store.describe("r0")
+        stats = redis.execute("INFO", "commandstats")
+        text = stats.decode() if isinstance(stats, bytes) else str(stats)
+        found = re.search(r"cmdstat_evalsha\W+calls\W+(\d+)", text)
+        assert found, text
+        # Two slices, the look above, and one more round of the audit at most.
+        assert int(found[1]) <= 5
+        for ring in rings:
+            hub.leave(ring)
+        await hub.aclose()
+
+
+@pytest.mark.parametrize("how", ["foreign", "deleted", "ended", "lapsed"])
+async def test_audit_finds_what_no_bell_told(redis: RedisServer, key_prefix: str, how: str) -> None:
+    async with redis_stores(redis.url, key_prefix, 2) as (store, another):
+        await store.append("r", [store.draft("t", 1)])
+        info = await store.describe("r")
+        known = Known("r", info.last, info.n, info.life, ended=False)
+        keys = store.keys("r")
+        assert await store.changed([known, Known("none", ZERO, 0, None, ended=False)]) == []
+        if how == "foreign":
+            redis.execute("XADD", keys.stream, "*", "type", "t", "data", "1")
+        elif how == "deleted":
+            await another.delete("r")
+        elif how == "ended":
+            await another.append("r", [another.draft("workflow_complete", None)])
+        else:
+            redis.execute("HSET", keys.meta, "lease", "somebody 1")
+        assert await store.changed([known]) == ["r"]
+
+
+async def test_audit_of_a_slice_with_a_run_that_is_none_looks_closer_at_all(
+    redis: RedisServer, key_prefix: str
+) -> None:
+    async with redis_stores(redis.url, key_prefix, 1) as (store,):
+        redis.execute("SET", store.keys("odd").stream, "x")
+        runs = [Known(run, ZERO, 0, None, ended=False) for run in ("odd", "absent")]
+        assert await store.changed(runs) == ["odd", "absent"]
+
+
+async def test_store_that_nobody_holds_any_more_goes_with_its_hub() -> None:
+    store = MemoryEventStore()
+    hub = hub_of(store)
+    async with Subscription(hub, "r", TAIL):
+        await store.add("r", "t", 1)
+    assert hub_of(store) is hub
+    await close_hubs(store)
+    assert hub_of(store) is not hub  # and this one nobody closes
+    gone = weakref.ref(store)
+    del hub, store
+    await until(lambda: gc.collect() >= 0 and gone() is None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import json
 import re
 import time
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ from tests.streams.patchy import PatchyStore
 from holdfast import EventStreamApp, Settings, stream_token
 from holdfast.errors import RedisUnavailable
 from holdfast.streams import pulse
+from holdfast.streams.frames import Frame
 from holdfast.streams.memory import MemoryEventStore
 from holdfast.streams.select import close_hubs, hub_of
 
@@ -305,3 +308,34 @@ async def test_client_that_takes_nothing_is_left(
         await call.ended()
         assert len(call.sent) == 2
         assert not hub_of(store).subscribers
+
+
+async def test_readiness_counts_runs_and_subscribers_and_names_none(store: PatchyStore) -> None:
+    store.own()
+    app = app_of(store)
+    async with Call(app, PATH) as first, Call(app, PATH) as second:
+        await until(lambda: bool(first.events and second.events))
+        async with Call(app, "/readyz") as ready:
+            await ready.ended()
+        assert json.loads(ready.text)["streams"] == {"runs": 1, "subscribers": 2}
+    async with Call(app, "/readyz") as ready:
+        await ready.ended()
+    assert json.loads(ready.text)["streams"] == {"runs": 0, "subscribers": 0}
+
+
+async def test_reader_who_waits_keeps_nothing_of_what_it_was_sent() -> None:
+    store = MemoryEventStore()
+    app = app_of(store, stream_heartbeat=60)
+    await store.add("r", "t", "x" * 1000)
+    hub_of(store)
+    async with Call(app, PATH) as late:
+        await until(lambda: len(late.events) == 1)
+        await store.add("r", "t", "y")
+        await until(lambda: len(late.events) == 2)
+        late.sent.clear()
+        await asyncio.sleep(0)
+        gc.collect()
+        ring = hub_of(store)._rings["r"]
+        # The ring keeps the one frame that came by; the page of history is nobody's any more.
+        assert sum(isinstance(each, Frame) for each in gc.get_objects()) == len(ring._items) == 1
+    await close_hubs(store)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
@@ -20,6 +20,8 @@ from holdfast.streams.asking import form_of, position_of, wait_of
 from holdfast.streams.service import ask
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from holdfast.streams.asking import Form
@@ -179,5 +181,5 @@ def _methods(target: paths.Target, request: Request) -> Response:
     return answer
 
 
-def _health(status: int, body: dict[str, str | None]) -> Response:
+def _health(status: int, body: Mapping[str, Any]) -> Response:
     return JSONResponse(body, status, headers={"cache-control": "no-store"})

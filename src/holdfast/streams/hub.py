@@ -69,6 +69,11 @@ class Hub:
         self._tasks: set[asyncio.Task[None]] = set()
         self._started = False
 
+    @property
+    def runs(self) -> int:
+        """How many runs it watches."""
+        return len(self._rings)
+
     def __repr__(self) -> str:
         return f"<Hub {len(self._rings)} runs, {len(self.subscribers)} subscribers>"
 

@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("holdfast.streams")
 
-_hubs: weakref.WeakKeyDictionary[EventStore, dict[asyncio.AbstractEventLoop, Hub]] = (
-    weakref.WeakKeyDictionary()
-)
-
 
 def default_store(runtime: Runtime) -> EventStore:
     """Return the one event store of *runtime*: Redis where a URL is set, else memory."""
@@ -66,9 +62,16 @@ def _tell_what_waits(reference: weakref.ref[RedisEventStore]) -> None:
         log.warning("%d events that wait for Redis end with this process", store.journalled)
 
 
+def hubs_of(store: EventStore) -> dict[asyncio.AbstractEventLoop, Hub]:
+    """Return the hubs that read *store*, by event loop."""
+    # The store keeps them: each knows its store, so a table here would keep every store for ever.
+    hubs: dict[asyncio.AbstractEventLoop, Hub] = vars(store).setdefault("_hubs", {})
+    return hubs
+
+
 def hub_of(store: EventStore) -> Hub:
     """Return the hub that reads *store* for the running event loop."""
-    hubs = _hubs.setdefault(store, {})
+    hubs = hubs_of(store)
     loop = asyncio.get_running_loop()
     hub = hubs.get(loop)
     if hub is None:
@@ -83,12 +86,12 @@ def hub_of(store: EventStore) -> Hub:
 
 def stop_hubs(store: EventStore) -> None:
     """Have every stream from *store* end, on all event loops; any thread may call."""
-    for hub in list(_hubs.get(store, {}).values()):
+    for hub in list(hubs_of(store).values()):
         hub.stop_soon()
 
 
 async def close_hubs(store: EventStore) -> None:
     """End every stream that the running event loop serves from *store*."""
-    hub = _hubs.get(store, {}).pop(asyncio.get_running_loop(), None)
+    hub = hubs_of(store).pop(asyncio.get_running_loop(), None)
     if hub is not None:
         await hub.aclose()

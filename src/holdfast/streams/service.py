@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import RedisUnavailable
 from holdfast.health import readiness
@@ -15,7 +15,7 @@ from holdfast.startup import Requirement
 from holdfast.streams import problems, shutdown
 from holdfast.streams.access import make_policy
 from holdfast.streams.attempts import Attempts
-from holdfast.streams.select import close_hubs, default_store, hub_of, stop_hubs
+from holdfast.streams.select import close_hubs, default_store, hub_of, hubs_of, stop_hubs
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
@@ -95,16 +95,23 @@ class Service:
         )
         return problems.BY_VERDICT[verdict.status]
 
-    async def readiness(self) -> tuple[int, dict[str, str | None]]:
+    async def readiness(self) -> tuple[int, dict[str, Any]]:
         """Return the status and the body of ``/readyz``."""
         link = self.runtime.link
         if link is not None:
             await link.ready()
-        return readiness(
+        status, body = readiness(
             link.status if link else None,
             required=self.settings.redis_required,
             stopping=self._closed or shutdown.stopping(),
         )
+        # Counts alone: whoever may ask this may not learn which runs there are.
+        hubs = list(hubs_of(self.store).values())
+        streams = {
+            "runs": sum(hub.runs for hub in hubs),
+            "subscribers": sum(len(hub.subscribers) for hub in hubs),
+        }
+        return status, {**body, "streams": streams}
 
 
 async def ask(permit: Permit) -> Verdict | None:
