@@ -91,9 +91,9 @@ def run(server: ServerProcess) -> str:
     return made
 
 
-def opened(server: ServerProcess, run: str) -> RawWebSocket:
+def opened(server: ServerProcess, run: str, *, many: bool = False) -> RawWebSocket:
     """Return a socket that has had its three events and now waits for more."""
-    made = RawWebSocket(server.port, path_of(run))
+    made = RawWebSocket(server.port, f"/streams/events/ws?run={run}" if many else path_of(run))
     assert made.status == 101, made.answer
     for n in (1, 2, 3):
         assert json.loads(made.next_of(TEXT) or b"")["data"] == {"n": n}
@@ -176,6 +176,48 @@ def test_ping_between_fragments_is_answered_before_the_message_is_whole(
         assert_still_served(server, run, socket)
 
 
+# -- the socket of many runs, which listens to what its client says
+
+
+def test_command_in_fragments_is_one_command(server: ServerProcess, run: str) -> None:
+    with RawWebSocket(server.port, "/streams/events/ws") as socket:
+        text = json.dumps({"kind": "add", "run_id": run}).encode()
+        socket.send(frame(TEXT, text[:5], fin=False) + frame(PING, b"between"))
+        assert socket.next_of(PONG) == b"between"
+        socket.send(frame(CONTINUATION, text[5:9], fin=False) + frame(CONTINUATION, text[9:]))
+        frames = [json.loads(socket.next_of(TEXT) or b"") for _ in range(4)]
+    assert [each["kind"] for each in frames] == ["added", "event", "event", "event"]
+
+
+SENSELESS = {
+    "binary": frame(BINARY, b'{"kind":"add","run_id":"x"}'),
+    "no JSON": frame(TEXT, b"{"),
+    "nothing": frame(TEXT),
+    "no object": frame(TEXT, b"[]"),
+    "a null character": frame(TEXT, b'{"kind":"add","run_id":"\x00"}'),
+    "a number too long to read": frame(TEXT, b"9" * LIMIT),
+    "deep nesting": frame(TEXT, b"[" * LIMIT),
+}
+
+
+@pytest.mark.parametrize("name", SENSELESS)
+def test_senseless_command_is_answered_with_an_error(
+    server: ServerProcess, run: str, name: str
+) -> None:
+    with opened(server, run, many=True) as socket:
+        socket.send(SENSELESS[name])
+        assert json.loads(socket.next_of(TEXT) or b"")["kind"] == "error"
+        assert_still_served(server, run, socket)
+
+
+def test_flood_of_commands_ends_with_its_own_connection(server: ServerProcess, run: str) -> None:
+    with opened(server, run) as other:
+        with opened(server, run, many=True) as socket:
+            socket.send(frame(TEXT, b"{") * 500)
+            assert socket.close_code() == 1008
+        assert_still_served(server, run, other)
+
+
 # -- what it may not: sections 5.1 to 5.5, 7.4.1, 8.1
 
 FORBIDDEN = {
@@ -224,12 +266,13 @@ WAITS_FOR_IT = {("wsproto", "one that says it will be")}
 
 
 @pytest.mark.parametrize("name", FORBIDDEN)
+@pytest.mark.parametrize("many", [False, True], ids=["one run", "many runs"])
 def test_what_a_client_may_not_say_ends_its_own_connection_alone(
-    server: ServerProcess, run: str, implementation: str, name: str
+    server: ServerProcess, run: str, implementation: str, name: str, many: bool
 ) -> None:
     said, code = FORBIDDEN[name]
     with opened(server, run) as other:
-        with opened(server, run) as socket:
+        with opened(server, run, many=many) as socket:
             socket.send(said)
             if (implementation, name) not in WAITS_FOR_IT:
                 told = socket.close_code()
@@ -313,8 +356,11 @@ def test_end_of_the_run_is_told_then_closed_with_1000(server: ServerProcess, run
         assert socket.at_end()
 
 
-def test_client_that_answers_no_close_leaves_nothing(server: ServerProcess, run: str) -> None:
-    with opened(server, run) as socket:
+@pytest.mark.parametrize("many", [False, True], ids=["one run", "many runs"])
+def test_client_that_answers_no_close_leaves_nothing(
+    server: ServerProcess, run: str, many: bool
+) -> None:
+    with opened(server, run, many=many) as socket:
         emit(server, run, "first=4&end=1")
         assert socket.close_code() == 1000
         deadline = time.monotonic() + 2

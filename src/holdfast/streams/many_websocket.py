@@ -48,7 +48,9 @@ async def serve(service: Service, request: Asked, grant: Granted, socket: WebSoc
     async with Many(hub, request.composite) as many:
         sender = _Sender(service, request, many, socket)
         async with listening(socket.receive, many, sender.hear):
-            await websocket.close(socket, await sender.run(grant))
+            code = await sender.run(grant)
+    # A client that does not answer the close holds nothing of the runs meanwhile.
+    await websocket.close(socket, code)
 
 
 class _Sender:
