@@ -158,6 +158,19 @@ def test_a_secret_that_has_grown_old_is_renewed_with_grace() -> None:
     assert decided(FOUND, terms, started=True) == NOTHING
 
 
+@pytest.mark.parametrize("standing", Standing)
+@pytest.mark.parametrize("terms", [TERMS, Terms(rotate_after=1, idle_timeout=200)])
+@pytest.mark.parametrize("deeds", [{}, {"regenerate": True}])
+def test_after_the_start_only_a_change_or_an_end_is_left(
+    standing: Standing, terms: Terms, deeds: dict[str, bool]
+) -> None:
+    # What commit.planned() relies on; data that no store holds is a change.
+    for has_data in {False, standing is not NEW}:
+        for old_key in (False, True):
+            decision = decided(standing, terms, old_key, started=True, has_data=has_data, **deeds)
+            assert decision == NOTHING
+
+
 @pytest.mark.parametrize("change", [{"current": False}, {"degraded": "stale"}])
 def test_who_may_not_know_the_newest_secret_does_not_renew_it(change: dict[str, object]) -> None:
     found = record()._replace(**change)  # type: ignore[arg-type]

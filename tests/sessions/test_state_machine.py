@@ -2,7 +2,8 @@
 
 The model is what the guide promises, written as dictionaries: it knows no cookie format, no store
 and no policy object. Each process is a middleware with a store of its own; all are on one memory
-or one real Redis. ``HOLDFAST_TEST_EXAMPLES`` asks for more examples than the suite has time for.
+or one real Redis. ``HOLDFAST_TEST_EXAMPLES`` asks for more examples than the suite has time for
+(with ``-o faulthandler_timeout=0``: else a test of minutes is taken for one that hangs).
 """
 
 from __future__ import annotations

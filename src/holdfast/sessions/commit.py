@@ -23,6 +23,7 @@ from holdfast.sessions.events import (
     SessionRotated,
 )
 from holdfast.sessions.lifecycle import (
+    NOTHING,
     Command,
     Decision,
     Deeds,
@@ -78,6 +79,9 @@ class Plan(NamedTuple):
         return self.decision.commands == (Command.RENEW,) and not (self.changed or self.removed)
 
 
+_NOTHING_LEFT = Plan(NOTHING, {}, (), None)
+
+
 async def save(exchange: Exchange) -> None:
     """See ``Session.save``."""
     notice = planned(exchange).decision.notice
@@ -126,6 +130,9 @@ async def apply(exchange: Exchange, plan: Plan | None = None, *, failed: bool = 
 def planned(exchange: Exchange, *, failed: bool = False) -> Plan:
     """Return what has to be done now. See :func:`apply` for arguments and errors."""
     changed, removed = ({}, ()) if failed else exchange.ledger.difference(exchange.session)
+    if exchange.started and not (changed or removed or failed) and exchange.doomed is None:
+        # As decide() would say, at less cost: after the start only a change or an end is left.
+        return _NOTHING_LEFT
     terms = exchange.setup.terms
     user = terms.user_of(exchange.session) if changed or removed else exchange.user
     deeds = Deeds(
