@@ -404,6 +404,23 @@ class TestMarks:
         await store.request_stop(RUN)
         assert ttls(redis, store, RUN)[1] > 0
 
+    async def test_one_run_that_cannot_be_read_costs_no_other_its_lease(
+        self,
+        redis: RedisServer,
+        store: RedisEventStore,
+        other: RedisEventStore,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        redis.execute("HSET", store.keys("broken").meta, "life", "0.x", "lease", "nonsense")
+        redis.execute("SET", store.keys("corrupt").meta, "x")
+        holds = [a_hold(run_id) for run_id in ("broken", "corrupt")]
+        for hold in holds:
+            store.attend(hold)
+        async with RunPublisher(RUN, store=store):
+            assert not await lost(other, seconds=2 * LEASE)
+        assert holds[0].life == "0.x"
+        assert caplog.text.count("could not be looked after") == 0
+
 
 class TestPubSub:
     async def test_a_run_that_keeps_no_events_is_stopped_and_lost_like_any_other(

@@ -22,6 +22,7 @@ from holdfast.errors import (
 )
 from holdfast.streams import runs
 from holdfast.streams.memory import MemoryEventStore
+from holdfast.streams.select import close_hubs
 from holdfast.testing import FaultProxy
 
 if TYPE_CHECKING:
@@ -304,6 +305,14 @@ class TestEnding:
         await runs.close_runs(store)
         assert await ending == "run_lost"
 
+    async def test_a_process_that_is_told_to_stop_ends_them_from_any_thread(
+        self, store: EventStore
+    ) -> None:
+        run = await start_run(RUN, for_ever, store=store)
+        await asyncio.to_thread(runs._here.stop_soon)
+        runs._here.stop_soon()
+        assert (await run.wait()).type == "run_lost"
+
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
     async def test_a_forked_child_publishes_none_of_it(self) -> None:
         store = MemoryEventStore()
@@ -317,6 +326,18 @@ class TestEnding:
 
 
 class TestWhileRedisIsAway:
+    async def test_its_end_is_waited_for(self, fresh_redis: RedisServer, key_prefix: str) -> None:
+        async with opened(fresh_redis.url, key_prefix, redis_timeout=0.25) as store:
+            run = await start_run(RUN, for_ever, store=store)
+            fresh_redis.kill()
+            waiting = asyncio.create_task(run.wait())
+            await asyncio.sleep(0.1)
+            await run.stop()
+            await until(lambda: not runs._here.of(store))
+            assert not waiting.done()
+            waiting.cancel()
+            await close_hubs(store)
+
     async def test_nothing_begins_that_may_have_begun_elsewhere(
         self, fresh_redis: RedisServer, key_prefix: str
     ) -> None:

@@ -97,8 +97,8 @@ class TestTheBlock:
 
     async def test_who_leaves_by_himself_has_stopped_too(self, store: EventStore) -> None:
         async with RunPublisher(RUN, store=store) as run:
-            await request_stop(RUN, store=store)
             with contextlib.suppress(asyncio.CancelledError):
+                await request_stop(RUN, store=store)
                 while not run.stop_requested:
                     await asyncio.sleep(0.001)
                 await asyncio.sleep(30)
@@ -107,8 +107,8 @@ class TestTheBlock:
     async def test_what_is_raised_while_stopping_is_heard_of(self, store: EventStore) -> None:
         async def publish() -> None:
             async with RunPublisher(RUN, store=store):
-                await request_stop(RUN, store=store)
                 try:
+                    await request_stop(RUN, store=store)
                     await asyncio.sleep(30)
                 finally:
                     _ = 1 / 0
@@ -122,8 +122,8 @@ class TestTheBlock:
 
     async def test_an_end_of_its_own_stays(self, store: EventStore) -> None:
         async with RunPublisher(RUN, store=store) as run:
-            await request_stop(RUN, store=store)
             try:
+                await request_stop(RUN, store=store)
                 await asyncio.sleep(30)
             finally:
                 await run.workflow_complete("half")
@@ -276,8 +276,8 @@ class TestOtherCancellations:
     async def test_a_timeout_around_that_strikes_meanwhile_strikes(self, store: EventStore) -> None:
         async def publish() -> None:
             async with asyncio.timeout(30) as limit, RunPublisher(RUN, store=store):
-                await request_stop(RUN, store=store)
                 try:
+                    await request_stop(RUN, store=store)
                     await asyncio.sleep(30)
                 finally:
                     limit.reschedule(asyncio.get_running_loop().time())

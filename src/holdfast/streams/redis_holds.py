@@ -131,7 +131,11 @@ class RedisHolds:
 
     def _attended(self, hold: Hold, call: tuple[list[str], list[Any]], answer: Any) -> None:
         if isinstance(answer, RedisReplyError) and answer.code == "NOSCRIPT":
-            answer = self._link.run_sync(self._attend, *call)
+            try:
+                answer = self._link.run_sync(self._attend, *call)
+            except RedisReplyError as error:
+                answer = error
+        # A run that cannot be read is told to its publisher, and is no business of the others.
         if isinstance(answer, list):
             _, life, stopping = answer
             hold.learn(_text(life) or None, stopping=stopping == 1)
