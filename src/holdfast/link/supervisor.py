@@ -116,6 +116,8 @@ class Supervisor:
         if self._conversation is not None:
             self._conversation.close()
         self._begin()
+        if self._stopping:
+            self.stop()  # closed is closed in the child too, and nobody waits for a verdict
 
     @property
     def status(self) -> LinkStatus:
