@@ -21,7 +21,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.streams.redis_stores import data_of, entries_of, opened_sync
 
-from holdfast.errors import EventTooLarge, InvalidEvent, JournalFull, RunEnded, RunStopped
+from holdfast.errors import (
+    CorruptData,
+    EventTooLarge,
+    InvalidEvent,
+    JournalFull,
+    RunEnded,
+    RunStopped,
+)
 from holdfast.link import supervisor
 from holdfast.streams.memory import MemoryEventStore
 from holdfast.streams.publisher import RunPublisher
@@ -361,6 +368,18 @@ class TestLease:
         run.wait_stop(0.05)
         assert redis.execute("HGET", shared.keys(RUN).meta, "lease") is None
 
+    def test_a_block_whose_run_cannot_be_read_is_not_entered(
+        self, redis: RedisServer, shared: RedisEventStore
+    ) -> None:
+        redis.execute("SET", shared.keys(RUN).meta, "no hash")
+        entered: list[bool] = []
+        with pytest.raises(CorruptData), SyncRunPublisher(RUN, store=shared):
+            entered.append(True)
+        assert not entered
+        with pytest.raises(CorruptData):
+            SyncRunPublisher(RUN, store=shared).emit("t", 1)
+        assert not len(shared._holds._keeper)
+
     def test_a_block_entered_while_redis_is_away_takes_it_when_redis_is_back(
         self, redis: RedisServer, proxy: FaultProxy, key_prefix: str, soon: None
     ) -> None:
@@ -631,6 +650,21 @@ def torn_after(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def torn_while_another_sends(
+    store: RedisEventStore, proxy: FaultProxy
+) -> tuple[SyncRunPublisher, threading.Thread]:
+    """Publish 0; have a thread send 1, slowly, and be torn away while waiting with 2."""
+    run = SyncRunPublisher(RUN, store=store)
+    run.emit("t", 0)
+    proxy.delay(0.2)
+    sender = threading.Thread(target=run.emit, args=("t", 1))
+    sender.start()
+    until(lambda: store._outbox._lanes[RUN].sender is not None)
+    with pytest.raises(Torn), torn_after(0.05):
+        run.emit("t", 2)
+    return run, sender
+
+
 class TestTurns:
     def test_a_sender_that_is_torn_away_holds_nobody_up(
         self, proxy: FaultProxy, key_prefix: str
@@ -651,14 +685,7 @@ class TestTurns:
         self, proxy: FaultProxy, key_prefix: str
     ) -> None:
         with opened_sync(url_of(proxy), key_prefix, redis_timeout=5) as store:
-            run = SyncRunPublisher(RUN, store=store)
-            run.emit("t", 0)
-            proxy.delay(0.2)
-            sender = threading.Thread(target=run.emit, args=("t", 1))
-            sender.start()
-            until(lambda: store._outbox._lanes[RUN].sender is not None)
-            with pytest.raises(Torn), torn_after(0.05):
-                run.emit("t", 2)
+            run, sender = torn_while_another_sends(store, proxy)
             third = threading.Thread(target=run.emit, args=("t", 3))
             third.start()
             proxy.heal()
@@ -671,14 +698,7 @@ class TestTurns:
         self, proxy: FaultProxy, key_prefix: str
     ) -> None:
         with opened_sync(url_of(proxy), key_prefix, redis_timeout=5) as store:
-            run = SyncRunPublisher(RUN, store=store)
-            run.emit("t", 0)
-            proxy.delay(0.2)
-            sender = threading.Thread(target=run.emit, args=("t", 1))
-            sender.start()
-            until(lambda: store._outbox._lanes[RUN].sender is not None)
-            with pytest.raises(Torn), torn_after(0.05):
-                run.emit("t", 2)
+            _, sender = torn_while_another_sends(store, proxy)
             sender.join(5)
             assert data(store) == [0, 1, 2]
 
