@@ -33,7 +33,8 @@ def test_failures_beyond_the_bound_wait_for_the_window() -> None:
     assert attempts.failed("1.2.3.4") == 1
     assert attempts.failed("1.2.3.5") == 0
     clock.now += 0.5
-    assert attempts.failed("1.2.3.4") == 0
+    assert [attempts.failed("1.2.3.4") for _ in range(MAX_FAILURES)] == [0] * MAX_FAILURES
+    assert attempts.failed("1.2.3.4") == WINDOW
 
 
 @pytest.mark.parametrize(
@@ -110,6 +111,13 @@ async def test_what_was_good_once_or_is_missing_is_no_guess() -> None:
     for headers, status in ((bearer(old), 401), (bearer(other), 403), ({}, 401)):
         for _ in range(MAX_FAILURES + 2):
             assert http.get(EVENTS, headers=headers).status_code == status
+
+
+async def test_the_tokens_of_many_runs_are_counted_too() -> None:
+    http = client_of(MemoryEventStore())
+    path = "/events/stream?run=r&wait=0&token=guess"
+    found = [http.get(path).status_code for _ in range(MAX_FAILURES + 1)]
+    assert found == [401] * MAX_FAILURES + [429]
 
 
 @pytest.mark.parametrize("access", ["open", "session"])

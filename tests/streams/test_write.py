@@ -163,6 +163,26 @@ async def test_as_many_keys_are_remembered_as_events(small: EventStore) -> None:
     assert (await small.describe(RUN)).n == before + 1
 
 
+@pytest.fixture(params=["memory", "redis"])
+async def live(
+    request: pytest.FixtureRequest, redis: RedisServer, key_prefix: str
+) -> AsyncIterator[EventStore]:
+    if request.param == "memory":
+        yield MemoryEventStore(enabled=False)
+    else:
+        async with opened(redis.url, key_prefix, stream_enabled=False) as made:
+            yield made
+
+
+async def test_a_run_that_keeps_no_events_still_knows_its_keys(live: EventStore) -> None:
+    first = await live.write(RUN, drafts(1, 2), once=FIRST)
+    again = await live.write(RUN, drafts(1, 2), once=FIRST)
+    assert [each.id for each in again] == [each.id for each in first]
+    assert (await live.describe(RUN)).n == 2
+    with pytest.raises(IdempotencyKeyReused):
+        await live.write(RUN, drafts(3), once=SECOND)
+
+
 class TestRedis:
     """What only a real Redis shows."""
 
