@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
 import time
 from typing import TYPE_CHECKING
 
@@ -88,9 +89,9 @@ async def test_sigterm_lets_every_stream_go_and_the_process_is_gone_within_5_s(
     # uvicorn ends by the signal that it was sent, once it has cleaned up; the others normally.
     assert status in {0, -signal.SIGTERM}
     codes = set()
-    for socket in sockets:
-        await socket.wait_closed()
-        codes.add(socket.close_code)
+    for each in sockets:
+        await each.wait_closed()
+        codes.add(each.close_code)
     delays = [delay for reader in readers for delay in reader.retries]
     assert len(delays) == count
     assert min(delays) < 1500 < 2500 < max(delays), "they come back at different times"
@@ -110,7 +111,7 @@ async def test_sigterm_lets_readers_of_many_runs_go(
     url = server.url.replace("http", "ws") + "/streams/events/ws?run=r&run=other"
     async with client() as http:
         await http.post(f"{server.url}/emit/r?count=3")
-    socket = await websockets.connect(url, proxy=None)
+    one = await websockets.connect(url, proxy=None)
     async with crowd(20, [server.port], MANY, come_back=False) as readers:
         await all_of(readers, lambda reader: reader.numbers == [1, 2, 3])
         begun = time.monotonic()
@@ -118,8 +119,8 @@ async def test_sigterm_lets_readers_of_many_runs_go(
         assert time.monotonic() - begun < 5
         await all_of(readers, lambda reader: reader.done)
     assert all((reader.whole, reader.others) == (1, []) for reader in readers)
-    await socket.wait_closed()
-    assert socket.close_code in {1001, 1012}
+    await one.wait_closed()
+    assert one.close_code in {1001, 1012}
     assert "Traceback" not in server.log()
 
 
@@ -184,8 +185,8 @@ async def test_websocket_readers_go_on_at_the_other_process_with_their_last_id(
     while not codes or codes[-1] != 1000:
         server = servers.pop(0)
         url = server.url.replace("http", "ws") + f"/streams/runs/r/events/ws?last_id={last_id}"
-        async with websockets.connect(url, proxy=None) as socket:
-            async for text in socket:
+        async with websockets.connect(url, proxy=None) as one_socket:
+            async for text in one_socket:
                 frame = json.loads(text)
                 if frame["kind"] == "event" and frame["type"] == "t":
                     numbers.append(frame["data"]["n"])
@@ -194,9 +195,41 @@ async def test_websocket_readers_go_on_at_the_other_process_with_their_last_id(
                     async with client() as http:
                         await asyncio.to_thread(one.stop)
                         await http.post(f"{two.url}/emit/r?first=21&count=20&end=1")
-        codes.append(socket.close_code)
+        codes.append(one_socket.close_code)
     assert numbers == list(range(1, 41))
     assert codes == [1001, 1000]
+
+
+def _late_reader(server: ServerProcess) -> socket.socket:
+    """A reader of a run of which nobody can say now whether it exists."""
+    made = socket.create_connection(("127.0.0.1", server.port), timeout=5)
+    path = PATH.replace("/r/", "/unknown/")
+    made.sendall(f"GET {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+    assert b" 200 " in made.recv(4096)
+    return made
+
+
+async def test_process_ends_in_time_while_redis_hangs(
+    fresh_redis: RedisServer, serve: Serve
+) -> None:
+    """Nothing that waits for Redis keeps the process, or the readers, in a deploy during an outage."""
+    server = serve(COMMANDS["uvicorn"], env=env(fresh_redis, ""))
+    async with client() as http:
+        await http.post(f"{server.url}/emit/r?count=3")
+        async with crowd(20, [server.port], PATH, come_back=False) as readers:
+            await all_of(readers, lambda reader: reader.numbers == [1, 2, 3])
+            fresh_redis.freeze()
+            await http.post(f"{server.url}/emit/r?first=4")
+            late = await asyncio.to_thread(_late_reader, server)
+            await all_of(readers, lambda reader: reader.numbers == [1, 2, 3, 4])
+            begun = time.monotonic()
+            await asyncio.to_thread(server.stop)
+            assert time.monotonic() - begun < 5
+            await all_of(readers, lambda reader: reader.done)
+            late.close()
+    fresh_redis.thaw()
+    assert all((reader.whole, reader.others) == (1, []) for reader in readers)
+    assert "Traceback" not in server.log()
 
 
 # -- where no signal is heard
