@@ -212,7 +212,6 @@ def _late_reader(server: ServerProcess) -> socket.socket:
 async def test_process_ends_in_time_while_redis_hangs(
     fresh_redis: RedisServer, serve: Serve
 ) -> None:
-    """Nothing that waits for Redis keeps the process, or the readers, in a deploy during an outage."""
     server = serve(COMMANDS["uvicorn"], env=env(fresh_redis, ""))
     async with client() as http:
         await http.post(f"{server.url}/emit/r?count=3")
