@@ -165,21 +165,29 @@ def event_id(raw: bytes) -> EventId:
 def entry(item: Any) -> Entry:
     """Read one element of an ``XRANGE`` reply."""
     at, fields = event_id(item[0]), item[1]
-    values = dict(zip(fields[::2], fields[1::2], strict=True))
+    if fields[::2] == OUR_FIELDS:  # in the order in which the script writes them, so nearly always
+        _, kind, _, data, _, own = fields
+    else:
+        values = dict(zip(fields[::2], fields[1::2], strict=True))
+        kind, data, own = values.get(b"type"), values.get(b"data"), values.get(b"h", b"")
+        if kind is None or data is None:
+            return _foreign(at, kind, data)
     try:
-        n, prev, _, producer, seq = values[b"h"].split(b" ")
-        kind, data = values[b"type"].decode(), values[b"data"]
+        n, prev, _, producer, seq = own.split(b" ")
         before = event_id(prev)
         origin = None if producer == b"-" else producer.decode("ascii")
-        return Entry(at, kind, data, int(n), before, origin, int(seq), at.ms)
-    except (KeyError, ValueError, CorruptData):
-        return _foreign(at, values)
+        return Entry(at, kind.decode(), data, int(n), before, origin, int(seq), at.ms)
+    except (ValueError, CorruptData):
+        return _foreign(at, kind, data)
 
 
-def _foreign(at: EventId, values: dict[bytes, bytes]) -> Entry:
+OUR_FIELDS = [b"type", b"data", b"h"]
+
+
+def _foreign(at: EventId, kind: bytes | None, data: bytes | None) -> Entry:
     """Read what another program added: it knows of types and data, and may spell both its way."""
-    kind = normalise_type(values.get(b"type", b"message"))
-    return Entry(at, kind, normalise_data(values.get(b"data", b"null")), created_ms=at.ms)
+    name = "message" if kind is None else normalise_type(kind)
+    return Entry(at, name, normalise_data(b"null" if data is None else data), created_ms=at.ms)
 
 
 def info(reply: Any) -> tuple[RunInfo, bool]:
