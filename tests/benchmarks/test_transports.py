@@ -35,4 +35,4 @@ def test_a_bar_that_is_nothing_is_left_out_and_names_are_escaped() -> None:
     chart = bars("a < b", "us", ["1", "10"], {"x & y": [10.0, None], "z": [1.0, 1000.0]})
     root = ET.fromstring(chart)
     titles = [each.text for each in root.iter() if each.tag.endswith("title")]
-    assert titles == ["x & y: 10", "z: 1", "z: 1e+03"]
+    assert titles == ["x & y: 10", "z: 1", "z: 1,000"]

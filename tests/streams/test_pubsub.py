@@ -16,17 +16,21 @@ from tests.streams.redis_stores import data_of, opened, ttls
 
 from holdfast import EventStreamApp, RunPublisher, Settings
 from holdfast.errors import RunEnded
+from holdfast.streams.event import ZERO, EventId
+from holdfast.streams.frames import encode
 from holdfast.streams.memory import MemoryEventStore
 from holdfast.streams.pubsub import Heard, Transports, foreign
+from holdfast.streams.ring import Ring
 from holdfast.streams.rollout import bucket
 from holdfast.streams.select import close_hubs, hub_of
+from holdfast.streams.store import Entry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from types import TracebackType
 
     from holdfast.streams.redis import RedisEventStore
-    from holdfast.streams.store import EventStore
+    from holdfast.streams.store import EventStore, RunInfo
     from holdfast.testing import RedisServer
 
 SSE, REST, WS = "/runs/r/events/stream", "/runs/r/events", "/runs/r/events/ws"
@@ -498,6 +502,39 @@ class TestSeveralProcesses:
         assert names(call) == ["t", "holdfast.gap"]
 
 
+class LateStore(MemoryEventStore):
+    """What is asked of it may be answered later, with what was true when it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(enabled=False)
+        self.answers = asyncio.Event()
+        self.answers.set()
+
+    async def describe(self, run_id: str) -> RunInfo:
+        info = await super().describe(run_id)
+        await self.answers.wait()
+        return info
+
+
+async def test_an_audit_that_is_answered_late_resets_nobody() -> None:
+    store = LateStore()
+    async with reading(store) as call:
+        hub = hub_of(store)
+        await until(lambda: not hub._refreshing)
+        store.answers.clear()
+        audits = [hub._audit_run("r"), hub._look_live(hub._rings["r"])]
+        auditing = [asyncio.create_task(audit) for audit in audits]
+        await asyncio.sleep(0)
+        await store.add("r", "t", 1)
+        await until(lambda: hub._rings["r"].end == 1)
+        store.answers.set()
+        await asyncio.gather(*auditing)
+        await store.add("r", "workflow_complete", 2)
+        await call.ended()
+    assert call.events == [("t", 1), ("workflow_complete", 2)]
+    await close_hubs(store)
+
+
 def test_what_a_bell_announces_is_numbered_and_the_rest_is_foreign() -> None:
     heard = Heard("r")
     message = b'{"run_id":"r","type":"t","data":1,"id":"5-0","created_at":"x"}'
@@ -512,6 +549,16 @@ def test_what_a_bell_announces_is_numbered_and_the_rest_is_foreign() -> None:
     assert heard.message(message, 9) is None
     heard.bell(b"")
     assert heard.message(message, 9) is not None
+
+
+def test_what_was_shown_before_it_was_published_is_not_shown_again() -> None:
+    ring = Ring("r", ZERO, None)
+    early = Entry(ZERO, "t", b"1", producer="p", seq=1, provisional=True, kept=False)
+    ring.pass_on(encode("r", early))
+    ring.pass_on(encode("r", early._replace(id=EventId(5, 0), n=1, provisional=False)))
+    assert (ring.end, ring.last_n, ring.last) == (1, 1, (5, 0))
+    ring.pass_on(encode("r", early._replace(id=EventId(6, 0), n=2, seq=2, provisional=False)))
+    assert ring.end == 2
 
 
 @pytest.mark.parametrize(

@@ -48,8 +48,10 @@ def bars(
         for index, value in enumerate(row):
             if value:
                 x = LEFT + 8 + index * step + place * bar
-                parts.append(_bar(x, y(value), bar, floor, COLORS[place], f"{name}: {value:.3g}"))
-                parts.append(_text(x + bar / 2, y(value) - 4, f"{value:.3g}", size=9))
+                parts.append(
+                    _bar(x, y(value), bar, floor, COLORS[place], f"{name}: {_short(value)}")
+                )
+                parts.append(_text(x + bar / 2, y(value) - 4, _short(value), size=9))
     for index, group in enumerate(groups):
         parts.append(_text(LEFT + 8 + index * step + step * 0.4, floor + 20, group))
     size = f"0 0 {WIDTH} {floor + BOTTOM}"
@@ -58,6 +60,10 @@ def bars(
         f' aria-label="{escape(title)}" font-family="system-ui, sans-serif">\n'
         f'<rect width="100%" height="100%" fill="#ffffff"/>\n' + "\n".join(parts) + "\n</svg>\n"
     )
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _bar(x: float, top: float, width: float, floor: float, color: str, told: str) -> str:

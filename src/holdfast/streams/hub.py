@@ -244,10 +244,14 @@ class Hub:
             self._show_unstored(ring, news.entries)
         elif news.entries and run_id not in self._dirty and _follows(ring, news):
             ring.life = ring.life or news.life
+            if ring.transport is None:
+                ring.transport = "streams"
+                self._spawn(self._bell.settle(run_id))
             self._show(ring, news.entries)
         else:
-            # Something of another process is due before it.
-            self._unread.setdefault(run_id, []).extend(news.entries)
+            # Something of another process is due before it. What a bell carries is stored.
+            if not news.n:
+                self._unread.setdefault(run_id, []).extend(news.entries)
             self.look(run_id)
 
     def _show(self, ring: Ring, entries: Iterable[Entry]) -> None:
@@ -307,6 +311,12 @@ class Hub:
         with contextlib.suppress(HoldfastError):  # the next message says it again
             await self.store.note_foreign(run_id, ended=ended)
 
+    async def _look_live(self, ring: Ring) -> None:
+        shown = ring.end
+        info = await self.store.describe(ring.run_id)
+        if ring.end == shown:
+            self._judge_live(ring, info)
+
     def _judge_live(self, ring: Ring, info: RunInfo) -> bool:
         """Whether the run is on Pub/Sub; another life of it is told."""
         if ring.transport == "pubsub":
@@ -322,14 +332,17 @@ class Hub:
 
     def _audit_live(self, ring: Ring, info: RunInfo) -> None:
         """Tell a gap where what was published by the last audit has not come by this one."""
-        found = info.n, info.status == "ended"
-        missing = found != (ring.last_n, ring.ended) and info.n >= ring.last_n
-        if missing and found == ring.overdue:
+        found, now = (info.n, info.status == "ended"), self._loop.time()
+        if found == (ring.last_n, ring.ended) or info.n < ring.last_n:
+            ring.overdue = None
+        elif ring.overdue is None or ring.overdue[0] != found:
+            ring.overdue = found, now
+        elif now - ring.overdue[1] >= AUDIT_INTERVAL / 2:
             if info.n > ring.last_n:
                 ring.interrupt(Break("gap", str(ring.last), None))
             ring.last, ring.last_n, ring.ended = info.last, info.n, found[1]
+            ring.overdue = None
             ring.wake()
-        ring.overdue = found
 
     # -- reading
 
@@ -345,7 +358,7 @@ class Hub:
     async def _catch_up(self, ring: Ring) -> None:
         try:
             if ring.transport == "pubsub":
-                self._judge_live(ring, await self.store.describe(ring.run_id))
+                await self._look_live(ring)
             while ring.transport != "pubsub" and await self._read_page(ring):
                 pass
         except RedisUnavailable:
@@ -429,6 +442,7 @@ class Hub:
         ring = self._rings.get(run_id)
         if ring is None or not self.store.available:
             return
+        shown = ring.end
         try:
             info = await self.store.describe(run_id)
         except RedisUnavailable:
@@ -439,7 +453,9 @@ class Hub:
                 log.exception("the run %r cannot be looked at", run_id)
             return
         self._unreadable.discard(run_id)
-        if self._judge_live(ring, info):
+        if ring.transport == "pubsub" and ring.end != shown:
+            pass  # the answer is older than what has come by
+        elif self._judge_live(ring, info):
             self._audit_live(ring, info)
         elif info.last != ring.last or _is_another_life(ring, info):
             self.look(run_id)

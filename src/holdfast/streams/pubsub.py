@@ -11,6 +11,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from holdfast.streams import replies
 from holdfast.streams.event import (
     ZERO,
     EventId,
@@ -123,15 +124,14 @@ class Heard:
 
     def bell(self, payload: bytes) -> News | None:
         """Return the news in a ring; ``None`` where the messages that follow bring them."""
-        life, *numbers = payload.decode("ascii", "replace").split(":")
         self._left = 0
-        if not life:
+        if not payload:
             self.transport = None
             return News()
-        if len(numbers) != 4:
+        if b"\n" in payload or payload.count(b":") != 4:
             self.transport = "streams"
-            return News(life, n=_whole(numbers[0]) if numbers else 0)
-        n, count, self._producer, seq = numbers
+            return replies.news(payload)
+        life, n, count, self._producer, seq = payload.decode("ascii", "replace").split(":")
         self.transport, self._life = "pubsub", life
         self._left, self._seq = _whole(count), _whole(seq)
         self._n = _whole(n) - self._left + 1

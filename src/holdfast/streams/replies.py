@@ -144,9 +144,30 @@ def as_corrupt(run_id: str, error: HoldfastError) -> HoldfastError:
 
 
 def news(payload: bytes) -> News:
-    """Read a doorbell: the life of the run and the number of its newest event."""
-    life, _, number = payload.partition(b":")
-    return News(life.decode("ascii", "replace"), n=int(number) if number.isdigit() else 0)
+    """Read a doorbell: the life of the run, the number of its newest event, and what it carries."""
+    head, _, rest = payload.partition(b"\n")
+    raw_life, _, number = head.partition(b":")
+    life, n = raw_life.decode("ascii", "replace"), int(number) if number.isdigit() else 0
+    return News(life, _carried(life, n, rest) if rest else (), n)
+
+
+def _carried(life: str, newest: int, rest: bytes) -> list[Entry]:
+    """Read the events on a doorbell, up to number *newest*; none where they cannot be read."""
+    found: list[Entry] = []
+    try:
+        while rest:
+            head, _, rest = rest.partition(b"\n")
+            at, previous, producer, seq, kind_size, data_size = head.split(b" ")
+            middle = int(kind_size)
+            end = middle + int(data_size)
+            kind, data, rest = rest[:middle].decode(), rest[middle:end], rest[end:]
+            place, origin = event_id(at), producer.decode("ascii")
+            entry = Entry(place, kind, data, 0, event_id(previous), origin, int(seq), place.ms)
+            found.append(entry._replace(life=life))
+    except (ValueError, CorruptData):
+        return []
+    first = newest - len(found) + 1
+    return [entry._replace(n=first + index) for index, entry in enumerate(found)]
 
 
 def event_id(raw: bytes) -> EventId:

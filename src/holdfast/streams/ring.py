@@ -116,7 +116,7 @@ class Ring:
         readers: how many subscriptions walk it.
         doubtful: the store could not be asked; when it can, every reader must look again.
         transport: what the run uses, once that is known.
-        overdue: of a Pub/Sub run, what the last audit found that had not arrived.
+        overdue: of a Pub/Sub run, what an audit found that had not arrived, and when.
         page: how many entries to read of it at once.
         encoded: how many events have been encoded for it.
         end: the position after the newest item.
@@ -157,7 +157,7 @@ class Ring:
         self.readers = 0
         self.doubtful = False
         self.transport: Transport | None = None
-        self.overdue: tuple[int, bool] | None = None
+        self.overdue: tuple[tuple[int, bool], float] | None = None
         self.page = FIRST_PAGE
         self.encoded = 0
         self.end = 0
