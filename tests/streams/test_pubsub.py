@@ -23,7 +23,7 @@ from holdfast.streams.pubsub import Heard, Transports, foreign
 from holdfast.streams.ring import Ring
 from holdfast.streams.rollout import bucket
 from holdfast.streams.select import close_hubs, hub_of
-from holdfast.streams.store import Entry
+from holdfast.streams.store import Entry, Once
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -472,6 +472,18 @@ class TestSeveralProcesses:
             await close_hubs(other)
         assert here.events == there.events
         assert len(here.events) == 201
+
+    async def test_what_came_over_http_is_read_once_and_a_repeated_request_is_answered_the_same(
+        self, off: RedisEventStore
+    ) -> None:
+        async with reading(off) as call:
+            drafts = [off.draft("t", 1), off.draft("t", 2)]
+            first = await off.write("r", drafts, once=Once("key", "body"))
+            again = await off.write("r", drafts, once=Once("key", "body"))
+            assert [entry.id for entry in again] == [entry.id for entry in first]
+            await off.add("r", "workflow_complete", 3)
+            await call.ended()
+        assert [data for _, data in call.events] == [1, 2, 3]
 
     async def test_a_lost_reply_publishes_nothing_twice(
         self, redis: RedisServer, off: RedisEventStore
