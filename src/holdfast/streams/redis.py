@@ -610,6 +610,9 @@ class _RedisDoorbell(Doorbell):
         now_ms = time.time_ns() // 1_000_000
         news = heard.bell(payload) if is_bell else heard.message(payload, now_ms)
         if news is not None:
+            first = news.entries[0] if news.entries else None
+            if first is not None and first.kept and first.producer == self._store.producer:
+                news = News(news.life, (), news.n)  # heard when it was written
             self._ring(heard.run_id, news)
 
 

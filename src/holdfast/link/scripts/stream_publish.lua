@@ -215,8 +215,9 @@ end
 
 -- Numbers become text once: Redis would do it at each use, and that is what costs here.
 local final, n_text, bytes_text, seq_text = false, nil, nil, ARGV[3]
--- What is small rides on the bell, and spares each listener a read.
-local carried = not live and not registered and written == 0 and ''
+-- What is small rides on the bell, and spares each listener a read; by its producer a process knows
+-- its own.
+local carried = not live and not registered and written == 0 and first_seq > 0 and ''
 if status == 'ok' then
   for i = written + 1, count do
     local kind, data = ARGV[FIRST + 2 * (i - 1)], ARGV[FIRST + 2 * i - 1]
