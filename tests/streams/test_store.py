@@ -89,6 +89,8 @@ class TestMemoryAlone:
             clock.now += waited - 3580
             (entry,) = await store.append("run", [store.draft("t", 1)])
             assert entry.stopping is stops
+        clock = Clock()
+        store = MemoryEventStore(clock=clock)
         await store.request_stop("never")
         clock.now += 3700
         await store.add("run2", "t", 1)
