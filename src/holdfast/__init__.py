@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from holdfast.errors import CorruptData as CorruptData
     from holdfast.errors import EventTooLarge as EventTooLarge
     from holdfast.errors import HoldfastError as HoldfastError
+    from holdfast.errors import IdempotencyKeyReused as IdempotencyKeyReused
     from holdfast.errors import InvalidEvent as InvalidEvent
     from holdfast.errors import JournalFull as JournalFull
     from holdfast.errors import OAuthStateUnavailable as OAuthStateUnavailable
@@ -69,6 +70,7 @@ _HOMES = {
     "EventStreamApp": "streams.app",
     "EventTooLarge": "errors",
     "HoldfastError": "errors",
+    "IdempotencyKeyReused": "errors",
     "InvalidEvent": "errors",
     "JournalFull": "errors",
     "MemorySessionStore": "sessions.memory",
@@ -121,6 +123,7 @@ __all__ = [
     "EventStreamApp",
     "EventTooLarge",
     "HoldfastError",
+    "IdempotencyKeyReused",
     "InvalidEvent",
     "JournalFull",
     "MemorySessionStore",

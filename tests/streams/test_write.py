@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.streams.redis_stores import data_of, entries_of, opened, until
+from tests.streams.redis_stores import data_of, opened, until
 
 from holdfast.errors import (
     CorruptData,
     IdempotencyKeyReused,
     InvalidEvent,
     RedisUnavailable,
-    RunEnded,
-    RunExpired,
 )
 from holdfast.streams import replies
 from holdfast.streams.memory import MemoryEventStore
-from holdfast.streams.publisher import RunPublisher
-from holdfast.streams.ring import continuity
 from holdfast.streams.store import Draft, Once
 from holdfast.testing import FaultProxy
 
@@ -54,80 +49,11 @@ def drafts(*data: Any) -> list[Draft]:
 END = Draft("workflow_complete", b"null")
 
 
-async def test_events_are_written_in_order_after_what_is_there(store: EventStore) -> None:
-    publisher = RunPublisher(RUN, store=store)
-    await publisher.emit("t", 0)
-    await store.write(RUN, drafts(1, 2, 3))
-    await publisher.emit("t", 4)
-    assert await data_of(store, RUN) == [0, 1, 2, 3, 4]
-    entries = await entries_of(store, RUN)
-    assert [entry.n for entry in entries] == [1, 2, 3, 4, 5]
-    assert not [b for a, b in itertools.pairwise(entries) if continuity(a.id, b.prev)]
-
-
 async def test_nothing_to_write_creates_no_run(store: EventStore) -> None:
     assert await store.write(RUN, [], once=FIRST) == []
     assert await store.status(RUN) == "absent"
     with pytest.raises(InvalidEvent):
         await store.write("{}", drafts(1))
-
-
-async def test_a_key_writes_once_and_is_answered_the_same(store: EventStore) -> None:
-    first = await store.write(RUN, drafts(1, 2), once=FIRST)
-    again = await store.write(RUN, drafts(1, 2), once=FIRST)
-    assert [each.id for each in again] == [each.id for each in first]
-    assert [(each.type, each.data) for each in again] == [("t", b"1"), ("t", b"2")]
-    assert await data_of(store, RUN) == [1, 2]
-
-
-async def test_a_key_comes_back_only_with_its_body(store: EventStore) -> None:
-    await store.write(RUN, drafts(1), once=FIRST)
-    with pytest.raises(IdempotencyKeyReused):
-        await store.write(RUN, drafts(2), once=SECOND)
-    await store.write(RUN, drafts(3), once=Once("other", "second"))
-    await store.write("another run", drafts(4), once=SECOND)
-    assert await data_of(store, RUN) == [1, 3]
-
-
-async def test_of_concurrent_duplicates_one_writes(store: EventStore) -> None:
-    answers = await asyncio.gather(*(store.write(RUN, drafts(1, 2), once=FIRST) for _ in range(20)))
-    assert len({tuple(entry.id for entry in answer) for answer in answers}) == 1
-    assert await data_of(store, RUN) == [1, 2]
-
-
-async def test_nothing_follows_the_end_but_its_own_answer(store: EventStore) -> None:
-    ending = [*drafts(1), END]
-    first = await store.write(RUN, ending, once=FIRST)
-    with pytest.raises(RunEnded):
-        await store.write(RUN, drafts(2))
-    with pytest.raises(RunEnded):
-        await store.write(RUN, drafts(2), once=Once("new", "x"))
-    again = await store.write(RUN, ending, once=FIRST)
-    assert [each.id for each in again] == [each.id for each in first]
-    info = await store.describe(RUN)
-    assert (info.status, info.end, info.end_origin) == ("ended", first[-1].id, None)
-
-
-async def test_a_list_that_goes_on_after_an_end_is_not_written_at_all(store: EventStore) -> None:
-    with pytest.raises(RunEnded):
-        await store.write(RUN, [END, *drafts(1)], once=FIRST)
-    assert await data_of(store, RUN) == []
-    await store.write(RUN, drafts(1), once=FIRST)
-
-
-async def test_a_key_lives_as_long_as_its_run(store: EventStore) -> None:
-    await store.write(RUN, drafts(1), once=FIRST)
-    await store.delete(RUN)
-    await store.write(RUN, drafts(2), once=SECOND)
-    assert await data_of(store, RUN) == [2]
-
-
-async def test_an_expired_run_takes_nothing(store: EventStore) -> None:
-    await store.write(RUN, drafts(1))
-    await store.set_expire(RUN, 0.001)
-    await asyncio.sleep(0.01)
-    with pytest.raises(RunExpired):
-        await store.write(RUN, drafts(2))
 
 
 async def test_readers_of_this_process_hear_of_it_at_once_and_once(store: EventStore) -> None:

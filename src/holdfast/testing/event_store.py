@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from holdfast.errors import EventTooLarge, InvalidEvent, RunEnded, RunExpired
+from holdfast.errors import EventTooLarge, IdempotencyKeyReused, InvalidEvent, RunEnded, RunExpired
 from holdfast.streams.event import ZERO, parse_id
 from holdfast.streams.hold import Hold
 from holdfast.streams.publisher import RunPublisher
+from holdfast.streams.store import Once
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -220,6 +221,7 @@ class EventStoreSuite:
             lambda: store.delete(run_id),
             lambda: store.describe(run_id),
             lambda: store.append(run_id, [store.draft("t", 1)]),
+            lambda: store.write(run_id, [store.draft("t", 1)]),
             lambda: store.claim(_hold(run_id)),
             lambda: store.request_stop(run_id),
         ]
@@ -412,6 +414,59 @@ class EventStoreSuite:
             await store.append(run_id, drafts)
         assert await store.status(run_id) == "absent"
         assert await store.get_events(run_id) == []
+
+    # --- written now or not at all, and once ----------------------------------------------------
+
+    async def test_a_write_follows_what_is_there(self) -> None:
+        store, run_id = await self.make_store(), new_run_id()
+        publisher = RunPublisher(run_id, store=store)
+        await publisher.emit("t", 0)
+        await store.write(run_id, [store.draft("t", number) for number in (1, 2)])
+        await publisher.emit("t", 3)
+        assert [event.data for event in await store.get_events(run_id)] == [0, 1, 2, 3]
+        entries = await store.read(run_id, ZERO, None, 10)
+        assert [entry.n for entry in entries] == [1, 2, 3, 4]
+        assert [entry.prev for entry in entries[1:]] == [entry.id for entry in entries[:-1]]
+
+    async def test_a_write_that_cannot_be_whole_is_not_made(self) -> None:
+        store, run_id = await self.make_store(), new_run_id()
+        drafts = [store.draft("workflow_complete", None), store.draft("t", 1)]
+        with pytest.raises(RunEnded):
+            await store.write(run_id, drafts, once=Once("key", "x"))
+        assert await store.get_events(run_id) == []
+        await store.write(run_id, drafts[1:], once=Once("key", "x"))
+        await store.set_expire(run_id, 0.001)
+        await asyncio.sleep(0.01)
+        with pytest.raises(RunExpired):
+            await store.write(run_id, drafts[1:])
+
+    async def test_a_named_write_is_made_once_and_answered_the_same(self) -> None:
+        store, run_id = await self.make_store(), new_run_id()
+        drafts = [store.draft("t", 1), store.draft("workflow_complete", None)]
+        answers = await asyncio.gather(
+            *(store.write(run_id, drafts, once=Once("key", "x")) for _ in range(10))
+        )
+        answers.append(await store.write(run_id, drafts, once=Once("key", "x")))
+        events = await store.get_events(run_id)
+        assert len(events) == 2
+        for answer in answers:
+            assert [entry.public_id for entry in answer] == [event.id for event in events]
+            assert [(entry.type, entry.data) for entry in answer] == drafts
+        with pytest.raises(RunEnded):
+            await store.write(run_id, drafts[:1], once=Once("other", "x"))
+
+    async def test_a_name_belongs_to_its_events_its_run_and_its_life(self) -> None:
+        store, one, two = await self.make_store(), new_run_id(), new_run_id()
+        draft = store.draft("t", 1)
+        await store.write(one, [draft], once=Once("key", "x"))
+        with pytest.raises(IdempotencyKeyReused):
+            await store.write(one, [draft], once=Once("key", "y"))
+        await store.write(one, [draft], once=Once("other", "y"))
+        await store.write(two, [draft], once=Once("key", "y"))
+        assert [(await store.describe(run_id)).n for run_id in (one, two)] == [2, 1]
+        await store.delete(one)
+        await store.write(one, [draft], once=Once("key", "y"))
+        assert (await store.describe(one)).n == 1
 
     # --- the end --------------------------------------------------------------------------------
 
