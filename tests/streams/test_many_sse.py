@@ -643,3 +643,25 @@ async def test_a_pubsub_run_that_nobody_has_started_is_waited_for(
             await store.add("late", "t", 1)
             await until(lambda: numbers(call, "late") == [1])
         await close_hubs(store)
+
+
+async def test_a_run_whose_data_turns_bad_in_mid_stream_is_an_error_of_that_run(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rotten = PatchyStore()
+    for _ in range(1000):
+        rotten.other()
+    whole = rotten._answer
+
+    async def answer() -> None:
+        rotten.corrupt = rotten.reads > 3
+        await whole()
+
+    rotten._answer = answer  # type: ignore[method-assign]
+    async with many(rotten, "r") as call:
+        await call.ended()
+    assert call.complete
+    assert 0 < len(ids(call)) < 1000
+    assert controls(call) == [error("r", "CORRUPT_DATA")]
+    assert "breaks off" in caplog.text
+    await close_hubs(rotten)

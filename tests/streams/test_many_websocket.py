@@ -269,7 +269,8 @@ async def test_a_socket_without_a_run_is_closed_after_a_while(
     store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(many_websocket, "EMPTY_SECONDS", 0.2)
-    async with many(store) as call, many(store, "a", query="wait=30") as full:
+    query = "wait=30"
+    async with many(store, query=query) as call, many(store, "a", query=query) as full:
         say(call, "add", "a")
         await told(call, "added", "a")
         say(call, "drop", "a")
@@ -454,8 +455,9 @@ async def test_a_composite_that_outgrows_its_limit_resets_the_run_that_names_mos
 ) -> None:
     """Every process that publishes in an outage is named for each of its runs."""
     monkeypatch.setattr("holdfast.streams.composite.MAX_TEXT", 36)
-    patchy.own()
-    async with many(patchy, "r") as call:
+    async with many(patchy, "r", query="wait=5") as call:
+        await until(lambda: len(hub_of(patchy).subscribers) == 2)
+        patchy.own()
         await until(lambda: numbers(call, "r") == [0])
         patchy.away = True
         patchy.own(count=3)

@@ -164,14 +164,15 @@ def parse(text: str | None) -> Composite | None:
         return Composite()
     if text == "$":
         return Composite(tail=True)
-    body = _checked(text)
+    body = _body(text)
     if body is None:
         return None
     try:
         composite = Composite(_parsed(body))
     except _MalformedError:
         return None
-    # One text for one meaning: base64 and numbers of this kind can be spelled in more than one way.
+    # Whatever was cut or made up does not have the right version and checksum. And there is one
+    # text for one meaning: base64 and numbers of this kind can be spelled in more than one way.
     return composite if str(composite) == text else None
 
 
@@ -179,8 +180,8 @@ class _MalformedError(Exception):
     """The bytes are no composite, though their sum is right."""
 
 
-def _checked(text: str) -> bytes | None:
-    """Return the bytes behind *text* without version and checksum, where those are right."""
+def _body(text: str) -> bytes | None:
+    """Return the bytes behind *text* without version and checksum; that is for :func:`parse`."""
     if len(text) > MAX_TEXT:
         return None
     try:
@@ -188,9 +189,7 @@ def _checked(text: str) -> bytes | None:
         whole = base64.b64decode(padded, altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         return None
-    body, checksum = whole[:-4], whole[-4:]
-    right = body.startswith(_VERSION) and zlib.crc32(body).to_bytes(4) == checksum
-    return body[len(_VERSION) :] if right else None
+    return whole[len(_VERSION) : -4]
 
 
 def _parsed(body: bytes) -> dict[bytes, Place]:

@@ -92,7 +92,8 @@ class _Sender:
     async def _relay(self) -> int:
         many = self._many
         while not many.over:
-            while not (self._inbox.empty() or many.over):
+            if not self._inbox.empty():
+                # One at a time: whoever talks without a pause gets events all the same.
                 await self._tell(await self._obey(self._inbox.get_nowait()))
             if many.unknowable:
                 return websocket.TRY_AGAIN
