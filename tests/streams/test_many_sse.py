@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.streams import test_sse
 from tests.streams.asgi import Call, taking
-from tests.streams.clients import until
+from tests.streams.clients import client, event_source, until
 from tests.streams.patchy import PatchyStore
 from tests.streams.redis_stores import opened
 from tests.streams.test_sse import KEY, app_of
@@ -19,9 +19,12 @@ from holdfast.streams import pulse
 from holdfast.streams.composite import parse
 from holdfast.streams.memory import MemoryEventStore
 from holdfast.streams.select import close_hubs, hub_of
+from holdfast.testing import FaultProxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from tests.conftest import Serve
 
     from holdfast import EventStore
     from holdfast.testing import RedisServer
@@ -665,3 +668,41 @@ async def test_a_run_whose_data_turns_bad_in_mid_stream_is_an_error_of_that_run(
     assert controls(call) == [error("r", "CORRUPT_DATA")]
     assert "breaks off" in caplog.text
     await close_hubs(rotten)
+
+
+@pytest.mark.slow
+async def test_a_reader_that_is_cut_and_moves_between_processes_gets_each_event_once(
+    serve: Serve, redis: RedisServer, key_prefix: str
+) -> None:
+    env = {
+        "HOLDFAST_REDIS_URL": redis.url,
+        "HOLDFAST_KEY_PREFIX": key_prefix,
+        "HOLDFAST_STREAM_ACCESS": "open",
+        "HOLDFAST_SECRET_KEY": KEY,
+    }
+    servers = [serve("tests.streams.served:app", env=env) for _ in range(2)]
+    runs = [f"run-{n}" for n in range(5)]
+    with (
+        FaultProxy.threaded("127.0.0.1", servers[0].port) as first,
+        FaultProxy.threaded("127.0.0.1", servers[1].port) as second,
+    ):
+        urls = [
+            f"http://127.0.0.1:{proxy.port}/streams{asking(*runs)}" for proxy in (first, second)
+        ]
+        async with event_source(urls[0]) as source, client() as http:
+            for n, run in enumerate(runs):
+                await http.post(f"{servers[n % 2].url}/start/{run}?count=150&pause=0.01")
+            for cut in range(6):
+                await source.until(lambda cut=cut: len(source.events) > 100 * cut)  # type: ignore[misc]
+                source.url = urls[cut % 2]
+                for proxy in (first, second):
+                    proxy.cut(reset=cut % 3 == 0)
+            await source.until(lambda: source.closed, 30)
+    assert source.statuses[-1] == 204
+    assert len(source.statuses) > 3
+    for run in runs:
+        events = [event.data for event in source.events if event.data["run_id"] == run]
+        assert [each["data"]["n"] for each in events if each.get("type") == "t"] == list(
+            range(1, 151)
+        )
+        assert not [each for each in events if each["kind"] in {"gap", "reset", "error"}]
