@@ -208,6 +208,21 @@ class TestWhoLives:
         await until(lambda: lease_of(redis, store).split()[0] == second.name)
         store.leave(second)
 
+    async def test_a_process_that_was_asleep_does_not_judge_itself(
+        self, redis: RedisServer, store: RedisEventStore, other: RedisEventStore
+    ) -> None:
+        meta = store.keys(RUN).meta
+        async with RunPublisher(RUN, store=store):
+            await until(lambda: lease_of(redis, store))
+            held = lease_of(redis, store).split()[0]
+            for _ in range(20):
+                redis.execute("HSET", meta, "lease", f"{held} 1")
+                assert await store.status(RUN) == "open"
+            await asyncio.sleep(LEASE)
+            async with asyncio.timeout(5):
+                while await other.status(RUN) == "open":
+                    redis.execute("HSET", meta, "lease", f"{held} 1")
+
     async def test_a_lease_that_was_renewed_in_time_is_judged_by_redis(
         self, store: RedisEventStore, other: RedisEventStore
     ) -> None:

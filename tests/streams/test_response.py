@@ -17,7 +17,7 @@ from tests.streams.clients import until
 from tests.streams.redis_stores import opened
 
 import holdfast
-from holdfast import RunPublisher, RunResponse, SessionMiddleware, Settings
+from holdfast import EventStreamApp, RunPublisher, RunResponse, SessionMiddleware, Settings
 from holdfast.errors import InvalidEvent
 from holdfast.streams import runs
 from holdfast.streams.memory import MemoryEventStore
@@ -108,6 +108,18 @@ async def test_it_is_held_with_heartbeats_until_there_is_an_event(
     async with Call(app_of(store, source), "/r") as call:
         await until(lambda: call.text.count("\n:\n") >= 2)
     assert call.events == []
+
+
+async def test_who_waits_for_the_run_hears_that_it_begins(
+    store: MemoryEventStore, source: Source
+) -> None:
+    reading = EventStreamApp(settings=Settings(stream_access="open", stream_wait=30), store=store)
+    async with Call(reading, "/runs/r/events/stream") as early:
+        await asyncio.sleep(0.05)
+        assert early.status is None
+        async with Call(app_of(store, source), "/r"):
+            await until(lambda: early.status == 200)
+    assert early.events == []
 
 
 async def test_the_run_goes_on_without_its_client_and_is_joined_again(

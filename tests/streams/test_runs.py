@@ -129,9 +129,9 @@ class TestBeginning:
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        run = await start_run(RUN, two, store=store)
-        assert not run.started
-        await run.wait()
+        async with asyncio.timeout(5):
+            while await store.status(RUN) != "ended":
+                await asyncio.sleep(0.005)
         assert len(await told(store)) == 3
 
     async def test_without_a_store_it_is_in_the_default_one(self) -> None:

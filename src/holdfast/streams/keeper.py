@@ -96,6 +96,10 @@ class Keeper:
         with self._lock:
             self._holds.pop(hold, None)
 
+    def holds(self, channel: str) -> bool:
+        """Whether a lease is kept here for the run whose stop is rung on *channel*."""
+        return any(hold.name for hold in self._of({channel}))
+
     def _wake(self) -> None:
         listener = self._listener
         if listener is not None:

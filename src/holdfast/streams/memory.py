@@ -236,6 +236,7 @@ class MemoryEventStore(EventStore):
             if run is None or status == "absent":
                 run = self._open(run_id, owner, None, now)
                 self._keep(run, now, self.retention)
+                self._bells.ring(run_id, News(run.life))
             elif status != "open":
                 return Claim(status, run.life, run.owner)
             elif start and self._holders.get(run_id) != hold.name:

@@ -132,6 +132,9 @@ async def await_start(
                 opening = await look_from(store, subscription, position)
                 if opening is Opening.ABSENT:
                     await news
+    if opening is Opening.ABSENT and seconds:
+        # It may have begun without a word: the bell that tells of it can be lost.
+        opening = await look_from(store, subscription, position)
     return opening
 
 

@@ -441,7 +441,7 @@ class RedisEventStore(EventStore):
 
     def _may_judge(self, run_id: str) -> bool:
         # What waits here was published by somebody who lived.
-        return self._holds.may_judge and not self._outbox.pending(run_id)
+        return not self._outbox.pending(run_id) and self._holds.may_judge(run_id)
 
     async def _declare_lost(self, run_id: str, holder: str) -> None:
         """End a run whose publisher died, unless its lease has been renewed by now."""

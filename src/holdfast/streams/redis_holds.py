@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 AT_ONCE = 100
 RENEWALS = 3
 """How often a lease is renewed in its time: two may be lost."""
+SHORTEST = 0.02
+"""Seconds, at the least, between two renewals: a shorter lease is not worth a busy thread."""
 LOOK = 10.0
 """Seconds within which a run is looked at though it holds no lease that lapses."""
 SETTLED = 3.0
@@ -56,19 +58,19 @@ class RedisHolds:
         self._claim = Script.load("stream_claim")
         self._attend = Script.load("stream_attend")
         self._stop = Script.load("stream_stop")
-        interval = lease / RENEWALS if lease else LOOK
+        interval = max(lease / RENEWALS, SHORTEST) if lease else LOOK
         self._keeper = Keeper(link, self._attend_all, lambda run: keys(run).stop, interval)
 
     def __repr__(self) -> str:
         return f"<RedisHolds {len(self._keeper)} runs>"
 
-    @property
-    def may_judge(self) -> bool:
-        """Whether a lease that has lapsed may be taken for a process that died.
+    def may_judge(self, run_id: str) -> bool:
+        """Whether a lease of *run_id* that has lapsed may be taken for a process that died.
 
-        Not while Redis has just come back: its holder could not renew it.
+        Not while Redis has just come back: its holder could not renew it. Nor by the process that
+        holds it, which may have been asleep with all its threads.
         """
-        if not (self._lease and self._link.up):
+        if not (self._lease and self._link.up) or self._keeper.holds(self._keys(run_id).stop):
             return False
         return time.time() - self._link.status.since >= max(self._lease, SETTLED)
 
@@ -108,8 +110,10 @@ class RedisHolds:
         self, hold: Hold, owner: str | None, *, start: bool
     ) -> tuple[list[str], list[Any]]:
         keys = self._keys(hold.run_id)
-        args = [hold.name, self._lease_ms, "start" if start else "enter", secrets.token_hex(8)]
-        return [keys.stream, keys.meta], [*args, owner or "", self._kept, _STOP_WAITS_MS]
+        how = "start" if start else "enter"
+        args: list[Any] = [hold.name, self._lease_ms, how, secrets.token_hex(8)]
+        args += (owner or "", self._kept, _STOP_WAITS_MS, keys.bell)
+        return [keys.stream, keys.meta], args
 
     def _attend_all(self, holds: Sequence[Hold]) -> None:
         """In the keeper's thread."""

@@ -66,6 +66,8 @@ class RunResponse(Response):
         TypeError: no run can be made of *source*.
     """
 
+    media_type = "text/event-stream"
+
     def __init__(
         self,
         run_id: str,

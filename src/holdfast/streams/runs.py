@@ -42,6 +42,8 @@ log = logging.getLogger("holdfast.streams")
 
 BURST = 0.02
 """Seconds after news within which an end is not looked for again."""
+POLL = 0.5
+"""Seconds between two looks for an end where no news come any more."""
 
 
 class _Here:
@@ -154,8 +156,8 @@ class Run:
                 if end is not None:
                     return end
                 await news
-                # What comes in a burst is looked at once.
-                await asyncio.sleep(BURST)
+                # What comes in a burst is looked at once; and a hub that stops has no more news.
+                await asyncio.sleep(POLL if subscription.over else BURST)
 
     async def stop(self) -> StopAnswer:
         """Ask the run to stop, as :func:`~holdfast.request_stop` does."""
@@ -285,7 +287,8 @@ class _Detached(RunPublisher):
         self._loop = asyncio.get_running_loop()
         self._cancelled = False
         _here.of(self._store)[self.run_id] = self
-        self._task = self._loop.create_task(self._supervise(source, media_type))
+        work = self._supervise(source, media_type)
+        self._task = self._loop.create_task(work, name=f"holdfast run {self.run_id}")
 
     def ask_to_stop(self) -> None:
         """Stop without a word to the store. Any thread."""

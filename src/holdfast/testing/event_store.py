@@ -840,6 +840,16 @@ class EventStoreSuite:
         assert heard == []
         await bell.aclose()
 
+    async def test_a_bell_rings_when_a_run_begins_without_an_event(self) -> None:
+        store, run_id = await self.make_store(), new_run_id()
+        heard: list[News] = []
+        bell = store.doorbell(lambda run_id, news: heard.append(news), lambda: None)
+        await bell.add(run_id)
+        claim = await store.claim(_hold(run_id), start=True)
+        await self._until(lambda: _done(bool(heard)))
+        assert {news.life for news in heard} <= {claim.life, None}
+        await bell.aclose()
+
     async def test_a_bell_rings_when_a_run_is_deleted(self) -> None:
         store, run_id = await self.make_store(), new_run_id()
         await store.add(run_id, "t", 1)

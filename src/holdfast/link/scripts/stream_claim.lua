@@ -5,6 +5,7 @@
 --       3 'start': take the run only if this begins it; 'enter': take the lease of an open run too
 --       4 a name nobody else has, for the life that this may begin    5 owner, kept if it does
 --       6 how long meta is kept (ms)    7 how long a stop waits for its run (ms)
+--       8 doorbell channel: who waits for the run to begin is told
 -- Returns {status, life, 1 where it has been asked to stop, owner};
 -- status is 'mine', 'open', 'ended' or 'expired'.
 --
@@ -28,6 +29,7 @@ if length == 0 and (not life or gone) then
     stop = false
   end
   call('PEXPIRE', meta, ARGV[6])
+  call('PUBLISH', ARGV[8], life .. ':0')
 elseif not gone and tonumber(m[3] or 0) > 0 and length == 0 and not m[8] then
   status = 'expired'
 elseif not gone and m[4] then
