@@ -215,10 +215,10 @@ class TestWhoLives:
         async with RunPublisher(RUN, store=store):
             await until(lambda: lease_of(redis, store))
             held = lease_of(redis, store).split()[0]
+            await asyncio.sleep(LEASE)
             for _ in range(20):
                 redis.execute("HSET", meta, "lease", f"{held} 1")
                 assert await store.status(RUN) == "open"
-            await asyncio.sleep(LEASE)
             async with asyncio.timeout(5):
                 while await other.status(RUN) == "open":
                     redis.execute("HSET", meta, "lease", f"{held} 1")
