@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from starlette.datastructures import Headers
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 from holdfast import EventStreamApp, RunPublisher, Settings, stream_token
 from holdfast.streams.memory import MemoryEventStore
@@ -130,6 +132,20 @@ async def test_everybody_allowed_to_read_may_still_not_stop(access: str) -> None
     http, store = await client_of(stream_access=access, stream_allowed_origins=("*",))
     assert (await http.post(STOP, headers={"origin": FOE})).status_code in {401, 403}
     assert not await stopped(store)
+
+
+def test_everybody_let_in_brings_no_cookie_to_a_websocket() -> None:
+    store = MemoryEventStore()
+    settings = Settings(secret_key=KEY, stream_access="session", stream_allowed_origins=("*",))
+    path, foreign = "/runs/r/events/ws", {"origin": FOE}
+    with TestClient(within_session(EventStreamApp(settings=settings, store=store))) as http:
+        assert http.portal is not None
+        http.portal.call(RunPublisher("r", owner="user:1", store=store).emit, "t", 1)
+        for headers in ({}, {"origin": "http://testserver"}, {**foreign, **token("read")}):
+            with http.websocket_connect(path, headers=headers) as socket:
+                assert socket.receive_json()["kind"] == "event"
+        with pytest.raises(WebSocketDisconnect), http.websocket_connect(path, headers=foreign):
+            pass
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,12 @@ def test_what_opens_what_follows_the_variable(access: str, action: str, opened: 
     assert [name for either in security for name in either] == opened
 
 
+def test_the_cookie_has_the_name_it_was_given() -> None:
+    app = app_of(MemoryEventStore(), stream_access="session", session_cookie="shop")
+    schemes = TestClient(app).get("/openapi.json").json()["components"]["securitySchemes"]
+    assert (schemes["session"]["in"], schemes["session"]["name"]) == ("cookie", "shop")
+
+
 def test_where_a_function_decides_nothing_is_promised() -> None:
     paths = openapi.document("shop.access:authorize")["paths"]
     assert paths["/runs/{run_id}/events"]["post"]["security"] == [{}]

@@ -322,11 +322,13 @@ def _session_policy(settings: Settings, store: EventStore) -> Policy:
 
     async def authorize(connection: HTTPConnection, run_id: str, action: Action) -> Verdict:
         # Browsers send the cookie for any page that asks: stopping takes the word of the browser
-        # that the page is ours, and publishing is never a cookie's to allow (CWE-352).
-        by_session = action == "read" or (
-            action == "stop"
-            and site_of(connection.headers, settings.stream_allowed_origins) == "ours"
-        )
+        # that the page is ours, and publishing is never a cookie's to allow (CWE-352). Nor is a
+        # WebSocket, which no CORS guards: ``*`` lets other pages in, and none with a cookie.
+        site = site_of(connection.headers, settings.stream_allowed_origins)
+        if action == "read":
+            by_session = connection.scope["type"] != "websocket" or site != "foreign"
+        else:
+            by_session = action == "stop" and site == "ours"
         if token_of(connection) is not None or not by_session:
             return await by_token(connection, run_id, action)
         allowed = await session_access(connection, run_id, action, store=store)

@@ -12,6 +12,8 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from holdfast.forks import watch_forks
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -30,6 +32,11 @@ class Attempts:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._lock = threading.Lock()
+        watch_forks(self)
+
+    def forked(self) -> None:
+        """In a forked child: a thread of the parent may hold the lock for ever."""
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:

@@ -90,7 +90,7 @@ class _HttpDoor:
         if target.operation in assets.TYPES:
             return assets.serve(target.operation, request)
         if target.operation in reference.TYPES:
-            return reference.serve(target.operation, self._settings.stream_access, request)
+            return reference.serve(target.operation, self._settings, request)
         return None
 
     async def _read(self, target: paths.Target, request: Request) -> ASGIApp:

@@ -43,11 +43,12 @@ Both addresses of a run's events give both forms: history as JSON or the stream,
 likes better; this one gives {} to whoever does not say."""
 
 
-def document(access: str) -> Json:
+def document(access: str, cookie: str = "session") -> Json:
     """Return the document of an app.
 
     Args:
         access: ``HOLDFAST_STREAM_ACCESS``, which decides what opens what.
+        cookie: the name of the session's.
     """
     reading, stopping = _security(access, "read"), _security(access, "stop")
     publishing = _security(access, "publish")
@@ -80,7 +81,7 @@ def document(access: str) -> Json:
                 "Problem": schemas.PROBLEM,
                 "Health": schemas.HEALTH,
             },
-            "securitySchemes": _SCHEMES,
+            "securitySchemes": {**_SCHEMES, "session": {**_SCHEMES["session"], "name": cookie}},
         },
     }
 
@@ -107,7 +108,6 @@ _SCHEMES: Json = {
     "session": {
         "type": "apiKey",
         "in": "cookie",
-        "name": "session",
         "description": "The session that owns the run. To stop it, the request must come from a"
         " page of the same origin, or of one in `HOLDFAST_STREAM_ALLOWED_ORIGINS`.",
     },

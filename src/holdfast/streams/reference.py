@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from holdfast.settings import Settings
+
 TYPES = {
     "openapi.json": "application/json",
     "asyncapi.json": "application/json",
@@ -22,13 +24,9 @@ TYPES = {
 """The documents, and the media type of each."""
 
 
-def serve(name: str, access: str, request: Request) -> Response:
-    """Return the document, or 304 where the client has it.
-
-    Args:
-        access: ``HOLDFAST_STREAM_ACCESS``.
-    """
-    body, version = _made(name, access)
+def serve(name: str, settings: Settings, request: Request) -> Response:
+    """Return the document, or 304 where the client has it."""
+    body, version = _made(name, settings.stream_access, settings.session_cookie)
     headers = {
         "cache-control": ASK_AGAIN,
         "etag": f'"{version}"',
@@ -41,8 +39,8 @@ def serve(name: str, access: str, request: Request) -> Response:
 
 
 @lru_cache
-def _made(name: str, access: str) -> tuple[bytes, str]:
-    for_http, for_frames = openapi.document(access), asyncapi.document()
+def _made(name: str, access: str, cookie: str) -> tuple[bytes, str]:
+    for_http, for_frames = openapi.document(access, cookie), asyncapi.document()
     texts = {
         "openapi.json": lambda: to_json(for_http),
         "asyncapi.json": lambda: to_json(for_frames),
