@@ -107,7 +107,9 @@ async def start_run(
         InvalidEvent: the run id or the owner cannot exist.
         RunExpired: the run is over, and its events are no longer kept.
         RunNotYours: the run has another owner.
-        RedisUnavailable: nobody can say now whether the run has been begun. Nothing was begun.
+        RedisUnavailable: nobody can say now whether the run has been begun. Nothing is published by
+            this call; a run that was begun nevertheless, and only the answer lost, ends with
+            ``run_lost``.
         TypeError: no run can be made of *source*.
     """
     check_source(source)
