@@ -407,3 +407,32 @@ async def test_store_that_nobody_holds_any_more_goes_with_its_hub() -> None:
     gone = weakref.ref(store)
     del hub, store
     await until(lambda: gc.collect() >= 0 and gone() is None)
+
+
+def ranges_of(redis: RedisServer) -> int:
+    """How often a stream has been read on *redis*."""
+    stats = redis.execute("INFO", "commandstats")
+    assert isinstance(stats, bytes)
+    found = re.search(rb"cmdstat_xrange:calls=(\d+)", stats)
+    return int(found[1]) if found else 0
+
+
+async def test_a_small_event_of_another_process_is_not_read_but_heard(
+    redis: RedisServer, key_prefix: str
+) -> None:
+    async with redis_stores(redis.url, key_prefix, 2) as (here, there):
+        hub = Hub(here)
+        await there.add("r", "t", 0)
+        async with Subscription(hub, "r", Cursor()) as subscription:
+            ring = hub._rings["r"]
+            await subscription.take()
+            await until(lambda: not hub._refreshing)
+            before = ranges_of(redis)
+            for n in range(1, 11):
+                await there.add("r", "t", n)
+            await until(lambda: ring.last_n == 11)
+            assert ranges_of(redis) == before
+            await there.add("r", "t", "x" * 5000)
+            await until(lambda: ring.last_n == 12)
+            assert ranges_of(redis) > before
+        await hub.aclose()

@@ -563,6 +563,15 @@ def test_what_a_bell_announces_is_numbered_and_the_rest_is_foreign() -> None:
     assert heard.message(message, 9) is not None
 
 
+@pytest.mark.parametrize(
+    "carried", [b"no id h\nt\n1", b"5-0 3 4-0 9 p\nt\n1", b"5-0 2 4-0 9 p 1\nt\n1"]
+)
+def test_what_a_bell_carries_and_cannot_be_read_is_left_to_a_look(carried: bytes) -> None:
+    news = Heard("r").bell(b"0.a:3\n" + carried)
+    assert news is not None
+    assert (news.life, news.n, list(news.entries)) == ("0.a", 3, [])
+
+
 def test_what_was_shown_before_it_was_published_is_not_shown_again() -> None:
     ring = Ring("r", ZERO, None)
     early = Entry(ZERO, "t", b"1", producer="p", seq=1, provisional=True, kept=False)

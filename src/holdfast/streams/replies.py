@@ -146,28 +146,21 @@ def as_corrupt(run_id: str, error: HoldfastError) -> HoldfastError:
 def news(payload: bytes) -> News:
     """Read a doorbell: the life of the run, the number of its newest event, and what it carries."""
     head, _, rest = payload.partition(b"\n")
-    raw_life, _, number = head.partition(b":")
-    life, n = raw_life.decode("ascii", "replace"), int(number) if number.isdigit() else 0
-    return News(life, _carried(life, n, rest) if rest else (), n)
+    life, _, number = head.partition(b":")
+    name, n = life.decode("ascii", "replace"), int(number) if number.isdigit() else 0
+    return News(name, _carried(name, n, rest) if rest else (), n)
 
 
 def _carried(life: str, newest: int, rest: bytes) -> list[Entry]:
-    """Read the events on a doorbell, up to number *newest*; none where they cannot be read."""
-    found: list[Entry] = []
+    """Read the event on a doorbell, which is number *newest*; none where it cannot be read."""
+    head, _, event = rest.partition(b"\n")
+    kind, _, data = event.partition(b"\n")
+    raw, _, h = head.partition(b" ")
     try:
-        while rest:
-            head, _, rest = rest.partition(b"\n")
-            at, previous, producer, seq, kind_size, data_size = head.split(b" ")
-            middle = int(kind_size)
-            end = middle + int(data_size)
-            kind, data, rest = rest[:middle].decode(), rest[middle:end], rest[end:]
-            place, origin = event_id(at), producer.decode("ascii")
-            entry = Entry(place, kind, data, 0, event_id(previous), origin, int(seq), place.ms)
-            found.append(entry._replace(life=life))
-    except (ValueError, CorruptData):
+        found = entry((raw, (b"type", kind, b"data", data, b"h", h)))
+    except CorruptData:
         return []
-    first = newest - len(found) + 1
-    return [entry._replace(n=first + index) for index, entry in enumerate(found)]
+    return [found._replace(life=life)] if found.n == newest else []
 
 
 def event_id(raw: bytes) -> EventId:

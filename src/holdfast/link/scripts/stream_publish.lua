@@ -215,9 +215,9 @@ end
 
 -- Numbers become text once: Redis would do it at each use, and that is what costs here.
 local final, n_text, bytes_text, seq_text = false, nil, nil, ARGV[3]
--- What is small rides on the bell, and spares each listener a read; by its producer a process knows
+-- A small event rides on the bell, and spares each listener a read; by its producer a process knows
 -- its own.
-local carried = not live and not registered and written == 0 and first_seq > 0 and ''
+local carried = ''
 if status == 'ok' then
   for i = written + 1, count do
     local kind, data = ARGV[FIRST + 2 * (i - 1)], ARGV[FIRST + 2 * i - 1]
@@ -228,12 +228,11 @@ if status == 'ok' then
     if live then
       last = live_id()
     else
-      last = call('XADD', stream, 'MAXLEN', '~', ARGV[4], id, 'type', kind, 'data', data,
-        'h', n_text .. ' ' .. previous .. ' ' .. bytes_text .. ' ' .. producer .. ' ' .. seq_text)
-    end
-    if carried then
-      carried = #kind + #data + #carried <= 4096 and carried .. last .. ' ' .. previous .. ' ' .. producer
-        .. ' ' .. seq_text .. ' ' .. #kind .. ' ' .. #data .. '\n' .. kind .. data
+      local h = n_text .. ' ' .. previous .. ' ' .. bytes_text .. ' ' .. producer .. ' ' .. seq_text
+      last = call('XADD', stream, 'MAXLEN', '~', ARGV[4], id, 'type', kind, 'data', data, 'h', h)
+      if count == 1 and first_seq > 0 and #data <= 4096 then
+        carried = '\n' .. last .. ' ' .. h .. '\n' .. kind .. '\n' .. data
+      end
     end
     if messages then messages[#messages + 1] = message(kind, data, last) end
     if terminal(kind) then ended, final = last .. ' ' .. producer .. ' ' .. seq_text, true end
@@ -302,7 +301,7 @@ if live and n ~= known then
   local seq = first_seq > 0 and first_seq + written or 0
   call('PUBLISH', ARGV[1], table.concat({life, n_text, #messages, producer, seq}, ':'))
 elseif n ~= known then
-  call('PUBLISH', ARGV[1], life .. ':' .. n_text .. '\n' .. (carried or ''))
+  call('PUBLISH', ARGV[1], life .. ':' .. n_text .. carried)
 end
 for i = 1, messages and #messages or 0 do call('PUBLISH', option.channel, messages[i]) end
 if status == 'ok' then reply[1] = done() end
