@@ -455,8 +455,10 @@ async def test_a_composite_that_outgrows_its_limit_resets_the_run_that_names_mos
 ) -> None:
     """Every process that publishes in an outage is named for each of its runs."""
     monkeypatch.setattr("holdfast.streams.composite.MAX_TEXT", 36)
-    async with many(patchy, "r", query="wait=5") as call:
-        await until(lambda: len(hub_of(patchy).subscribers) == 2)
+    other = Call(app_of(patchy), "/runs/r/events/ws?wait=5", kind="websocket")
+    # The other one keeps in memory what a new reader could be shown at once.
+    async with other, many(patchy, "r", query="wait=5") as call:
+        await until(lambda: len(hub_of(patchy).subscribers) == 3)
         patchy.own()
         await until(lambda: numbers(call, "r") == [0])
         patchy.away = True
@@ -464,7 +466,7 @@ async def test_a_composite_that_outgrows_its_limit_resets_the_run_that_names_mos
         await told(call, "reset", "r")
         # Until the store is back, its start cannot be read: nothing is made up meanwhile.
         patchy.own()
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)
         assert numbers(call, "r") == [0]
         patchy.come_back()
         await until(lambda: numbers(call, "r") == [0] * 6, 5)

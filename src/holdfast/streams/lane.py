@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 EXPIRED_RIGHT = "UNAUTHORIZED"
 """What is told where a permission ended in mid-stream: a fresh token is needed."""
 
+PAUSE = 0.2
+"""Seconds between two looks whether a run that is begun anew can be read."""
+
 _ENDS = {Opening.ABSENT: "RUN_NOT_FOUND", Opening.EXPIRED: "RUN_EXPIRED"}
 
 
@@ -90,7 +93,7 @@ class Lane:
         self._serving = False
         self._deadline: asyncio.TimerHandle | None = None
         self._gave_up = False
-        self._paused = False
+        self._pause: asyncio.TimerHandle | None = None
         self._news: asyncio.Future[None] | None = None
 
     async def open(self) -> None:
@@ -104,8 +107,9 @@ class Lane:
     async def close(self) -> None:
         """Leave the run, and be roused no more."""
         self._expiry.cancel()
-        if self._deadline is not None:
-            self._deadline.cancel()
+        for timer in (self._deadline, self._pause):
+            if timer is not None:
+                timer.cancel()
         self._hear_no_more()
         await self.subscription.__aexit__(None, None, None)
 
@@ -127,17 +131,20 @@ class Lane:
 
     def rest(self) -> None:
         """Be roused when there is news; at once where there may be something to take."""
-        if self._serving and not self._paused and self.subscription.ready:
+        if self._serving and self._pause is None and self.subscription.ready:
             self._rouse(self)
         else:
             self._listen()
 
     async def rewind(self, position: Position) -> None:
-        """Begin anew at *position*, when the store can be asked."""
+        """Begin anew at *position*, when the store can be asked; not at once in any case.
+
+        What made that necessary may be in memory still, and would make it so again.
+        """
         self._hear_no_more()
         await self.subscription.__aexit__(None, None, None)
         self.subscription = Subscription(self._hub, self.run_id, position)
-        self._paused = True
+        self._begin_pause()
         await self.subscription.__aenter__()
 
     async def step(self) -> Step:
@@ -152,11 +159,8 @@ class Lane:
             step = await self._decide()
             if not self._serving:
                 return step
-        if self._paused:
-            self._paused = not self._hub.store.available
-            if self._paused:
-                self.subscription.doubt()
-                return _NOTHING
+        if self._pause is not None:
+            return _NOTHING
         due = await self.subscription.take()
         return Step(due, "end" if self.subscription.done else None)
 
@@ -197,6 +201,16 @@ class Lane:
         # Noted here: a timer may run a little early by the clock of its loop.
         self._gave_up = True
         self.wake()
+
+    def _begin_pause(self) -> None:
+        self._pause = asyncio.get_running_loop().call_later(PAUSE, self._end_pause)
+
+    def _end_pause(self) -> None:
+        if self._hub.store.available:
+            self._pause = None
+            self.wake()
+        else:
+            self._begin_pause()
 
     def _listen(self) -> None:
         if self._news is None or self._news.done():
