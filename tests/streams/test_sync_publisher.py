@@ -324,6 +324,7 @@ class TestStop:
     ) -> None:
         first, second = (SyncRunPublisher(RUN, store=store) for _ in range(2))
         first.emit("t", 1)
+        assert not first.wait_stop(0.2)
         stop(elsewhere)
         assert first.wait_stop(5)
         assert second.wait_stop(3)
