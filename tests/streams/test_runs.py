@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from tests.streams.redis_stores import opened, until
 
 import holdfast
-from holdfast import EventStore, RunPublisher, request_stop, start_run
+from holdfast import (
+    EventStore,
+    EventStreamApp,
+    RunPublisher,
+    Settings,
+    request_stop,
+    start_run,
+    stream_token,
+)
 from holdfast.errors import (
     InvalidEvent,
     RedisUnavailable,
@@ -283,6 +293,25 @@ class TestEnding:
         await runs.close_runs(store)
         assert (await told(store))[-1] == ("run_lost", {})
 
+    async def test_one_that_will_not_end_keeps_no_process(
+        self, store: EventStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(runs, "LAST_WORD", 0.05)
+
+        async def stubborn(run: RunPublisher) -> None:
+            while not over.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await over.wait()
+
+        over = asyncio.Event()
+        run = await start_run(RUN, stubborn, store=store)
+        await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await runs.close_runs(store)
+        assert await store.status(RUN) == "open"
+        over.set()
+        await run.wait()
+
     async def test_aclose_ends_those_of_the_default_store(self) -> None:
         store = EventStore.from_settings()
         await start_run(RUN, for_ever)
@@ -383,3 +412,24 @@ class TestWhileRedisIsAway:
             pending = store.pending(RUN)
             assert pending is not None
             assert [entry.type for entry in pending.entries] == ["run_stopped"]
+
+    async def test_a_page_can_stop_what_runs_here(
+        self, fresh_redis: RedisServer, key_prefix: str
+    ) -> None:
+        settings = Settings(secret_key="a-key-of-sixteen-characters-or-more")
+        token = stream_token(RUN, actions=["stop"], settings=settings)
+        async with (
+            opened(fresh_redis.url, key_prefix, redis_timeout=0.25) as store,
+            httpx.AsyncClient(
+                transport=httpx.ASGITransport(EventStreamApp(settings=settings, store=store)),
+                base_url="http://t",
+                headers={"authorization": f"Bearer {token}"},
+            ) as page,
+        ):
+            await start_run(RUN, for_ever, store=store)
+            await asyncio.sleep(0.05)
+            fresh_redis.kill()
+            assert (await page.post(f"/runs/{RUN}/stop")).status_code == 202
+            await until(lambda: not runs._here.of(store))
+            assert (await page.post(f"/runs/{RUN}/stop")).status_code == 503
+            await close_hubs(store)

@@ -17,6 +17,7 @@ from holdfast.errors import CorruptData, InvalidEvent, RedisReplyError, RedisUna
 from holdfast.health import liveness
 from holdfast.streams import assets, many_sse, paths, problems, publishing, reference, rest, sse
 from holdfast.streams.asking import form_of, position_of, wait_of
+from holdfast.streams.runs import stop_run
 from holdfast.streams.service import ask
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class _HttpDoor:
         verdict = await self._service.policy(request, run_id, "stop")
         if verdict.status != 200:
             return self._service.denied(verdict, request).response()
-        answer = await self._service.store.request_stop(run_id)
+        answer = await stop_run(self._service.store, run_id)
         if answer != "requested":
             return (problems.RUN_ENDED if answer == "ended" else problems.RUN_EXPIRED).response()
         return Response(status_code=202, headers=problems.PRIVATE_HEADERS)

@@ -42,6 +42,8 @@ log = logging.getLogger("holdfast.streams")
 
 BURST = 0.02
 """Seconds after news within which an end is not looked for again."""
+LAST_WORD = 5.0
+"""Seconds that a run may take to end where its process does."""
 POLL = 0.5
 """Seconds between two looks for an end where no news come any more."""
 
@@ -250,12 +252,11 @@ async def stop_run(store: EventStore, run_id: str) -> StopAnswer:
 
 async def close_runs(store: EventStore) -> None:
     """End every run that this process publishes to *store* by itself, with ``run_lost``."""
-    mine = []
-    for publisher in list(_here.of(store).values()):
-        task = publisher.cancel()
-        if task is not None:
-            mine.append(task)
-    await asyncio.gather(*mine, return_exceptions=True)
+    tasks = [publisher.cancel() for publisher in list(_here.of(store).values())]
+    mine = [task for task in tasks if task is not None]
+    if mine:
+        # One that will not be cancelled keeps no process; its lease lapses.
+        await asyncio.wait(mine, timeout=LAST_WORD)
 
 
 def _default_store(settings: Settings | None) -> EventStore:
