@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import gc
 import logging
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -1117,3 +1119,44 @@ async def test_a_scope_we_do_not_know_passes_through(counted: CountingStore) -> 
     scope = {"type": "something.else"}
     await SessionMiddleware(app, settings=SETTINGS, store=counted)(scope, None, None)  # type: ignore[arg-type]
     assert seen == [{"type": "something.else"}]
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first visit", "later"])
+async def test_a_session_goes_with_its_request_and_waits_for_no_garbage_collector(
+    store: SessionStore, first: bool
+) -> None:
+    browser, doing = await logged_in(store)
+    gone: list[weakref.ref[Session]] = []
+
+    def handle(session: Session) -> None:
+        session["n"] = 1
+        gone.append(weakref.ref(session))
+
+    doing.handle = handle
+    gc.disable()
+    try:
+        await (Browser(browser.app) if first else browser).get()
+        assert [each() for each in gone] == [None]
+    finally:
+        gc.enable()
+
+
+async def test_a_session_kept_beyond_its_request_can_still_be_asked_and_saved(
+    store: SessionStore,
+) -> None:
+    browser, doing = await logged_in(store)
+    kept: list[Session] = []
+    doing.handle = kept.append
+    await browser.get()
+    session = kept.pop()
+    exchange = session._exchange
+    assert exchange is not None
+    assert (session["user_id"], session.owner) == (7, "user:7")
+    session["late"] = 1
+    await session.save()
+    assert await session.incr("late") == 2
+    doing.handle = dict
+    assert b"'late': 2" in (await browser.get()).body
+    del session
+    with pytest.raises(SessionError, match="held by nobody"):
+        repr(exchange.session)

@@ -149,6 +149,9 @@ class SessionMiddleware:
         else:
             if session.accessed:
                 await (conversation or Conversation(session.exchange, scope, send)).finish()
+        finally:
+            if session.accessed:
+                session.exchange.let_go()
 
     async def _choose(self, scope: Scope, receive: Receive, send: Send) -> None:
         door, kind = self._door, scope["type"]
@@ -182,6 +185,8 @@ class SessionMiddleware:
         else:
             if not conversation.over():
                 await conversation.finish()
+        finally:
+            exchange.let_go()
 
 
 _KINDS = frozenset({"http", "websocket"})

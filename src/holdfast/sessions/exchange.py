@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Never
 
@@ -67,6 +68,7 @@ class Exchange:
 
     __slots__ = (
         "_excluded",
+        "_left",
         "answer",
         "busy",
         "credential",
@@ -113,6 +115,18 @@ class Exchange:
         self.ledger = Ledger({}, {}, setup.terms.max_bytes)
         self.session = Session() if session is None else session
         self.session._exchange = self  # noqa: SLF001 - the two halves of one thing
+
+    def let_go(self) -> None:
+        """Note that the request is over: from now on the session, where it is still held, holds us.
+
+        Each holding the other would keep both, with all their data, until the garbage collector
+        comes by: that took a tenth of the time of every request.
+        """
+        self._left = weakref.ref(self.session)
+        del self.session
+        self.scope = None
+        # Another class, not another lookup: during a request nothing is paid for it.
+        self.__class__ = _LeftExchange
 
     # --- opening --------------------------------------------------------------------------------
 
@@ -307,3 +321,17 @@ class Exchange:
             return max_age
         # A cookie renewed in mid-life ends with its session.
         return min(max_age, math.ceil(self.record.expires_at - time.time()))
+
+
+class _LeftExchange(Exchange):
+    """An exchange after its request. See :meth:`Exchange.let_go`."""
+
+    __slots__ = ()
+
+    @property
+    def session(self) -> Session:  # type: ignore[override]
+        """The dict, for whoever still has it and asks or saves by it."""
+        session = self._left()
+        if session is None:
+            raise SessionError("the session of a request that is over was held by nobody")
+        return session
