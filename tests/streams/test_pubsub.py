@@ -14,7 +14,7 @@ from tests.streams.asgi import Call
 from tests.streams.clients import until
 from tests.streams.redis_stores import data_of, opened, ttls
 
-from holdfast import EventStreamApp, RunPublisher, Settings
+from holdfast import EventStreamApp, RunPublisher, RunResponse, Settings, SyncRunPublisher
 from holdfast.errors import RunEnded
 from holdfast.streams.event import ZERO, EventId
 from holdfast.streams.frames import encode
@@ -222,6 +222,46 @@ class TestTheProtocolIsHonest:
             await asyncio.gather(*(fast.emit("t", ["x" * 900, n]) for n in range(1, 9)))
             await until(lambda: call.events[-1][0] == "t" and call.events[-1][1][1:] == [8])
         assert names(call).count("holdfast.gap") == 1
+
+
+class TestWhoeverPublishes:
+    async def test_the_request_that_begins_a_run_gets_all_of_it(self, store: EventStore) -> None:
+        """By the time it could look, the run has ended and nothing of it is kept."""
+
+        async def agent() -> AsyncIterator[tuple[str, int]]:
+            for n in range(3):
+                yield "t", n
+
+        async with Call(RunResponse("r", agent(), store=store), "/") as call:
+            await call.ended()
+        assert call.status == 200
+        assert [data for name, data in call.events if name == "t"] == [0, 1, 2]
+        assert names(call)[-1] == "workflow_complete"
+        async with Call(RunResponse("r", agent(), store=store), "/") as again:
+            await again.ended()
+        assert again.status == 204
+
+    async def test_a_thread_follows_a_run_to_the_transport_that_it_has(
+        self, redis: RedisServer, key_prefix: str
+    ) -> None:
+        async with (
+            opened(redis.url, key_prefix, stream_enabled=False) as off,
+            opened(redis.url, key_prefix) as on,
+        ):
+            await off.add("r", "t", 0)
+
+            def publish() -> None:
+                with SyncRunPublisher("r", store=on) as run:
+                    for n in range(1, 4):
+                        run.emit("t", n)
+
+            async with reading(off) as call:
+                await asyncio.to_thread(publish)
+                await call.ended()
+            await close_hubs(off)
+            info = await on.describe("r")
+        assert (info.transport, info.status, info.n) == ("pubsub", "ended", 5)
+        assert [data for name, data in call.events if name == "t"] == [1, 2, 3]
 
 
 class TestTheTransportIsDecidedOnce:

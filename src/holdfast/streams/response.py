@@ -15,11 +15,12 @@ from holdfast.errors import CorruptData, InvalidEvent, RedisUnavailable, RunExpi
 from holdfast.streams import problems, shutdown, sse
 from holdfast.streams.access import ALLOWED, FORBIDDEN, owner_names
 from holdfast.streams.asking import position_of
-from holdfast.streams.event import check_owner
+from holdfast.streams.event import check_owner, check_run_id
 from holdfast.streams.runs import Beginning, close_runs, store_of
 from holdfast.streams.select import close_hubs, hub_of
 from holdfast.streams.service import ask
 from holdfast.streams.sources import check_source, discard
+from holdfast.streams.subscription import Subscription
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -125,22 +126,25 @@ class RunResponse(Response):
         if hub.stopping or len(hub.subscribers) >= settings.stream_max_subscribers:
             return sse.come_back(max(settings.stream_retry * 5, 10))
         permit = partial(self._begin, store, request)
-        try:
-            verdict = await ask(permit)
-        except InvalidEvent as error:
-            return problems.INVALID_RUN_ID.response(str(error))
-        if verdict is not None and verdict.status != 200:
-            return problems.RUN_NOT_YOURS.response()
         terms = sse.Terms(
             wait=0.0,
             heartbeat=settings.stream_heartbeat,
             retry=settings.stream_retry,
             envelope=request.query_params.get("envelope") == "1",
         )
-        await sse.serve(
-            *(hub, self.run_id, position, terms, request.scope, request.receive, send),
-            permit=None if verdict else permit,
-        )
+        try:
+            check_run_id(self.run_id)
+        except InvalidEvent as error:
+            return problems.INVALID_RUN_ID.response(str(error))
+        # Joined before it begins: of a run on Pub/Sub nothing could be read afterwards.
+        async with Subscription(hub, self.run_id, position) as subscription:
+            verdict = await ask(permit)
+            if verdict is not None and verdict.status != 200:
+                return problems.RUN_NOT_YOURS.response()
+            await sse.serve_joined(
+                *(hub, subscription, position, terms, request.scope, request.receive, send),
+                permit=None if verdict else permit,
+            )
         return None
 
     async def _begin(self, store: EventStore, request: Request) -> Verdict:

@@ -82,10 +82,25 @@ async def serve(
     Args:
         permit: given where it could not be decided yet whether the reader is allowed.
     """
-    async with (
-        Subscription(hub, run_id, position) as subscription,
-        listening(receive, subscription),
-    ):
+    async with Subscription(hub, run_id, position) as subscription:
+        await serve_joined(
+            *(hub, subscription, position, terms, scope, receive, send), permit=permit
+        )
+
+
+async def serve_joined(
+    hub: Hub,
+    subscription: Subscription,
+    position: Position,
+    terms: Terms,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    *,
+    permit: Permit | None = None,
+) -> None:
+    """The same for a reader who has joined already, before the run began if the request begins it."""
+    async with listening(receive, subscription):
         opening = Opening.UNDECIDED
         if permit is None:
             opening = await await_start(hub.store, subscription, position, terms.wait)
