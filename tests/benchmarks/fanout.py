@@ -1,0 +1,403 @@
+"""One event to many readers: what a delivery costs, how late it is, and who is held up.
+
+Run it as ``python -m tests.benchmarks.fanout [rounds] [subscribers]``. Rounds are interleaved, so
+that a slow moment of the machine falls on every contender alike; ratios are taken within a round.
+The subscribers read over raw sockets in this process, on another core than the uvicorn that serves
+them. Three measurements:
+
+* the CPU time of a delivery: a bare ASGI app sending the same bytes, holdfast, and sse-starlette
+  with an ``XREAD`` for each client;
+* latency against the publisher's clock, at rising rates of one run;
+* the latency of a hundred readers and the memory of the server while one of them takes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import resource
+import selectors
+import socket
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import parse_qsl
+
+from tests.benchmarks.streams import DATA, KIND, Results, report, tuned
+from tests.support.process import ServerProcess
+
+from holdfast import EventStreamApp, RunPublisher
+from holdfast.testing import redis_server
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Mapping
+
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from holdfast.testing import RedisServer
+
+FRAMES, INTERVAL = 40, 0.05
+
+
+# --- the server -----------------------------------------------------------------------------------
+
+
+class Bare:
+    """The least an ASGI app can do: a shared list of frames, an integer cursor for each reader."""
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.sleepers: set[asyncio.Future[None]] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send every frame from now on, until the client leaves."""
+        sleeper = asyncio.get_running_loop().create_future()
+        left = False
+
+        async def listen() -> None:
+            nonlocal left
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            left = True
+            if not sleeper.done():
+                sleeper.set_result(None)
+
+        listening = asyncio.get_running_loop().create_task(listen())
+        headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send(_body(b"retry: 2000\n\n"))
+        cursor = len(self.frames)
+        while not left:
+            while cursor < len(self.frames):
+                await send(_body(self.frames[cursor]))
+                cursor += 1
+            sleeper = asyncio.get_running_loop().create_future()
+            self.sleepers.add(sleeper)
+            await sleeper
+        self.sleepers.discard(sleeper)
+        await listening
+
+    def publish(self, data: dict[str, Any]) -> None:
+        """Give a frame to everybody: the same bytes as holdfast's."""
+        at = f"{time.time_ns() // 1_000_000}-0"
+        body = json.dumps(data, separators=(",", ":"))
+        self.frames.append(f"id: {at}\nevent: {KIND}\ndata: {body}\n\n".encode())
+        sleepers, self.sleepers = self.sleepers, set()
+        for sleeper in sleepers:
+            if not sleeper.done():
+                sleeper.set_result(None)
+
+
+class Polled:
+    """sse-starlette's ``EventSourceResponse`` with an XREAD for each client."""
+
+    def __init__(self) -> None:
+        self._client = tuned(os.environ["HOLDFAST_REDIS_URL"], connections=20_000)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send every entry from now on, until the client leaves."""
+        from sse_starlette import EventSourceResponse
+
+        answer = EventSourceResponse(self._entries("polled"), sep="\n")
+        await answer(scope, receive, send)
+
+    async def _entries(self, key: str) -> AsyncIterator[dict[str, Any]]:
+        yield {"retry": 2000}
+        last = "$"
+        while True:
+            found: Any = await self._client.xread({key: last}, block=10_000)
+            for _, entries in found or ():
+                for at, fields in entries:
+                    last = at.decode()
+                    event, data = fields[b"type"].decode(), fields[b"data"].decode()
+                    yield {"id": last, "event": event, "data": data}
+
+    async def publish(self, data: dict[str, Any]) -> None:
+        """Append an entry."""
+        fields: Any = {"type": KIND, "data": json.dumps(data, separators=(",", ":"))}
+        await self._client.xadd("polled", fields, maxlen=10_000)
+
+
+class Served:
+    """All contenders behind one server, and a control to have one of them publish."""
+
+    def __init__(self) -> None:
+        self.bare = Bare()
+        self.polled: Polled | None = None
+        self.streams: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve ``/bare``, ``/polled``, holdfast's own paths, and ``/publish/<which>/<run>``."""
+        if scope["type"] != "http":
+            return
+        if self.streams is None or self.polled is None:
+            self.streams, self.polled = EventStreamApp(), Polled()
+            many_files()
+        if scope["path"] == "/bare":
+            await self.bare(scope, receive, send)
+        elif scope["path"] == "/polled":
+            await self.polled(scope, receive, send)
+        elif scope["path"].startswith("/publish/"):
+            _, _, which, run_id = scope["path"].split("/")
+            query = {k: float(v) for k, v in parse_qsl(scope["query_string"].decode())}
+            used = await self.publish(which, run_id, **query)
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send(_body(f"{used:.6f}".encode(), more=False))
+        else:
+            await self.streams(scope, receive, send)
+
+    async def publish(
+        self,
+        which: str,
+        run_id: str,
+        frames: float = FRAMES,
+        interval: float = INTERVAL,
+        fill: float = 0,
+    ) -> float:
+        """Publish *frames* events, evenly, and return the CPU seconds that this took."""
+        run = RunPublisher(run_id)
+        await run.emit("hello")
+        await asyncio.sleep(0.2)
+        filling = {"fill": "x" * int(fill)} if fill else {}
+        cpu, due = time.process_time(), time.monotonic()
+        for _ in range(int(frames)):
+            data = {"t": time.monotonic_ns(), **DATA, **filling}
+            if which == "bare":
+                self.bare.publish(data)
+            elif which == "polled" and self.polled is not None:
+                await self.polled.publish(data)
+            else:
+                await run.emit(KIND, data)
+            due += interval
+            await asyncio.sleep(max(due - time.monotonic(), 0))
+        # What was published last is still on its way to some.
+        await asyncio.sleep(0.3)
+        return time.process_time() - cpu
+
+
+app = Served()
+
+
+def _body(body: bytes, *, more: bool = True) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": body, "more_body": more}
+
+
+# --- the readers ----------------------------------------------------------------------------------
+
+_FRAME = re.compile(rb'data: \{"t":(\d+)')
+
+
+class Measured(NamedTuple):
+    """One contender in one round: CPU us of the server a delivery, latencies in milliseconds."""
+
+    cpu_us: float
+    p50: float
+    p95: float
+
+
+class Readers:
+    """Subscribers over raw sockets, all in one selector."""
+
+    def __init__(self, port: int, path: str, count: int) -> None:
+        self.latencies: list[float] = []
+        self._selector = selectors.DefaultSelector()
+        self._rest: dict[socket.socket, bytes] = {}
+        for _ in range(count):
+            self._rest[self._open(port, path)] = b""
+
+    def _open(self, port: int, path: str) -> socket.socket:
+        reader = request(port, path)
+        answer = b""
+        while b"retry: " not in answer:
+            answer += reader.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 200"), answer
+        reader.setblocking(False)
+        self._selector.register(reader, selectors.EVENT_READ)
+        return reader
+
+    def read(self, expected: int) -> None:
+        """Read until *expected* events were taken by all readers together."""
+        deadline = time.monotonic() + 60
+        while len(self.latencies) < expected and time.monotonic() < deadline:
+            for key, _ in self._selector.select(1):
+                reader: Any = key.fileobj
+                self._take(reader, reader.recv(1 << 20))
+
+    def _take(self, reader: socket.socket, data: bytes) -> None:
+        now = time.monotonic_ns()
+        text = self._rest[reader] + data
+        whole = text.rfind(b"\n\n") + 2 if b"\n\n" in text else 0
+        self._rest[reader] = text[whole:]
+        for found in _FRAME.finditer(text, 0, whole):
+            self.latencies.append((now - int(found[1])) / 1e6)
+
+    def close(self) -> None:
+        """Hang up."""
+        for reader in self._rest:
+            reader.close()
+        self._selector.close()
+
+
+def request(port: int, path: str) -> socket.socket:
+    """Send a GET and return the connection."""
+    connection = socket.create_connection(("127.0.0.1", port), timeout=30)
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+    return connection
+
+
+class Told(NamedTuple):
+    """What a round told: CPU seconds of the server, and the milliseconds of each delivery."""
+
+    cpu: float
+    latencies: list[float]
+
+
+def deliver(
+    port: int, which: str, run_id: str, subscribers: int, how: Mapping[str, float], stalled: int = 0
+) -> Told:
+    """Have *subscribers* readers take what is published to them, and *stalled* more not."""
+    path = f"/runs/{run_id}/events/stream" if which == "holdfast" else f"/{which}"
+    # A stream of a run that nobody has begun would not begin either.
+    publish(port, which, run_id, frames=0)
+    readers = Readers(port, path, subscribers)
+    idlers = [request(port, path) for _ in range(stalled)]
+    expected = int(how.get("frames", FRAMES)) * subscribers
+    control = request(port, _publishing(which, run_id, how))
+    readers.read(expected)
+    cpu = _cpu_told(control)
+    for connection in (control, *idlers):
+        connection.close()
+    readers.close()
+    got = len(readers.latencies)
+    assert got == expected, f"{which}: {got} of {expected} were delivered"
+    time.sleep(0.5)  # until the server has noticed that they left
+    return Told(cpu, readers.latencies)
+
+
+def publish(port: int, which: str, run_id: str, **how: float) -> float:
+    """Have *which* publish, and return the CPU seconds that it took."""
+    with request(port, _publishing(which, run_id, how)) as control:
+        return _cpu_told(control)
+
+
+def _publishing(which: str, run_id: str, how: Mapping[str, float]) -> str:
+    query = "&".join(f"{name}={value}" for name, value in how.items())
+    return f"/publish/{which}/{run_id}?{query}"
+
+
+def _cpu_told(control: socket.socket) -> float:
+    answer = b""
+    while not (found := re.search(rb"\r\n(\d+\.\d+)\r\n", answer)):
+        more = control.recv(65536)
+        assert more, answer
+        answer += more
+    return float(found[1])
+
+
+def quantile(values: list[float], part: float) -> float:
+    """Return the value below which *part* of them are."""
+    return sorted(values)[min(int(len(values) * part), len(values) - 1)]
+
+
+@contextmanager
+def served(redis: RedisServer) -> Iterator[ServerProcess]:
+    """A uvicorn of one process with all contenders, on a core of its own where there are two."""
+    command = ["-m", "uvicorn", "tests.benchmarks.fanout:app", "--host", "0.0.0.0"]
+    command += ["--port", "{port}", "--backlog", "4096", "--loop", "asyncio"]
+    command += ["--http", "httptools", "--log-level", "warning"]
+    env = {"HOLDFAST_REDIS_URL": redis.url, "HOLDFAST_STREAM_ACCESS": "open"}
+    env["HOLDFAST_STREAM_MAX_SUBSCRIBERS"] = "20000"
+    with tempfile.TemporaryDirectory() as folder:
+        server = ServerProcess([*command, "--no-access-log"], Path(folder) / "log", env)
+        try:
+            server.start()
+            cores = sorted(os.sched_getaffinity(0))
+            os.sched_setaffinity(server.pid, cores[:1])
+            os.sched_setaffinity(0, cores[1:] or cores)
+            yield server
+        finally:
+            os.sched_setaffinity(0, cores)
+            server.close()
+
+
+def fan_outs(redis: RedisServer, rounds: int, subscribers: int) -> None:
+    """Measure SSE to *subscribers* readers of one run against the same bytes by other means."""
+    results: Results = defaultdict(list)
+    with served(redis) as server:
+        for number in range(rounds + 1):
+            for which in ("bare", "holdfast", "polled"):
+                told = deliver(server.port, which, f"fan-out-{number}", subscribers, {})
+                cpu = told.cpu / len(told.latencies) * 1e6
+                quantiles = (quantile(told.latencies, part) for part in (0.5, 0.95))
+                results[which].append((cpu, *quantiles))
+    columns = ["CPU us/delivery", "P50 ms", "P95 ms"]
+    report(f"an event to {subscribers} SSE subscribers", columns, results, warm_up=1)
+
+
+def rates(redis: RedisServer, subscribers: int, seconds: float = 4.0) -> None:
+    """Measure the latency at rising rates, until the 95th percentile is above 100 ms."""
+    print(f"\none run to {subscribers} SSE subscribers, latency against the publisher's clock")
+    with served(redis) as server:
+        for rate in (5, 25, 50, 60, 70, 80, 90, 100, 120):
+            how = {"frames": int(rate * seconds), "interval": 1 / rate}
+            told = deliver(server.port, "holdfast", f"rate-{rate}", subscribers, how)
+            p50, p95, p99 = (quantile(told.latencies, part) for part in (0.5, 0.95, 0.99))
+            core = told.cpu / (seconds + 0.3)
+            print(
+                f"  {rate:4} events/s  P50 {p50:6.1f}  P95 {p95:6.1f}  P99 {p99:6.1f} ms"
+                f"  {core:4.0%} of a core"
+            )
+            if p95 > 100:
+                break
+
+
+def stalls(redis: RedisServer, rounds: int) -> None:
+    """Measure a hundred readers, alone and beside one who takes nothing, of 6 MB in 5 seconds."""
+    how = {"frames": 250, "interval": 0.02, "fill": 25_000}
+    results: Results = defaultdict(list)
+    with served(redis) as server:
+        for number in range(rounds + 1):
+            for name, stalled in (("100 readers", 0), ("and one stalled", 1)):
+                before = resident(server.pid)
+                run_id = f"stall-{number}-{stalled}"
+                told = deliver(server.port, "holdfast", run_id, 100, how, stalled)
+                p50, p99 = (quantile(told.latencies, part) for part in (0.5, 0.99))
+                grown = (resident(server.pid) - before) / 1024
+                results[name].append((p50, p99, max(grown, 0.1)))
+    report("a reader who takes nothing", ["P50 ms", "P99 ms", "MB grown"], results, warm_up=1)
+
+
+def resident(pid: int) -> int:
+    """Return the kilobytes of memory that process *pid* has now."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"^VmRSS:\s+(\d+)", status, re.MULTILINE)
+    assert found
+    return int(found[1])
+
+
+def many_files() -> None:
+    """Let this process have as many connections as it may."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 65536), most))
+
+
+def main() -> None:
+    """Measure on a server of our own."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    subscribers = int(sys.argv[2]) if len(sys.argv) > 2 else 1000
+    many_files()
+    with ExitStack() as stack:
+        redis = stack.enter_context(redis_server())
+        fan_outs(redis, rounds, subscribers)
+        rates(redis, subscribers)
+        stalls(redis, rounds)
+
+
+if __name__ == "__main__":
+    main()
