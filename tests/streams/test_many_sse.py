@@ -221,6 +221,21 @@ async def test_a_hundred_runs_come_over_one_connection_and_resume(store: EventSt
         assert numbers(call, "run-50") == [2]
 
 
+async def test_a_list_of_other_runs_than_the_position_knows_stays_within_its_size() -> None:
+    store = MemoryEventStore()
+    old, new = ([f"{name}-{n}" for n in range(100)] for name in ("old", "new"))
+    for run in (*old, *new):
+        await store.add(run, "t", 1)
+    async with many(store, *old) as call:
+        await until(lambda: len(call.events) == 100)
+    async with many(store, *new, last_id=ids(call)[-1]) as again:
+        await until(lambda: len(again.events) == 100)
+    composite = parse(ids(again)[-1])
+    assert composite is not None
+    assert len(composite) == 100
+    await close_hubs(store)
+
+
 # -- how it ends
 
 
@@ -570,6 +585,18 @@ async def test_a_right_that_cannot_be_decided_is_held_then_served_or_denied(
             denied = {"kind": "denied", "run_id": "r", "code": "FORBIDDEN"}
             assert ("holdfast.denied", denied) in call.events
             assert call.complete
+
+
+async def test_who_may_not_be_allowed_to_read_a_run_is_not_told_that_it_has_ended(
+    patchy: PatchyStore,
+) -> None:
+    patchy.own(kind=END)
+    test_sse.decisions["answer"] = None
+    app = app_of(patchy, stream_access=f"{test_sse.__name__}:decide")
+    async with Call(app, asking("r", last_id="$")) as call:
+        await until(lambda: call.status is not None)
+    assert call.status == 200
+    assert controls(call) == []
 
 
 async def test_a_right_that_cannot_be_learnt_on_this_connection_sends_the_client_back(

@@ -125,10 +125,10 @@ class Composite:
 
     def keep_room(self, open_runs: Collection[str]) -> None:
         """Forget the oldest places of runs that are read no more, so that all those open fit."""
-        surplus = len(self._places) - MAX_RUNS
-        if surplus > 0:
-            kept = {_hash(run_id) for run_id in open_runs}
-            self._forget([run for run in self._places if run not in kept][:surplus])
+        kept = {_hash(run_id) for run_id in open_runs}
+        others = [run for run in self._places if run not in kept]
+        # An open run that has no place yet will have one.
+        self._forget(others[: max(len(others) + len(kept) - MAX_RUNS, 0)])
 
     def forget_others(self, open_runs: Collection[str]) -> None:
         """Forget every run but these."""

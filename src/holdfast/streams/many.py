@@ -219,11 +219,14 @@ class Many:
         if run_id is None:
             self.composite.forget_others(self._lanes)
             return []
-        requested = str(self.composite.position(run_id))
+        lane, requested = self._lanes[run_id], str(self.composite.position(run_id))
         self.composite.forget(run_id)
-        await self._lanes[run_id].rewind(Cursor())
-        self._rouse(self._lanes[run_id])
-        return [Told("reset", run_id, fields=(("requested", requested), ("earliest", None)))]
+        told = [Told("reset", run_id, fields=(("requested", requested), ("earliest", None)))]
+        try:
+            await lane.rewind(Cursor())
+        except HoldfastError as error:
+            told.append(await self._broken(lane, error))
+        return told
 
     async def _finished(self, lane: Lane, how: str, *, late: bool) -> Told:
         await self._remove(lane)
@@ -231,7 +234,7 @@ class Many:
             return Told("end", lane.run_id)
         if how not in FOR_GOOD:
             return failed(lane.run_id, how, late=late)
-        # A client that comes back with it is not told, and need not wait, as long as that is so.
+        # A client that comes back with it need not wait for the run again, as long as that is so.
         self.composite.move(lane.run_id, GONE)
         return failed(lane.run_id, how, str(self.composite))
 

@@ -46,7 +46,9 @@ async def serve(service: Service, request: Request, send: Send) -> Response | No
     if isinstance(grant, problems.Problem):
         return grant.response()
     hub, settings = service.hub(), service.settings
-    if await nothing_follows(service.store, ask.composite, grant.entrances):
+    # Of what it may not be allowed to read, a client is not told that it has ended.
+    decided = all(each.permit is None for each in grant.entrances.values())
+    if decided and await nothing_follows(service.store, ask.composite, grant.entrances):
         return Response(status_code=204, headers=problems.PRIVATE_HEADERS)
     if request.method == "HEAD":
         return Response(headers=sse.HEADERS)
