@@ -19,6 +19,7 @@ from holdfast.streams.access import (
     Action,
     Verdict,
     make_policy,
+    says_otherwise,
     session_access,
     stream_token,
     token_of,
@@ -417,6 +418,31 @@ def test_a_callable_that_is_not_there_is_told_at_start(
     policies("value", 5)
     with pytest.raises(ConfigurationError, match=rf"HOLDFAST_STREAM_ACCESS.*{told}"):
         make_policy(settings(stream_access=path), MemoryEventStore())
+
+
+@pytest.mark.parametrize(
+    ("token", "otherwise"),
+    [
+        (stream_token("run", settings=settings()), False),
+        (stream_token("other", settings=settings()), True),
+        (stream_token("ru", prefix=True, settings=settings()), False),
+        (stream_token("run:", prefix=True, settings=settings()), True),
+        (stream_token("r" * 250, settings=settings()), False),
+        ("", False),
+        ("opaque", False),
+        ("é", False),
+        (".é.", False),
+        ("W10.x", False),
+        ("InIi.x", False),
+        ("eyJhIjoxfQ.x", False),
+        ("eyJyIjp7fX0.x", True),
+        ("eyJyIjp7fX0" * 1000, False),
+    ],
+)
+def test_a_token_is_passed_over_only_if_it_says_that_it_is_for_another_run(
+    token: str, otherwise: bool
+) -> None:
+    assert says_otherwise(token, "run") is otherwise
 
 
 @pytest.mark.anyio
