@@ -43,9 +43,8 @@ class _HttpDoor:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            answer = await self._answer(Request(scope, receive), send)
-            if answer is not None:
-                await answer(scope, receive, send)
+            # Neither the request nor the answer gets a name: it would be kept while a stream lasts.
+            await (await self._answer(Request(scope, receive), send))(scope, receive, send)
         except ClientDisconnect:
             pass
         except InvalidEvent as error:
@@ -56,8 +55,8 @@ class _HttpDoor:
             log.warning("%s", error)
             await problems.CORRUPT.response()(scope, receive, send)
 
-    async def _answer(self, request: Request, send: Send) -> ASGIApp | None:
-        """Return what answers, or ``None`` where that has been done.
+    async def _answer(self, request: Request, send: Send) -> ASGIApp:
+        """Return what answers.
 
         A stream begins when all this is over: what was needed to decide is not kept while it lasts.
         """
@@ -66,9 +65,10 @@ class _HttpDoor:
             return problems.NOT_FOUND.response()
         if request.method not in target.methods or request.method == "OPTIONS":
             return _methods(target, request)
-        return await self._operate(target, request, send)
+        return await self._operate(target, request, send) or _answered
 
     async def _operate(self, target: paths.Target, request: Request, send: Send) -> ASGIApp | None:
+        """Return what answers, or ``None`` where that has been done."""
         about = await self._about(target, request)
         if about is not None:
             return about
@@ -156,6 +156,10 @@ class _HttpDoor:
         )
         undecided = None if verdict else permit
         return partial(sse.serve, hub, run_id, position, terms, permit=undecided)
+
+
+async def _answered(scope: Scope, receive: Receive, send: Send) -> None:
+    """What is left to say where all has been said."""
 
 
 def _with_cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:

@@ -99,7 +99,7 @@ async def serve_joined(
     *,
     permit: Permit | None = None,
 ) -> None:
-    """The same for a reader who has joined already, before the run began if the request begins it."""
+    """The same for a reader who has joined already, before the run that his request begins."""
     async with listening(receive, subscription):
         opening = Opening.UNDECIDED
         if permit is None:
@@ -108,7 +108,13 @@ async def serve_joined(
             return
         if opening in {Opening.SERVE, Opening.UNDECIDED}:
             stream = _Stream(hub, subscription, terms, send)
-            await stream.run(position, permit, decided=opening is Opening.SERVE)
+            try:
+                # One after the other: each function on the way costs every open stream a frame.
+                if await stream.begin(position, permit, decided=opening is Opening.SERVE):
+                    await stream.relay()
+                await stream.end()
+            finally:
+                stream.cancel()
         elif opening is Opening.ABSENT and hub.stopping:
             # Another instance may see the run begin: a 404 would stop the browser for good.
             await come_back(terms.retry)(scope, receive, send)
@@ -162,23 +168,52 @@ class _Stream:
         self._pulse = Pulse(hub.rounds, subscription, terms.heartbeat)
         self._expiry = Expiry(subscription, terms.until)
 
-    async def run(self, position: Position, permit: Permit | None, *, decided: bool) -> None:
+    async def begin(self, position: Position, permit: Permit | None, *, decided: bool) -> bool:
+        """Begin the answer; return whether there are events to relay."""
         try:
             # Made here and not kept: a middleware may add to the list of headers.
             await self._deliver(
                 {"type": "http.response.start", "status": 200, "headers": list(_HEADERS)}
             )
             await self._write(frames.retry(retry_ms(self._terms.retry)))
-            if decided or await self._held(position, permit):
-                await self._relay()
+            return decided or await self._held(position, permit)
         except HoldfastError as error:
-            # The answer has begun: what cannot be read is for the log, and for the next request.
-            log.warning("the stream of the run %r breaks off: %s", self._subscription.run_id, error)
-        finally:
-            self._pulse.cancel()
-            self._expiry.cancel()
+            self._break_off(error)
+            return False
+
+    async def relay(self) -> None:
+        """Send events until the run ends, or the client, the right or the process does."""
+        try:
+            subscription, pulse, send = self._subscription, self._pulse, self._send
+            expiry, envelope = self._expiry, self._terms.envelope
+            while not (subscription.done or subscription.over or expiry.reached):
+                # Spelled out: this is the way of nearly every event to every reader. Who then waits
+                # keeps nothing of what he was sent.
+                if batch := subscription.take_batch():
+                    await pulse.watch(send(_body(batch.event_source(envelope=envelope))))
+                    batch = None
+                elif not subscription.idle:
+                    await self._send_due()
+                if not subscription.ready:
+                    await subscription.news()
+                    if pulse.due:
+                        await self._beat()
+        except HoldfastError as error:
+            self._break_off(error)
+
+    async def end(self) -> None:
+        """End the answer, for whom it may concern."""
         if not self._subscription.left:
             await self._write(b"", more=False)
+
+    def cancel(self) -> None:
+        """Look after this stream no more."""
+        self._pulse.cancel()
+        self._expiry.cancel()
+
+    def _break_off(self, error: HoldfastError) -> None:
+        # The answer has begun: what cannot be read is for the log, and for the next request.
+        log.warning("the stream of the run %r breaks off: %s", self._subscription.run_id, error)
 
     async def _held(self, position: Position, permit: Permit | None) -> bool:
         """Hold the stream until it can be decided; a refusal would stop the browser.
@@ -202,22 +237,6 @@ class _Stream:
             await news
             await self._beat("waiting")
         return False
-
-    async def _relay(self) -> None:
-        subscription, pulse, send = self._subscription, self._pulse, self._send
-        expiry, envelope = self._expiry, self._terms.envelope
-        while not (subscription.done or subscription.over or expiry.reached):
-            # Spelled out: this is the way of nearly every event to every reader. Who then waits
-            # keeps nothing of what he was sent.
-            if batch := subscription.take_batch():
-                await pulse.watch(send(_body(batch.event_source(envelope=envelope))))
-                batch = None
-            elif not subscription.idle:
-                await self._send_due()
-            if not subscription.ready:
-                await subscription.news()
-                if pulse.due:
-                    await self._beat()
 
     async def _send_due(self) -> None:
         if due := await self._subscription.take():

@@ -38,6 +38,9 @@ CHUNK_BYTES = 65536
 """The most that is handed over at once (a larger single event goes alone)."""
 
 
+NOWHERE = str(ZERO)
+
+
 @dataclass(frozen=True, slots=True)
 class Due:
     """One thing to send: an event under the reader's own cursor, or a break."""
@@ -105,7 +108,7 @@ class Subscription:
         self._tail = self._from_tail
         self._joined_at = 0
         self.late = self._live = False
-        self._passed = str(ZERO)
+        self._passed = NOWHERE
         self._sleeper: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
