@@ -372,6 +372,20 @@ class TestOutages:
 
 
 class TestMarks:
+    async def test_a_stop_is_rung_to_who_listens(
+        self, redis: RedisServer, key_prefix: str, other: RedisEventStore
+    ) -> None:
+        async with opened(redis.url, key_prefix, stream_lease=3600) as store:
+            hold, channel = a_hold(), store.keys(RUN).stop
+            await store.claim(hold)
+            store.attend(hold)
+            await until(lambda: redis.execute("PUBSUB", "NUMSUB", channel) == [channel.encode(), 1])
+            await asyncio.sleep(0.1)  # it has looked once, since nothing was missed
+            assert not hold.stopping
+            await other.request_stop(RUN)
+            await until(lambda: hold.stopping, 3)
+            store.leave(hold)
+
     async def test_a_stop_waits_an_hour_and_no_longer(
         self, redis: RedisServer, store: RedisEventStore
     ) -> None:
