@@ -114,8 +114,8 @@ async def follow(
             ``…/events/stream``; or any address that answers GET with an event stream. A ``token``
             in it is sent as a header instead, if it is the only one.
         runs: follow these over one connection, at most 100. Each item says of which it is.
-        last_id: begin after this event; of many runs, at this position, which is the
-            ``last_id`` that their stream gives. Default: the start.
+        last_id: begin after this event; of many runs ``$``, or a position in all of them, as it
+            is the ``id:`` of an event in their stream. Default: the start.
         token: the token, or a function (it may be asynchronous) that returns one. The function is
             called before the first connection with ``False``, and with ``True`` after a token was
             refused or has expired. What it raises ends the iteration.
