@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 # Not mounted: a route of Starlette finds no address with a line break in it.
 APP = "tests.streams.served:alone"
 KEY = "a-key-of-sixteen-characters-or-more"
-EXAMPLES = 40
+EXAMPLES = 25
 CHECKS: list[Any] = [
     common.not_a_server_error,
     checks.status_code_conformance,

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
+import pytest
 
 from holdfast.testing import FaultProxy
 
 if TYPE_CHECKING:
     from tests.conftest import Serve
 
+# Three processes that start one after the other.
+pytestmark = pytest.mark.slow
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "publish_over_http.py"
 TOKEN = "a-publish-token-of-a-worker"
 ENV = {"HOLDFAST_STREAM_ACCESS": "open", "HOLDFAST_STREAM_PUBLISH_TOKEN": TOKEN}
