@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -29,10 +31,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from types import TracebackType
 
+    from tests.conftest import Serve
+
     from holdfast.streams.redis import RedisEventStore
     from holdfast.streams.store import EventStore, RunInfo
     from holdfast.testing import RedisServer
 
+ROOT = Path(__file__).resolve().parents[2]
 SSE, REST, WS = "/runs/r/events/stream", "/runs/r/events", "/runs/r/events/ws"
 
 
@@ -411,6 +416,22 @@ class TestOldSubscribers:
             with Subscriber(redis, f"{key_prefix}jobs/r/log") as old:
                 await store.add("r", "t", 1)
                 assert old.take(1)[0]["data"] == 1
+
+
+def test_the_example_shows_both_sides_of_a_dual_write(
+    redis: RedisServer, key_prefix: str, serve: Serve
+) -> None:
+    env = {
+        "HOLDFAST_REDIS_URL": redis.url,
+        "HOLDFAST_KEY_PREFIX": key_prefix,
+        "HOLDFAST_STREAM_DUAL_WRITE": "true",
+    }
+    example = serve([str(ROOT / "examples/dual_write.py")], env=env, wait=False)
+    assert example.wait() == 0, example.log()
+    told = example.log()
+    kinds = ["word", "word", "word", "workflow_complete"]
+    assert re.findall(r"subscriber: (\w+)", told) == kinds
+    assert re.findall(r"history: +(\w+)", told) == kinds
 
 
 @pytest.fixture
