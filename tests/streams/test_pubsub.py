@@ -18,6 +18,7 @@ from tests.streams.redis_stores import data_of, opened, ttls
 
 from holdfast import EventStreamApp, RunPublisher, RunResponse, Settings, SyncRunPublisher
 from holdfast.errors import RunEnded
+from holdfast.streams.cursor import Cursor
 from holdfast.streams.event import ZERO, EventId
 from holdfast.streams.frames import encode
 from holdfast.streams.memory import MemoryEventStore
@@ -26,6 +27,7 @@ from holdfast.streams.ring import Ring
 from holdfast.streams.rollout import bucket
 from holdfast.streams.select import close_hubs, hub_of
 from holdfast.streams.store import Entry, Once
+from holdfast.streams.subscription import Subscription
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -573,6 +575,22 @@ class TestSeveralProcesses:
             await other.add("r", "workflow_complete", 3)
             await call.ended()
         assert names(call) == ["t", "holdfast.gap"]
+
+
+async def test_what_comes_while_a_reader_is_let_in_is_that_readers() -> None:
+    store = MemoryEventStore(enabled=False)
+    hub = hub_of(store)
+    reader = Subscription(hub, "r", Cursor())
+    joining = asyncio.create_task(reader.__aenter__())
+    while "r" not in hub._rings:
+        await asyncio.sleep(0)
+    assert not joining.done()
+    await store.add("r", "t", 1)
+    await joining
+    await until(lambda: reader.begun)
+    assert [due.cursor for due in await reader.take()] == [str((await store.describe("r")).last)]
+    await reader.__aexit__(None, None, None)
+    await close_hubs(store)
 
 
 class LateStore(MemoryEventStore):

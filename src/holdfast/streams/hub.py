@@ -92,6 +92,10 @@ class Hub:
         ring.readers += 1
         return ring
 
+    def watches(self, run_id: str) -> bool:
+        """Whether the run is watched already, so that :meth:`join` returns at once."""
+        return run_id in self._rings
+
     def leave(self, ring: Ring) -> None:
         """Read *ring* no more. The last reader takes the ring with it."""
         ring.readers -= 1
@@ -191,6 +195,7 @@ class Hub:
         ring.last_n = info.n
         ring.ended = info.status != "open"
         ring.transport = info.transport
+        ring.begun = info.transport == "pubsub"
         if info.transport == "streams":
             await self._bell.settle(run_id)
         return ring

@@ -116,6 +116,7 @@ class Ring:
         readers: how many subscriptions walk it.
         doubtful: the store could not be asked; when it can, every reader must look again.
         transport: what the run uses, once that is known.
+        begun: whether a Pub/Sub run had begun when this was opened.
         overdue: of a Pub/Sub run, what an audit found that had not arrived, and when.
         page: how many entries to read of it at once.
         encoded: how many events have been encoded for it.
@@ -132,6 +133,7 @@ class Ring:
         "_sleepers",
         "_start",
         "_stored_at",
+        "begun",
         "doubtful",
         "encoded",
         "end",
@@ -157,6 +159,7 @@ class Ring:
         self.readers = 0
         self.doubtful = False
         self.transport: Transport | None = None
+        self.begun = False
         self.overdue: tuple[tuple[int, bool], float] | None = None
         self.page = FIRST_PAGE
         self.encoded = 0

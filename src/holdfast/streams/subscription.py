@@ -117,12 +117,15 @@ class Subscription:
     async def __aenter__(self) -> Self:
         # Counted before it is open, or any number could open at once.
         self._hub.subscribers.add(self)
+        there = self._hub.watches(self.run_id)
         try:
             self._ring = await self._hub.join(self.run_id)
         except BaseException:
             self._hub.subscribers.discard(self)
             raise
-        self._joined_at, self.late = self._ring.end, self._ring.transport == "pubsub"
+        # All of a ring that was opened for this reader is theirs, though the loop has turned since.
+        self._joined_at = self._ring.end if there else 0
+        self.late = self._ring.transport == "pubsub" if there else self._ring.begun
         if self._from_tail:
             self.cursor.base = self._ring.last
             self._position = self._ring.end
