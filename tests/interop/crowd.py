@@ -28,11 +28,16 @@ class Reader:
         ports: where to connect, in turn.
         path: the stream.
         delay: seconds before it comes back, at most; whatever the server asks for.
+        come_back: whether it does; else it reads once.
         numbers: the ``n`` of each event.
+        producers: the ``p`` of each, beside it.
         statuses: of each answer.
         whole: answers that ended as HTTP says they must (RFC 9112 7.1), not by a cut.
         retries: the delays that were asked for, in milliseconds.
         others: the types of what else came.
+        cuts: connections that failed, or ended in the middle.
+        over: it was told by a status that nothing follows.
+        digest: of the data of all events.
     """
 
     ports: Sequence[int]

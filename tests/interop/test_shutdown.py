@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import signal
 import socket
 import time
@@ -21,7 +22,7 @@ from holdfast.runtime import runtime
 from holdfast.streams.select import default_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tests.conftest import Serve
     from tests.support.process import ServerProcess
@@ -32,6 +33,15 @@ PATH = "/streams/runs/r/events/stream"
 MANY = "/streams/events/stream?run=r&run=other"
 ENDS = ["workflow_complete"]
 SLOW_SERVERS = set(COMMANDS) - {"uvicorn", "granian", "hypercorn"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _room_for_a_thousand_connections() -> Iterator[None]:
+    """Open files are 1024 in many shells; a server that is started here inherits what is set."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(soft, 4096), hard), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def env(redis: RedisServer, prefix: str, **more: str) -> dict[str, str]:
