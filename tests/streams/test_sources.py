@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast import StreamEvent
@@ -69,6 +69,7 @@ async def test_a_last_carriage_return_ends_its_line() -> None:
     assert await published("data: 1\r", media_type=EVENTS) == []
 
 
+@settings(deadline=None)  # a busy machine is no error
 @given(st.text(alphabet="ad:\n\r \u2028{}1\ufeffé", max_size=60), st.lists(st.integers(0, 60)))
 def test_how_text_is_cut_changes_nothing(text: str, cuts: list[int]) -> None:
     def read(pieces: list[bytes]) -> list[Any]:
