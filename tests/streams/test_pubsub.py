@@ -26,7 +26,7 @@ from holdfast.streams.pubsub import Heard, Transports, foreign
 from holdfast.streams.ring import Ring
 from holdfast.streams.rollout import bucket
 from holdfast.streams.select import close_hubs, hub_of
-from holdfast.streams.store import Entry, Once
+from holdfast.streams.store import Entry, News, Once
 from holdfast.streams.subscription import Subscription
 
 if TYPE_CHECKING:
@@ -590,6 +590,20 @@ async def test_what_comes_while_a_reader_is_let_in_is_that_readers() -> None:
     await until(lambda: reader.begun)
     assert [due.cursor for due in await reader.take()] == [str((await store.describe("r")).last)]
     await reader.__aexit__(None, None, None)
+    await close_hubs(store)
+
+
+async def test_the_word_of_ones_own_after_its_echo_is_nothing_new() -> None:
+    store = MemoryEventStore(enabled=False)
+    hub = hub_of(store)
+    async with Subscription(hub, "r", Cursor()):
+        entry = Entry(EventId(5, 0), "t", b"1", 1, created_ms=5, life="0.a", kept=False)
+        hub._on_ring("r", News("0.a", [entry], 1))
+        hub._on_ring("r", News("0.a", [entry]))
+        second = entry._replace(id=EventId(6, 0), n=2)
+        hub._on_ring("r", News("0.a", [second], 2))
+        await until(lambda: hub._rings["r"].last_n == 2)
+        assert hub._rings["r"].end == 2
     await close_hubs(store)
 
 
