@@ -56,11 +56,17 @@ async def login(request: Request) -> StreamingResponse:
 
 
 async def run(request: Request) -> JSONResponse:
-    """Begin a run, and give a token for it that is bound to the session."""
-    async_publisher = RunPublisher("r1")
-    await async_publisher.emit("hello", {})
+    """Begin two runs, and give a token for the first that is bound to the session."""
+    for run_id in ("r1", "r2"):
+        await RunPublisher(run_id).emit("hello", {})
     session = get_session(request)
-    return JSONResponse({"token": stream_token("r1", session=session), "free": stream_token("r1")})
+    return JSONResponse(
+        {
+            "token": stream_token("r1", session=session),
+            "free": stream_token("r1"),
+            "other": stream_token("r2"),
+        }
+    )
 
 
 async def renew(request: Request) -> JSONResponse:

@@ -138,6 +138,28 @@ async def test_a_logout_ends_streams_and_sockets_in_every_process_within_a_secon
     assert again.status_code == 401
 
 
+async def test_a_logout_ends_a_connection_of_many_runs_which_comes_back_for_the_others(
+    site: Site,
+) -> None:
+    tokens = (await site.post("/run")).json()
+    query = f"?run=r1&run=r2&token={tokens['token']}&token={tokens['other']}"
+    paths = [f"/streams/events/{kind}{query}" for kind in ("stream", "ws")]
+    bound = [await site.open(path, at) for path in paths for at in (0, 1)]
+    begun = time.monotonic()
+    await site.post("/logout", at=1)
+    await ended(bound, begun)
+    headers = {"cookie": site.cookie}
+    async with site.client.stream("GET", site.urls[0] + paths[0], headers=headers) as answer:
+        text = ""
+        with anyio.fail_after(10):
+            async for chunk in answer.aiter_text():
+                text += chunk
+                if '"run_id":"r2","id"' in text:
+                    break
+    assert '{"kind":"error","run_id":"r1","code":"UNAUTHORIZED"}' in text
+    assert '"run_id":"r1","id"' not in text
+
+
 async def test_a_new_secret_ends_what_the_old_ones_opened_and_nothing_else(site: Site) -> None:
     bound = [await site.open("/events", at) for at in (0, 1)]
     begun = time.monotonic()
