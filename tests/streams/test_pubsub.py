@@ -316,6 +316,19 @@ class TestTheTransportIsDecidedOnce:
             await off.add("r", "t", 3)
             assert await data_of(on, "r") == [2, 3]
 
+    async def test_a_life_that_begins_after_another_process_deleted_is_decided_anew(
+        self, redis: RedisServer, key_prefix: str
+    ) -> None:
+        async with (
+            opened(redis.url, key_prefix, stream_rollout=0) as off,
+            opened(redis.url, key_prefix) as on,
+        ):
+            await on.add("r", "t", 1)
+            await off.add("r", "t", 2)
+            await on.delete("r")
+            await off.add("r", "t", 3)
+            assert (await on.describe("r")).transport == "pubsub"
+
     async def test_a_server_that_forgot_everything_is_told_again(
         self, redis: RedisServer, key_prefix: str
     ) -> None:
@@ -473,6 +486,7 @@ class TestForeignPublishers:
         async with reading(off) as call:
             self.publish(redis, off, {"type": "t", "data": 1})
             await until(lambda: call.events)
+            assert hub_of(off)._rings["r"].noted
             deadline = time.monotonic() + 5
             while await off.status("r") != "open":
                 assert time.monotonic() < deadline

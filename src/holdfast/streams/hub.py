@@ -308,13 +308,16 @@ class Hub:
         elif not entry.provisional:
             if ZERO < entry.id <= ring.last:
                 return
-            if ring.life is None or entry.terminal:
-                self._spawn(self._note_foreign(ring.run_id, ended=entry.terminal))
+            if not ring.noted or entry.terminal:
+                ring.noted = True
+                self._spawn(self._note_foreign(ring, ended=entry.terminal))
         ring.pass_on(encode(ring.run_id, entry))
 
-    async def _note_foreign(self, run_id: str, *, ended: bool) -> None:
-        with contextlib.suppress(HoldfastError):  # the next message says it again
-            await self.store.note_foreign(run_id, ended=ended)
+    async def _note_foreign(self, ring: Ring, *, ended: bool) -> None:
+        try:
+            await self.store.note_foreign(ring.run_id, ended=ended)
+        except HoldfastError:
+            ring.noted = False  # the next message says it again
 
     async def _look_live(self, ring: Ring) -> None:
         shown = ring.end
@@ -419,7 +422,8 @@ class Hub:
         ring.begin_life(life, str(ring.last), str(first[0].id) if first else None)
         self._unread.pop(ring.run_id, None)
         ring.wake()
-        await self._bell.add(ring.run_id)  # the new life may use what this one did not
+        if self._rings.get(ring.run_id) is ring:
+            await self._bell.add(ring.run_id)  # the new life may use what this one did not
 
     # -- the audit, for bells that nobody heard
 

@@ -61,13 +61,14 @@ class Transports:
         """Return names and values for ``stream_publish``: none in the ordinary case."""
         if self._plain and run_id not in self._live:
             return ()
-        live = self.expects_live(run_id)
-        if not (live or self._dual):
+        # Also of a run that is known: it may have been deleted since, and begin anew.
+        begins_live = self._of_new(run_id) == "pubsub"
+        if not (begins_live or self._dual or self._live.get(run_id)):
             return ()
         found = ["channel", self.channel(run_id), "run", to_json(run_id)]
         if self._dual:
             found += ["dual", "1"]
-        if live and self._of_new(run_id) == "pubsub":
+        if begins_live:
             found += ["transport", "pubsub"]
         return found
 

@@ -117,6 +117,7 @@ class Ring:
         doubtful: the store could not be asked; when it can, every reader must look again.
         transport: what the run uses, once that is known.
         begun: whether a Pub/Sub run had begun when this was opened.
+        noted: whether the store has been told that another program publishes the run.
         overdue: of a Pub/Sub run, what an audit found that had not arrived, and when.
         page: how many entries to read of it at once.
         encoded: how many events have been encoded for it.
@@ -141,6 +142,7 @@ class Ring:
         "last",
         "last_n",
         "life",
+        "noted",
         "overdue",
         "page",
         "readers",
@@ -159,7 +161,7 @@ class Ring:
         self.readers = 0
         self.doubtful = False
         self.transport: Transport | None = None
-        self.begun = False
+        self.begun = self.noted = False
         self.overdue: tuple[tuple[int, bool], float] | None = None
         self.page = FIRST_PAGE
         self.encoded = 0
