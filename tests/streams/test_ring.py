@@ -172,3 +172,38 @@ def test_next_page_follows_the_size_of_the_events(
     sizes: list[int], page: int, expected: int
 ) -> None:
     assert next_page([Entry(ZERO, "t", b"x" * size) for size in sizes], page) == expected
+
+
+def test_readers_at_one_place_get_one_batch_and_others_their_own() -> None:
+    one = ring(*(stored(n) for n in range(1, 6)))
+    batch = one.batch(2, 1 << 20)
+    assert batch is not None
+    assert batch is one.batch(2, 1 << 20)
+    assert (batch.start, batch.end, batch.first, batch.last) == (2, 5, at(3), at(5))
+    other = one.batch(4, 1 << 20)
+    assert other is not None
+    assert [frame.entry.seq for frame in other.frames] == [5]
+    assert batch.event_source().count(b"id: ") == 3
+    assert batch.event_source(envelope=True).count(b'"kind":"event"') == 3
+
+
+def test_batch_ends_before_what_each_reader_sees_his_own_way() -> None:
+    one = ring(stored(1), stored(2), provisional(3), stored(3), stored(4))
+    batch = one.batch(0, 1 << 20)
+    assert batch is not None
+    assert (batch.end, batch.terminal) == (2, False)
+    assert one.batch(2, 1 << 20) is None
+    assert one.batch(5, 1 << 20) is None
+    one.append(stored(5, kind="workflow_complete"))
+    last = one.batch(5, 1 << 20)
+    assert last is not None
+    assert last.terminal
+
+
+def test_batch_is_bounded_and_gone_with_what_the_ring_let_go() -> None:
+    one = ring(*(stored(n) for n in range(1, 50)), max_bytes=1000)
+    assert one.batch(0, 1 << 20) is None
+    assert not one.reaches(0)
+    batch = one.batch(48, 1)
+    assert batch is not None
+    assert len(batch.frames) == 1

@@ -408,3 +408,27 @@ async def test_unreadable_store_is_an_error_and_no_outage(store: PatchyStore, hu
 async def test_subscription_is_used_as_a_context_manager(hub: Hub) -> None:
     with pytest.raises(RuntimeError, match="context manager"):
         await Subscription(hub, "r", Cursor(EventId(1, 0))).take()
+
+
+async def test_ring_that_is_behind_its_reader_gives_him_nothing_twice(
+    store: PatchyStore, hub: Hub
+) -> None:
+    async with reading(hub) as first:
+        store.own()
+        await first.has("own.1")
+        store.other()
+        async with reading(hub, str(store.last)) as reader:
+            store.own()
+            await reader.has("own.2")
+            await first.has("own.1", "other.2", "own.2")
+            assert reader.names == ["own.2"]
+
+
+async def test_quick_way_is_not_that_of_a_reader_with_a_suffix(
+    store: PatchyStore, hub: Hub
+) -> None:
+    async with reading(hub, "0-0~own.1") as reader:
+        await until(lambda: reader.subscription._position is not None)
+        store.own(count=2)
+        await reader.has("own.2")
+    assert reader.cursor == str(store.last)
