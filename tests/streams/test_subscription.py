@@ -46,7 +46,11 @@ class Reader:
 
     async def _read(self) -> None:
         while not (self.subscription.done or self.subscription.over):
-            due = await self.subscription.take()
+            batch = self.subscription.take_batch()
+            if batch is not None:
+                due = [Due(frame.cursor, frame) for frame in batch.frames]
+            else:
+                due = await self.subscription.take()
             self.dues += due
             if not due:
                 await self.subscription.wait()
