@@ -30,7 +30,7 @@ def test_without_its_guard_a_test_fails(part: int, redis: RedisServer, tmp_path:
     env["HOLDFAST_TEST_REDIS_URL"] = redis.url
     command = [sys.executable, "-m", "tests.mutations.run", str(tmp_path), str(part), str(PARTS)]
     done = subprocess.run(
-        command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=300
+        command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=600
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, str] = json.loads(done.stdout)
