@@ -132,12 +132,23 @@ class TestTheBlock:
     async def test_a_bare_publisher_learns_it_with_its_next_event(self, store: EventStore) -> None:
         run = RunPublisher(RUN, store=store)
         await run.emit("t", 1)
-        assert not run.stop_requested
         await request_stop(RUN, store=store)
         await run.emit("t", 2)
         assert run.stop_requested
         await run.wait_stop()
         assert await kinds(store) == ["t", "t"]
+
+    async def test_a_bare_publisher_that_asks_again_and_again_is_told(
+        self, store: EventStore
+    ) -> None:
+        run = RunPublisher(RUN, store=store)
+        await run.emit("t", 1)
+        assert not run.stop_requested
+        await request_stop(RUN, store=store)
+        async with asyncio.timeout(5):
+            while not run.stop_requested:
+                await asyncio.sleep(0.005)
+        assert await kinds(store) == ["t"]
 
     async def test_a_bare_publisher_can_wait_for_it(self, store: EventStore) -> None:
         run = RunPublisher(RUN, store=store)

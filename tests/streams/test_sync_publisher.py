@@ -308,6 +308,14 @@ class TestStop:
         run.workflow_complete("stopped")
         assert told(elsewhere)[2:] == [("workflow_complete", {"output": "stopped"})]
 
+    def test_without_a_block_whoever_asks_again_and_again_is_told(
+        self, store: EventStore, elsewhere: EventStore
+    ) -> None:
+        run = SyncRunPublisher(RUN, store=store)
+        assert not run.stop_requested
+        stop(elsewhere)
+        until(lambda: run.stop_requested)
+
     def test_a_thread_can_wait_for_it(self, store: EventStore, elsewhere: EventStore) -> None:
         run = SyncRunPublisher(RUN, store=store)
         run.emit("t", 1)

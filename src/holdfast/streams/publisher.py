@@ -65,9 +65,10 @@ class RunPublisher(Part):
     def stop_requested(self) -> bool:
         """Whether the run has been asked to stop.
 
-        Inside ``async with``, and once somebody waits in :meth:`wait_stop`, it is known at once;
-        else with the answer to each event.
+        Inside ``async with`` it is known at once. Elsewhere it is listened for from the first time
+        that somebody asks here or in :meth:`wait_stop`; before that the answer to each event tells.
         """
+        self._attend()
         return self._hold.stopping
 
     async def wait_stop(self) -> None:

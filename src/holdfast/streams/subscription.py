@@ -317,14 +317,14 @@ class Subscription:
             if not entries:
                 return await self._nothing_follows(ring)
             broken = await self._judge(entries[0])
+            if broken == "reset":
+                return [await self._reset()]
         except RedisUnavailable:
             self._page = FIRST_PAGE
             ring.doubtful = True
             return []
         self._page = next_page(entries, self._page)
         earliest = str(entries[0].id)
-        if broken == "reset":
-            return [self._reset(earliest)]
         due = [Due("", Break("gap", str(self.cursor), earliest))] if broken else []
         due += self._deliver_page(entries)
         # A whole page may be known from before it was stored: then there is more to read.
@@ -348,8 +348,7 @@ class Subscription:
         base = self.cursor.base
         over = info.status in {"ended", "expired"}
         if info.status != "absent" and info.last < base:
-            first = await self._hub.read(self.run_id, ZERO, 1)
-            return [self._reset(str(first[0].id) if first else None)]
+            return [await self._reset()]
         self._hub.look(self.run_id)
         if info.last > base and not info.length:
             # What followed the cursor is no longer kept.
@@ -360,7 +359,9 @@ class Subscription:
             self._position = ring.end if ring.last <= base else None
         return []
 
-    def _reset(self, earliest: str | None) -> Due:
+    async def _reset(self) -> Due:
+        first = await self._hub.read(self.run_id, ZERO, 1)
+        earliest = str(first[0].id) if first else None
         requested, self.cursor = str(self.cursor), Cursor()
         return Due("", Break("reset", requested, earliest))
 

@@ -77,9 +77,10 @@ class SyncRunPublisher(Part):
     def stop_requested(self) -> bool:
         """Whether the run has been asked to stop.
 
-        Inside ``with``, and once somebody waits in :meth:`wait_stop`, it is known at once; else
-        with the answer to each event.
+        Inside ``with`` it is known at once. Elsewhere it is listened for from the first time that
+        somebody asks here or in :meth:`wait_stop`; before that the answer to each event tells.
         """
+        self._attend()
         return self._hold.stopping
 
     def wait_stop(self, timeout: float | None = None) -> bool:
