@@ -168,7 +168,11 @@ def main(folder: Path, part: int, parts: int) -> None:
     copies = [folder / f"copy{n}" for n in range(AT_ONCE)]
     prepare(copies)
     rows = [(n, row) for n, row in enumerate(MUTATIONS) if n % parts == part]
-    found = {"": outcome_of(sorted({row.test for _, row in rows}), copies[0])}
+    tests = sorted({row.test for _, row in rows})
+    # A test of time may be starved by the other parts: what fails twice has failed.
+    if (base := outcome_of(tests, copies[0])) != "passed":
+        base = outcome_of(tests, copies[0])
+    found = {"": base}
     print(json.dumps(found | outcomes_of(rows, copies)))
 
 

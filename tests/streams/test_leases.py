@@ -54,7 +54,7 @@ def a_hold(run_id: str = RUN) -> Hold:
     return Hold(run_id, lambda: None)
 
 
-async def lost(store: RedisEventStore, run_id: str = RUN, seconds: float = 5) -> bool:
+async def lost(store: RedisEventStore, run_id: str = RUN, seconds: float = 15) -> bool:
     """Look at a run until it has ended or *seconds* are over."""
     last = time.monotonic() + seconds
     while await store.status(run_id) == "open":
