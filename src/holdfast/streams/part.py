@@ -47,6 +47,17 @@ class Part(ABC):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.run_id!r}{' ended' if self._ended else ''}>"
 
+    @property
+    def stop_requested(self) -> bool:
+        """Whether the run has been asked to stop.
+
+        Inside the publisher's block it is known at once. Elsewhere it is listened for from the
+        first time that somebody asks here or in ``wait_stop()``; before that the answer to each
+        event tells.
+        """
+        self._attend()
+        return self._hold.stopping
+
     @abstractmethod
     def _told(self) -> None:
         """Take note that the run has been asked to stop. Any thread."""

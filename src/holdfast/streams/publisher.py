@@ -61,16 +61,6 @@ class RunPublisher(Part):
         self._bell = StopBell()
         self._scope: StopScope | None = None
 
-    @property
-    def stop_requested(self) -> bool:
-        """Whether the run has been asked to stop.
-
-        Inside ``async with`` it is known at once. Elsewhere it is listened for from the first time
-        that somebody asks here or in :meth:`wait_stop`; before that the answer to each event tells.
-        """
-        self._attend()
-        return self._hold.stopping
-
     async def wait_stop(self) -> None:
         """Wait until the run is asked to stop; at once where it has been."""
         self._attend()

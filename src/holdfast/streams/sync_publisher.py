@@ -73,16 +73,6 @@ class SyncRunPublisher(Part):
         self._stop = threading.Event()
         self._take_hold(lease=False)
 
-    @property
-    def stop_requested(self) -> bool:
-        """Whether the run has been asked to stop.
-
-        Inside ``with`` it is known at once. Elsewhere it is listened for from the first time that
-        somebody asks here or in :meth:`wait_stop`; before that the answer to each event tells.
-        """
-        self._attend()
-        return self._hold.stopping
-
     def wait_stop(self, timeout: float | None = None) -> bool:
         """Wait until the run is asked to stop, at most *timeout* seconds; whether it has been."""
         _refuse_a_loop()
