@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
 import types
@@ -438,6 +439,8 @@ def test_a_callable_that_is_not_there_is_told_at_start(
         ("eyJyIjp7fX0.x", True),
         ("eyJyIjp7fX0" * 1000, False),
     ],
+    # A token's length is that of the moment it is made at, and a long text is no name of a test.
+    ids=itertools.count(),
 )
 def test_a_token_is_passed_over_only_if_it_says_that_it_is_for_another_run(
     token: str, otherwise: bool

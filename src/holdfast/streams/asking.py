@@ -24,6 +24,10 @@ _FORMS: tuple[Form, Form] = ("application/json", "text/event-stream")
 MAX_WAIT = 60.0
 """The longest that anybody is kept waiting for a run to begin, in seconds."""
 
+# A timer runs by another clock than the permission. Whoever has waited that long is told that the
+# permission is over, and not that there is no run.
+_PAST = 0.05
+
 
 def position_of(connection: HTTPConnection) -> Position | None:
     """A reconnect's header beats the query, where the browser still has the first position."""
@@ -32,7 +36,7 @@ def position_of(connection: HTTPConnection) -> Position | None:
 
 
 def wait_of(connection: HTTPConnection, default: float, verdict: Verdict | None) -> float | None:
-    """Return how long to wait for a run to begin; never longer than the permission lasts."""
+    """Return how long to wait for a run to begin: until the permission has ended, at most."""
     text = connection.query_params.get("wait")
     try:
         seconds = float(text) if text else default
@@ -41,7 +45,7 @@ def wait_of(connection: HTTPConnection, default: float, verdict: Verdict | None)
     if not seconds >= 0:
         return None
     until = verdict.until if verdict else None
-    return min(seconds, MAX_WAIT, max(until - time.time(), 0) if until else MAX_WAIT)
+    return min(seconds, MAX_WAIT, max(until - time.time(), 0) + _PAST if until else MAX_WAIT)
 
 
 def form_of(accept: str, usual: Form) -> Form:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,11 @@ class Terms:
     until: float | None = None
     envelope: bool = False
 
+    @property
+    def over(self) -> bool:
+        """Whether the permission has ended."""
+        return self.until is not None and time.time() >= self.until
+
 
 async def serve(
     hub: Hub,
@@ -115,8 +121,9 @@ async def serve_joined(
                 await stream.end()
             finally:
                 stream.cancel()
-        elif opening is Opening.ABSENT and hub.stopping:
-            # Another instance may see the run begin: a 404 would stop the browser for good.
+        elif opening is Opening.ABSENT and (hub.stopping or terms.over):
+            # A 404 would stop the browser for good. Another instance may see the run begin, and who
+            # comes back without a permission is told so.
             await come_back(terms.retry)(scope, receive, send)
         else:
             await answer(opening)(scope, receive, send)
