@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-PARTS = 4
+PARTS = 10
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
