@@ -25,13 +25,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up: a floor may import from those under it, never from above or beside.
 FLOORS = [
     {"errors", "forks"},
+    {"signals"},
     {"settings"},
     {"link"},
     {"runtime"},
     {"startup", "health", "endings"},
     {"sessions", "streams"},
     {"oauth"},
-    {"metrics"},
+    {"metrics", "tracing"},
     {"asgi", "wsgi", "client"},
     {"frameworks"},
     {"flask", "django", "quart"},
@@ -56,7 +57,7 @@ RESERVED = {
     "django": {"django", "frameworks", "sessions"},
     "authlib": {"oauth"},
     "prometheus_client": {"metrics"},
-    "opentelemetry": {"metrics"},
+    "opentelemetry": {"tracing"},
     "cryptography": {"sessions"},
 }
 HEAVY = ["redis", "hiredis", "pydantic", "pydantic_settings"]

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import anyio
 
+from holdfast import signals
 from holdfast.errors import CorruptData, SessionError, SessionTooLate, SessionUnavailable
+from holdfast.sessions import observed
 from holdfast.sessions.cookie import Presented, new_credential
 from holdfast.sessions.events import (
     SessionCreated,
@@ -35,6 +37,7 @@ from holdfast.sessions.lifecycle import (
     touch_interval,
 )
 from holdfast.sessions.store import GRACE_SECONDS, Change, Outcome, Record, Rotation
+from holdfast.sessions.sync import blocking, pause
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -50,6 +53,8 @@ logger = logging.getLogger("holdfast.sessions")
 
 # A random id of 144 bits is taken twice in a row only where the random source is broken.
 _CREATE_TRIES = 3
+# Seconds between two looks at whether another thread of the request has saved.
+_RIVAL_PAUSE = 0.001
 
 TOO_LATE = {
     Notice.TOO_LATE: "a new session was first written after the response had started, so its "
@@ -108,16 +113,20 @@ async def apply(exchange: Exchange, plan: Plan | None = None, *, failed: bool = 
         return
     while exchange.busy:
         # Two tasks of one request may save at once; the second looks at what the first left.
-        exchange.free = exchange.free or anyio.Event()
-        await exchange.free.wait()
+        if blocking():
+            await pause(_RIVAL_PAUSE)
+        else:
+            exchange.free = exchange.free or anyio.Event()
+            await exchange.free.wait()
         plan = planned(exchange, failed=failed)
     exchange.busy, header = True, exchange.header
     try:
         conclude(exchange, plan.decision)
-        for command in plan.decision.commands:
-            await _carry_out(exchange, command, plan)
+        work = _carry_out_all(exchange, plan)
+        await (observed.save(exchange, work) if signals.observers else work)
     except SessionUnavailable as error:
         if not plan.can_wait:
+            signals.count("session_refused")
             raise exchange.setup.unavailable(str(error)) from error
         exchange.header = header
     finally:
@@ -176,6 +185,11 @@ def _tell(exchange: Exchange, notice: Notice) -> None:
     exchange.setup.tidings.tell(SessionRefused(id_hash=id_hash, user=exchange.user, reason=reason))
     level = logging.INFO if notice is Notice.DROPPED else logging.WARNING
     logger.log(level, "%s", TOO_LATE.get(notice, f"a write was dropped: {notice.value}"))
+
+
+async def _carry_out_all(exchange: Exchange, plan: Plan) -> None:
+    for command in plan.decision.commands:
+        await _carry_out(exchange, command, plan)
 
 
 async def _carry_out(exchange: Exchange, command: Command, plan: Plan) -> None:

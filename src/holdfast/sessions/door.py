@@ -10,8 +10,10 @@ import enum
 import logging
 from typing import TYPE_CHECKING, Any
 
+from holdfast import signals
 from holdfast.errors import ConfigurationError
 from holdfast.runtime import runtime
+from holdfast.sessions import observed
 from holdfast.sessions.choice import default_store
 from holdfast.sessions.cookie import (
     CookieAttributes,
@@ -113,7 +115,8 @@ class Door:
             setup.tidings.tell(SessionRefused(id_hash=None, reason="forged cookie"))
         exchange = Exchange(setup, answer)
         if isinstance(answer, Presented):
-            await exchange.load(answer)
+            loading = exchange.load(answer)
+            await (observed.load(exchange, loading) if signals.observers else loading)
         return exchange
 
     def excludes(self, scope: Scope) -> bool:

@@ -14,13 +14,14 @@ import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Never
 
+from holdfast import signals
 from holdfast.errors import CorruptData, SessionError, SessionTooLate, SessionUnavailable
 from holdfast.sessions.cookie import Credential, Presented, new_credential
 from holdfast.sessions.events import SessionExpired, SessionUnknown
 from holdfast.sessions.ledger import Ledger
 from holdfast.sessions.lifecycle import Header, Notice, Standing, Terms
 from holdfast.sessions.record import decode_fields
-from holdfast.sessions.session import Session, UnreadableSession
+from holdfast.sessions.session import Session
 from holdfast.sessions.store import Missing, Record, SessionStore
 from holdfast.sessions.tidings import SILENT, Tidings
 
@@ -46,6 +47,7 @@ class Setup:
         terms: the settings that decide.
         unavailable: the error raised to handlers, as their framework's own 503.
         tidings: tells what happens to sessions, and keeps the index of users.
+        session_class: of the dict that handlers get.
     """
 
     store: SessionStore
@@ -54,6 +56,7 @@ class Setup:
     terms: Terms
     unavailable: type[SessionUnavailable] = SessionUnavailable
     tidings: Tidings = SILENT
+    session_class: type[Session] = Session
 
 
 class Exchange:
@@ -113,7 +116,7 @@ class Exchange:
         self.busy = False
         self.free: anyio.Event | None = None
         self.ledger = Ledger({}, {}, setup.terms.max_bytes)
-        self.session = Session() if session is None else session
+        self.session = setup.session_class() if session is None else session
         self.session._exchange = self  # noqa: SLF001 - the two halves of one thing
 
     def let_go(self) -> None:
@@ -182,13 +185,14 @@ class Exchange:
         """Give the handler a session that cannot be seen, under *credential* if that is known."""
         self.standing, self.credential = Standing.UNAVAILABLE, credential
         if self.setup.terms.closed:
-            self.session = UnreadableSession()
+            self.session = self.session.unreadable()
             self.session._exchange = self  # noqa: SLF001 - as above
 
     def tell_corrupt(self, id_hash: str, error: CorruptData) -> None:
         """Tell that what is stored cannot be understood."""
         # It reads as absent, and stays where it is for whoever looks into it: what the handler
         # writes gets an id of its own.
+        signals.count("session_corrupt")
         logger.error("the stored session %.8s… is corrupt and is ignored: %s", id_hash, error)
 
     # --- what the session asks ------------------------------------------------------------------
@@ -271,6 +275,7 @@ class Exchange:
 
     def refuse_unavailable(self) -> Never:
         """Raise what the framework turns into 503."""
+        signals.count("session_refused")
         raise self.setup.unavailable("the session cannot be reached while its store is away")
 
     def regenerate(self) -> None:

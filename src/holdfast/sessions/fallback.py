@@ -14,6 +14,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from holdfast import signals
 from holdfast.errors import RedisReplyError, RedisUnavailable, SessionUnavailable
 from holdfast.forks import watch_forks
 from holdfast.runtime import runtime
@@ -23,9 +24,10 @@ from holdfast.sessions.journal import Entry, Journal, alive
 from holdfast.sessions.redis import RedisSessionStore
 from holdfast.sessions.store import Change, Missing, Outcome, Record, SessionKey, SessionStore
 from holdfast.sessions.sync import blocking, pause
+from holdfast.signals import Reading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from holdfast.link import Link, LinkStatus, Recovery, Reply
     from holdfast.settings import Settings
@@ -75,6 +77,7 @@ class FallbackSessionStore(SessionStore):
         self._bounds = (max_sessions, max_bytes)
         self.forked()
         watch_forks(self)
+        signals.readable(self)
         self._link.on_recovery("sessions", self.replay)
         self._link.on_transition(self._follow_link)
 
@@ -104,6 +107,13 @@ class FallbackSessionStore(SessionStore):
     def waiting(self) -> int:
         """How many sessions have something that Redis has not heard yet."""
         return len(self._journal)
+
+    def readings(self) -> Iterable[Reading]:
+        """See :meth:`~holdfast.signals.Readable.readings`."""
+        yield Reading("session_copies", len(self._copies))
+        yield Reading("session_journal_sessions", len(self._journal))
+        yield Reading("session_journal_limit", self._bounds[0])
+        yield Reading("session_journal_full", self._journal.refused)
 
     @property
     def waits_in_place(self) -> bool:
@@ -329,6 +339,8 @@ class FallbackSessionStore(SessionStore):
                 break
         self._replayed = True
         if written or lost:
+            signals.count("session_replayed", "written", by=written)
+            signals.count("session_replayed", "ended", by=lost)
             logger.warning(
                 "after the outage %d sessions were written, and %d had ended meanwhile",
                 written,
@@ -462,4 +474,5 @@ def _new_record(fields: Mapping[str, bytes], max_age: float) -> Record:
 
 
 def _tell_refused(error: RedisReplyError) -> None:
+    signals.count("session_replayed", "refused")
     logger.error("Redis refused a session change of the outage: %s", error.code)

@@ -111,6 +111,8 @@ class Journal:
         self._max_sessions = max_sessions
         self._max_bytes = max_bytes
         self._bytes = 0
+        #: How often something was refused because it is full.
+        self.refused = 0
 
     def __len__(self) -> int:
         """How many sessions wait."""
@@ -246,6 +248,7 @@ class Journal:
         size = self._bytes + entry.size - (0 if before is None else before.size)
         grown = size > self._bytes and size > self._max_bytes
         if grown or (before is None and len(self._entries) >= self._max_sessions):
+            self.refused += 1
             raise SessionUnavailable(
                 "Redis is away, and as many session changes wait for it as may"
             )
