@@ -176,6 +176,10 @@ class Session(dict[str, Any]):
         """
         return await verbs.update_with(self._bound(), key, function)
 
+    def unreadable(self) -> Session:
+        """Return what stands in its place where its data may not be guessed at."""
+        return UnreadableSession()
+
     def _bound(self) -> Exchange:
         if self._exchange is None:
             raise SessionError("this Session was made by hand: only a middleware's can do that")

@@ -29,6 +29,7 @@ from holdfast.sessions.encryption import EncryptedSessionStore
 from holdfast.sessions.fallback import FallbackSessionStore
 from holdfast.sessions.memory import MemorySessionStore
 from holdfast.sessions.redis import RedisSessionStore
+from holdfast.sessions.sync import blocking
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -326,12 +327,14 @@ def _make(store: SessionStore) -> UserIndex | None:
 
 
 async def perform(link: Link | None, plan: Plan[T]) -> T:
-    """Carry *plan* out on the running loop.
+    """Carry *plan* out on the running loop, or in this thread where nobody awaits.
 
     Raises:
         SessionUnavailable: Redis is away.
         CorruptData: Redis refused: what lies there is not ours.
     """
+    if blocking():
+        return perform_sync(link, plan)
     replies: Any = None
     try:
         while True:
