@@ -13,7 +13,9 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from holdfast import signals
 from holdfast.errors import HoldfastError, RedisUnavailable
+from holdfast.signals import Reading
 from holdfast.streams.event import ZERO, EventId
 from holdfast.streams.frames import encode
 from holdfast.streams.ring import FIRST_PAGE, Break, Ring, continuity, next_page
@@ -68,11 +70,19 @@ class Hub:
         self._audit_now = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._started = False
+        signals.readable(self)
 
     @property
     def runs(self) -> int:
         """How many runs it watches."""
         return len(self._rings)
+
+    def readings(self) -> Iterable[Reading]:
+        """See :meth:`~holdfast.signals.Readable.readings`."""
+        yield Reading("stream_runs", len(self._rings))
+        yield Reading("stream_subscribers", len(self.subscribers))
+        # Not an iterator: the loop may add one meanwhile.
+        yield Reading("stream_ring_bytes", sum(ring.size for ring in list(self._rings.values())))
 
     def __repr__(self) -> str:
         return f"<Hub {len(self._rings)} runs, {len(self.subscribers)} subscribers>"

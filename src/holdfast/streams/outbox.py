@@ -10,10 +10,11 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from holdfast.errors import HoldfastError, JournalFull, RunEnded
+from holdfast.signals import Reading
 from holdfast.streams.event import TERMINAL_TYPES, ZERO, EventId
 from holdfast.streams.store import Draft, Entry, Pending
 
@@ -128,6 +129,16 @@ class Outbox:
         # A queue that was forgotten and comes back goes on above every number it may have used.
         self._floor = 1
         self._lock = threading.RLock()
+
+    def readings(self) -> Iterator[Reading]:
+        """See :meth:`~holdfast.signals.Readable.readings`."""
+        with self._lock:
+            waiting = sum(len(lane.queue) for lane in self._lanes.values())
+        yield Reading("stream_outbox_events", waiting)
+        yield Reading("stream_journal_events", self.journalled)
+        yield Reading("stream_journal_bytes", self.journalled_bytes)
+        yield Reading("stream_journal_limit", self.limit)
+        yield Reading("stream_journal_refused", self.refused)
 
     def __repr__(self) -> str:
         return f"<Outbox {len(self._lanes)} runs, {self.journalled} events wait for Redis>"

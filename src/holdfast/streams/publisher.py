@@ -10,7 +10,9 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from holdfast import signals
 from holdfast.errors import HoldfastError, RedisUnavailable, RunEnded
+from holdfast.streams import observed
 from holdfast.streams.part import Part, error_data
 from holdfast.streams.stop import StopBell, StopScope
 
@@ -173,7 +175,8 @@ class RunPublisher(Part):
     async def _publish(self, draft: Draft, data: Any) -> StreamEvent:
         self._check_open()
         life = self._hold.life
-        (entry,) = await self._store.append(self.run_id, [draft], owner=self.owner, life=life)
+        append = self._store.append(self.run_id, [draft], owner=self.owner, life=life)
+        (entry,) = await (observed.publish(self.run_id, 1, append) if signals.observers else append)
         return self._published(draft, entry, data)
 
     async def node_output(self, node: str, output: Any) -> StreamEvent:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
+from holdfast import signals
 from holdfast.errors import (
     EventTooLarge,
     IdempotencyKeyReused,
@@ -20,7 +21,7 @@ from holdfast.errors import (
     RunEnded,
     RunExpired,
 )
-from holdfast.streams import problems
+from holdfast.streams import observed, problems
 from holdfast.streams.event import TERMINAL_TYPES, rfc3339, to_json
 from holdfast.streams.store import Once
 
@@ -77,7 +78,9 @@ async def _write(
 ) -> Response:
     once = None if key is None else Once(_digest(key.encode()), fingerprint(drafts))
     try:
-        entries = await store.write(run_id, drafts, once=once)
+        writing = store.write(run_id, drafts, once=once)
+        told = observed.publish(run_id, len(drafts), writing) if signals.observers else writing
+        entries = await told
     except IdempotencyKeyReused:
         return problems.KEY_REUSED.response()
     except RunExpired:

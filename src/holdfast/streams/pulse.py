@@ -10,6 +10,8 @@ import time
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
+from holdfast import signals
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -125,6 +127,7 @@ class Pulse:
 
     def _give_up(self) -> None:
         self._given_up = True
+        signals.count("stream_readers_dropped", "behind" if self._reader.behind() else "silent")
         self._reader.leave()
         if self._sender is not None:
             self._sender.cancel()

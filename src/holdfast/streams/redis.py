@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
+from holdfast import signals
 from holdfast.errors import HoldfastError, RedisReplyError, RedisUnavailable
 from holdfast.forks import watch_forks
 from holdfast.link import Link, LinkState, LinkStatus, Listener, Recovery, Reply, Script
@@ -95,6 +96,7 @@ class RedisEventStore(EventStore):
         link.on_recovery("streams", self._flush)
         link.on_transition(self._on_transition)
         watch_forks(self)
+        signals.readable(self._outbox)
 
     def __repr__(self) -> str:
         return f"<RedisEventStore {self._link.status.state.name} {self._outbox!r}>"

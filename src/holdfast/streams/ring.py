@@ -216,6 +216,11 @@ class Ring:
         self._push(frame, frame.size, 0)
 
     @property
+    def size(self) -> int:
+        """How many bytes it holds."""
+        return self._bytes
+
+    @property
     def first(self) -> int:
         """The position of the oldest item."""
         return self._first

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from holdfast import signals
 from holdfast.errors import InvalidEvent
 from holdfast.streams.cursor import Cursor, parse_position
 from holdfast.streams.event import (
@@ -26,6 +27,8 @@ from holdfast.streams.event import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from holdfast.settings import Settings
     from holdfast.streams.hold import Claim, Hold, StopAnswer
     from holdfast.streams.rollout import Transport
@@ -221,7 +224,12 @@ class EventStore(ABC):
             JournalFull: Redis is away, and so much waits already that this event was not accepted.
         """
         draft = self.draft(type, data)
-        entries = await self.append(check_run_id(run_id), [draft])
+        writing: Awaitable[list[Entry]] = self.append(check_run_id(run_id), [draft])
+        if signals.observers:
+            from holdfast.streams import observed  # which is above this
+
+            writing = observed.publish(run_id, 1, writing)
+        entries = await writing
         return to_event(run_id, entries[0], data)
 
     async def get_events(

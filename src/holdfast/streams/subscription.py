@@ -11,7 +11,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from holdfast import signals
 from holdfast.errors import RedisUnavailable
+from holdfast.streams import observed
 from holdfast.streams.cursor import TAIL, Cursor, Position
 from holdfast.streams.event import ZERO, EventId
 from holdfast.streams.frames import Frame, encode
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
+    from holdfast.signals import Operation
     from holdfast.streams.hub import Hub
     from holdfast.streams.store import Entry
 
@@ -77,6 +80,7 @@ class Subscription:
         "_joined_at",
         "_live",
         "_more",
+        "_operation",
         "_page",
         "_passed",
         "_position",
@@ -110,6 +114,7 @@ class Subscription:
         self.late = self._live = False
         self._passed = NOWHERE
         self._sleeper: asyncio.Future[None] | None = None
+        self._operation: Operation | None = None
 
     def __repr__(self) -> str:
         return f"<Subscription {self.run_id!r} at {self.cursor}>"
@@ -123,6 +128,8 @@ class Subscription:
         except BaseException:
             self._hub.subscribers.discard(self)
             raise
+        if signals.observers:
+            self._operation = observed.delivering(self.run_id).__enter__()
         # All of a ring that was opened for this reader is theirs, though the loop has turned since.
         self._joined_at = self._ring.end if there else 0
         self.late = self._ring.transport == "pubsub" if there else self._ring.begun
@@ -145,6 +152,9 @@ class Subscription:
                 self._ring.forget(self._sleeper)
             self._hub.leave(self._ring)
             self._ring = None
+        if self._operation is not None:
+            self._operation.__exit__(exc_type, exc, traceback)
+            self._operation = None
 
     @property
     def over(self) -> bool:
@@ -226,6 +236,8 @@ class Subscription:
         self._position = batch.end
         self._more = False
         self.done = batch.terminal or (ring.ended and batch.end == ring.end)
+        if signals.observers:
+            observed.delivered(self._operation, len(batch.frames))
         return batch
 
     async def take(self) -> list[Due]:
@@ -237,6 +249,12 @@ class Subscription:
         Raises:
             HoldfastError: what is stored cannot be read, for a reason that is no outage.
         """
+        due = await self._take()
+        if due and signals.observers:
+            observed.took(self._operation, due)
+        return due
+
+    async def _take(self) -> list[Due]:
         ring = self._joined()
         if ring.transport == "pubsub":
             return self._take_live(ring)
@@ -252,7 +270,7 @@ class Subscription:
         items = ring.slice(self._position, self._chunk_bytes)
         if items is None:
             self._position = None
-            return await self.take()
+            return await self._take()
         due = list(self._deliver(ring, items, self._position))
         self._position += len(items)
         self.done = self.done or (ring.ended and self._position == ring.end)
@@ -328,7 +346,7 @@ class Subscription:
         due = [Due("", Break("gap", str(self.cursor), earliest))] if broken else []
         due += self._deliver_page(entries)
         # A whole page may be known from before it was stored: then there is more to read.
-        return due if due or self.done else await self.take()
+        return due if due or self.done else await self._take()
 
     def _deliver_page(self, entries: Iterable[Entry]) -> Iterable[Due]:
         last: EventId | None = None

@@ -11,8 +11,10 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from holdfast import signals
 from holdfast.errors import HoldfastError, RedisUnavailable, RunEnded, RunStopped
 from holdfast.forks import watch_forks
+from holdfast.streams import observed
 from holdfast.streams.event import TERMINAL_TYPES
 from holdfast.streams.part import Part, error_data
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from holdfast.settings import Settings
     from holdfast.streams.event import StreamEvent
-    from holdfast.streams.store import Draft, EventStore
+    from holdfast.streams.store import Draft, Entry, EventStore
 
 log = logging.getLogger("holdfast.streams")
 
@@ -164,9 +166,15 @@ class SyncRunPublisher(Part):
         self._check_open()
         if self._hold.stopping and draft.type not in TERMINAL_TYPES:
             raise RunStopped(self.run_id)
-        life = self._hold.life
-        (entry,) = self._store.append_sync(self.run_id, [draft], owner=self.owner, life=life)
+        if signals.observers:
+            (entry,) = observed.publish_sync(draft, self._append, self.run_id)
+        else:
+            (entry,) = self._append(draft)
         return self._published(draft, entry, data)
+
+    def _append(self, draft: Draft) -> list[Entry]:
+        life = self._hold.life
+        return self._store.append_sync(self.run_id, [draft], owner=self.owner, life=life)
 
     def node_output(self, node: str, output: Any) -> StreamEvent:
         """Publish what one node of a workflow produced: ``{"node", "output"}``."""
