@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from holdfast.link import Link
     from holdfast.runtime import Runtime
 
 T = TypeVar("T")
@@ -128,16 +129,28 @@ async def await_redis(runtime: Runtime) -> None:
         ConfigurationError: ``HOLDFAST_REDIS_REQUIRED`` is set, and Redis does not answer or is
             not configured at all.
     """
-    link = runtime.link
-    required = runtime.settings.redis_required
-    if link is None:
-        if required:
-            raise ConfigurationError(
-                "HOLDFAST_REDIS_REQUIRED is true, but no Redis is named: set HOLDFAST_REDIS_URL."
-            )
-        return
-    link.start()
-    if not await link.ready() and required:
+    link = _named_link(runtime)
+    if link is not None and not await link.ready():
+        _tell_away(runtime, link)
+
+
+def await_redis_sync(runtime: Runtime) -> None:
+    """As :func:`await_redis`, in a thread without an event loop."""
+    link = _named_link(runtime)
+    if link is not None and not link.ready_sync():
+        _tell_away(runtime, link)
+
+
+def _named_link(runtime: Runtime) -> Link | None:
+    if runtime.link is None and runtime.settings.redis_required:
+        raise ConfigurationError(
+            "HOLDFAST_REDIS_REQUIRED is true, but no Redis is named: set HOLDFAST_REDIS_URL."
+        )
+    return runtime.link
+
+
+def _tell_away(runtime: Runtime, link: Link) -> None:
+    if runtime.settings.redis_required:
         raise ConfigurationError(
             f"HOLDFAST_REDIS_REQUIRED is true, but Redis is unavailable ({link.status.reason}): "
             "start it, or correct HOLDFAST_REDIS_URL; without HOLDFAST_REDIS_REQUIRED the "
@@ -159,17 +172,31 @@ class Requirement:
 
     async def holds(self) -> bool:
         """Whether requests may be served; if not, the log says why, once."""
-        if self.met:
-            return True
         try:
-            await await_redis(self._runtime)
+            if not self.met:
+                await await_redis(self._runtime)
         except ConfigurationError as error:
-            if not self._told:
-                self._told = True
-                logger.error("Every request is answered 503: %s", error)  # noqa: TRY400
-            return False
-        self.met = True
-        return True
+            self.tell(error)
+        else:
+            self.met = True
+        return self.met
+
+    def holds_sync(self) -> bool:
+        """As :meth:`holds`, in a thread without an event loop."""
+        try:
+            if not self.met:
+                await_redis_sync(self._runtime)
+        except ConfigurationError as error:
+            self.tell(error)
+        else:
+            self.met = True
+        return self.met
+
+    def tell(self, error: ConfigurationError) -> None:
+        """Put into the log why nothing is served, once."""
+        if not self._told:
+            self._told = True
+            logger.error("Every request is answered 503: %s", error)
 
 
 def refusal(scope: Scope, body: bytes, retry_after: int) -> list[Message]:

@@ -27,6 +27,9 @@ from holdfast.sessions.events import SessionRefused, announcer
 from holdfast.sessions.exchange import Exchange, Setup
 from holdfast.sessions.imports.importer import importer_of
 from holdfast.sessions.lifecycle import DEFAULT_LIFETIME, Terms
+from holdfast.sessions.session import Session
+from holdfast.sessions.sync import waiting_in_place
+from holdfast.sessions.sync_session import SyncSession
 from holdfast.sessions.tidings import Tidings
 from holdfast.sessions.users import user_index
 from holdfast.startup import Requirement
@@ -55,7 +58,19 @@ UNSET = Unset.UNSET
 
 
 class Door:
-    """The configuration of one middleware, checked."""
+    """The configuration of one middleware, checked.
+
+    Args:
+        settings: in place of those of the environment.
+        given: of them, what arguments replace.
+        max_age: as the middleware's argument.
+        store: in place of the default one.
+        unavailable: raised to handlers, as their framework's own 503.
+        in_threads: handlers cannot await: theirs is a :class:`SyncSession`, and its store waits.
+
+    Raises:
+        ConfigurationError: it cannot work.
+    """
 
     def __init__(
         self,
@@ -64,6 +79,8 @@ class Door:
         max_age: int | Unset | None,
         store: SessionStore | None,
         unavailable: type[SessionUnavailable],
+        *,
+        in_threads: bool = False,
     ) -> None:
         self.runtime: Runtime = runtime(settings)
         self.required = Requirement(self.runtime)
@@ -85,7 +102,7 @@ class Door:
         self.own_store = store is not None
         chosen = default_store(self.runtime) if store is None else encrypted(store, own)
         self.setup = Setup(
-            store=chosen,
+            store=waiting_in_place(chosen) if in_threads else chosen,
             signer=CookieSigner(own.signing_keys()),
             attributes=attributes,
             terms=Terms.of(own, lifetime),
@@ -95,6 +112,7 @@ class Door:
                 user_index(chosen),
                 address=own.session_index_address,
             ),
+            session_class=SyncSession if in_threads else Session,
         )
         self.importer = importer_of(own, self.runtime.link, self.setup)
 

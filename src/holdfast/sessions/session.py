@@ -7,7 +7,7 @@ in ``lifecycle.py`` and carried out by the exchange behind it; no I/O is here bu
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Never, Self
+from typing import TYPE_CHECKING, Any, Never, Self, overload
 
 from holdfast.errors import SessionError
 from holdfast.sessions import commit, verbs
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
     from holdfast.sessions.exchange import Exchange
     from holdfast.sessions.store import Degraded
+    from holdfast.sessions.sync_session import SyncSession
+
+#: Where a WSGI application finds its session in the environ.
+ENVIRON_KEY = "holdfast.session"
 
 _NO_DEFAULT = object()
 
@@ -314,23 +318,38 @@ class UnreadableSession(Session):
     __str__ = __repr__
 
 
+@overload
+def get_session(connection: HTTPConnection) -> Session: ...
+
+
+@overload
+def get_session(connection: dict[str, Any]) -> SyncSession: ...
+
+
+@overload
+def get_session(connection: Mapping[str, Any]) -> Session: ...
+
+
 def get_session(connection: HTTPConnection | Mapping[str, Any]) -> Session:
-    """Return the session of a request, WebSocket or ASGI scope, with its type.
+    """Return the session of a request, WebSocket, ASGI scope or WSGI environ, with its type.
 
     Starlette types ``request.session`` as a plain dict; wherever a method of :class:`Session` is
     called, this is the way to it. It counts as an access.
 
     Args:
-        connection: a Starlette ``Request``, ``WebSocket`` or ``HTTPConnection``, or the scope.
+        connection: a Starlette ``Request``, ``WebSocket`` or ``HTTPConnection``, or the scope; or
+            the environ of a WSGI application, whose session is a :class:`SyncSession`.
 
     Raises:
-        SessionError: no ``SessionMiddleware`` of holdfast is around the application.
+        SessionError: neither of holdfast's session middlewares is around the application.
     """
     scope = connection if isinstance(connection, dict) else getattr(connection, "scope", connection)
-    session = scope.get("session")
+    # What a WSGI server calls its environ has this key in any case (PEP 3333).
+    session = scope.get(ENVIRON_KEY if "wsgi.version" in scope else "session")
     if not isinstance(session, Session):
         raise SessionError(
-            "there is no session here: add holdfast's SessionMiddleware around the application"
+            "there is no session here: add holdfast's SessionMiddleware (on WSGI, its "
+            "WSGISessionMiddleware) around the application"
             + (" (another package's is inside it)" if session is not None else "")
         )
     session.mark_accessed()

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
+from holdfast.sessions.store import SessionStore
+
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
-    from holdfast.sessions.store import Change, Missing, Outcome, Record, SessionKey, SessionStore
+    from holdfast.sessions.store import Change, Missing, Outcome, Record, SessionKey
 
 _T = TypeVar("_T")
 
@@ -116,3 +118,47 @@ class SyncSessionStore:
 
     def _run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         return driven(coroutine) if self.store.waits_in_place else asyncio.run(coroutine)
+
+
+def waiting_in_place(store: SessionStore) -> SessionStore:
+    """Return *store*, or one over it, whose verbs wait in their thread where nobody awaits."""
+    return store if store.waits_in_place else _LoopPerVerb(store)
+
+
+class _LoopPerVerb(SessionStore):
+    """A store that waits for an event loop, which gets one of its own for each verb."""
+
+    def __init__(self, store: SessionStore) -> None:
+        self._store = SyncSessionStore(store)
+
+    def __repr__(self) -> str:
+        return repr(self._store.store)
+
+    @property
+    def waits_in_place(self) -> bool:
+        return True
+
+    @property
+    def writable(self) -> bool:
+        return self._store.writable
+
+    async def load(self, key: SessionKey, **options: Any) -> Record | Missing:
+        return self._store.load(key, **options)
+
+    async def create(self, key: SessionKey, fields: Mapping[str, bytes], **options: Any) -> Outcome:
+        return self._store.create(key, fields, **options)
+
+    async def save(self, key: SessionKey, change: Change, **options: Any) -> Outcome:
+        return self._store.save(key, change, **options)
+
+    async def increment(self, key: SessionKey, name: str, by: int, **options: Any) -> int | Outcome:
+        return self._store.increment(key, name, by, **options)
+
+    async def touch(self, key: SessionKey, **options: Any) -> Outcome:
+        return self._store.touch(key, **options)
+
+    async def delete(self, id_hash: str) -> Outcome:
+        return self._store.delete(id_hash)
+
+    async def flush(self) -> None:
+        self._store.flush()
