@@ -48,7 +48,9 @@ if TYPE_CHECKING:
     from holdfast.sessions.session import Session as Session
     from holdfast.sessions.session import get_session as get_session
     from holdfast.sessions.store import SessionStore as SessionStore
+    from holdfast.sessions.sync_session import SyncSession as SyncSession
     from holdfast.sessions.users import SessionInfo as SessionInfo
+    from holdfast.sessions.wsgi import WSGISessionMiddleware as WSGISessionMiddleware
     from holdfast.settings import Settings as Settings
     from holdfast.streams.access import session_access as session_access
     from holdfast.streams.access import stream_token as stream_token
@@ -106,7 +108,9 @@ _HOMES = {
     "StreamRefused": "errors",
     "SyncOAuthStateStore": "oauth.store",
     "SyncRunPublisher": "streams.sync_publisher",
+    "SyncSession": "sessions.sync_session",
     "SyncSessionIndex": "sessions.index",
+    "WSGISessionMiddleware": "sessions.wsgi",
     "aclose": "runtime",
     "get_session": "sessions.session",
     "on_session_event": "sessions.events",
@@ -159,7 +163,9 @@ __all__ = [
     "StreamRefused",
     "SyncOAuthStateStore",
     "SyncRunPublisher",
+    "SyncSession",
     "SyncSessionIndex",
+    "WSGISessionMiddleware",
     "aclose",
     "get_session",
     "on_session_event",
