@@ -10,9 +10,12 @@ import pytest
 
 from holdfast.link import Link
 from holdfast.settings import Settings
+from holdfast.testing import redis_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from holdfast.testing import RedisServer
 
 
 class MakeLink(Protocol):
@@ -48,3 +51,10 @@ def until_sync(condition: Callable[[], object], seconds: float = 5.0) -> None:
     while not condition():
         assert time.monotonic() < last, "it did not come about in time"
         time.sleep(0.005)
+
+
+@pytest.fixture(scope="session")
+def cluster_node() -> Iterator[RedisServer]:
+    """A node of a Cluster that has no slots; it knows how keys are laid out."""
+    with redis_server("--cluster-enabled", "yes", "--cluster-port", "0") as server:
+        yield server

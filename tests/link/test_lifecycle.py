@@ -18,6 +18,7 @@ import pytest
 from tests.link.conftest import until
 
 from holdfast.link import Link, Listener
+from holdfast.link.lane import Lane
 from holdfast.settings import Settings
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ def test_a_loop_dropped_without_a_word_hinders_no_other(
     assert asyncio.run(_echo(link, "b")) == b"b"
     assert loop not in link._lanes
     # What a loop closed by hand leaves open is its owner's, here ours.
+    assert isinstance(lane, Lane)
     assert lane._current is not None
     assert lane._current._transport is not None
     lane._current._transport._sock.close()  # type: ignore[attr-defined]
@@ -205,7 +207,9 @@ async def test_letting_go_closes_our_copy_of_a_socket_and_nothing_else(
     listener = Listener(link, lambda *_: None, lambda: None)
     await listener.add(f"{key_prefix}c")
     await link.execute("PING")
-    conversation = next(iter(link._lanes.values()))._current
+    lane = next(iter(link._lanes.values()))
+    assert isinstance(lane, Lane)
+    conversation = lane._current
     assert conversation is not None
     assert conversation._transport is not None
     ours = conversation._transport.get_extra_info("socket").fileno()

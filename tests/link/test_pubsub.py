@@ -152,11 +152,11 @@ async def test_a_connection_that_died_without_a_word_is_found_out(
     listener, heard = listen(link)
     with FaultProxy.threaded("127.0.0.1", redis.port) as proxy:
         beside = make_link(f"redis://127.0.0.1:{proxy.port}")
-        link.target = beside.target
+        link.topology.target = beside.target
         await listener.add(f"{key_prefix}c")
         assert proxy.live >= 1
         proxy.blackhole("replies")
-        link.target = make_link(redis.url).target
+        link.topology.target = make_link(redis.url).target
         await until(lambda: heard.gaps == 1, 10)
         redis.execute("PUBLISH", f"{key_prefix}c", "x")
         await until(lambda: heard.messages == [(f"{key_prefix}c".encode(), b"x")])
@@ -169,10 +169,10 @@ async def test_an_unanswered_subscription_is_taken_for_a_dead_connection(
     link = make_link(redis.url)
     listener, heard = listen(link)
     with FaultProxy.threaded("127.0.0.1", redis.port) as proxy:
-        link.target = make_link(f"redis://127.0.0.1:{proxy.port}").target
+        link.topology.target = make_link(f"redis://127.0.0.1:{proxy.port}").target
         await listener.add(f"{key_prefix}a")
         proxy.blackhole("replies")
-        link.target = make_link(redis.url).target
+        link.topology.target = make_link(redis.url).target
         async with asyncio.timeout(1):
             await listener.add(f"{key_prefix}b")
         await until(lambda: heard.gaps == 1)

@@ -11,7 +11,7 @@ import pytest
 from holdfast.errors import RedisReplyError, RedisUnavailable
 from holdfast.link import Script
 from holdfast.link.client import target
-from holdfast.link.sync import SyncConversation
+from holdfast.link.sync import SyncConversation, SyncLane
 from holdfast.settings import Settings
 from holdfast.testing import FaultProxy
 
@@ -96,4 +96,5 @@ def test_a_hundred_threads_get_their_own_replies(redis: RedisServer, make_link: 
         thread.join()
     assert not wrong
     # What a crowd has opened is not kept for ever.
+    assert isinstance(link._threads, SyncLane)
     assert len(link._threads._idle) <= 64

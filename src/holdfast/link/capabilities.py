@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from holdfast.errors import HoldfastError, RedisReplyError, RedisUnavailable
 from holdfast.link.client import target
-from holdfast.link.sync import SyncConversation
+from holdfast.link.cluster import converse
+from holdfast.link.topology import Topology
 
 if TYPE_CHECKING:
+    from holdfast.link.cluster import ClusterConversation
+    from holdfast.link.sync import SyncConversation
     from holdfast.settings import Settings
 
 # XADD came with Redis 5.0, and with it all that the rest of the package uses.
@@ -59,7 +62,9 @@ class Report:
         return "ok"
 
 
-def missing_commands(conversation: SyncConversation, deadline: float) -> list[str]:
+def missing_commands(
+    conversation: SyncConversation | ClusterConversation, deadline: float
+) -> list[str]:
     """Name the needed commands that the server does not have; none where it will not say.
 
     Raises:
@@ -87,13 +92,14 @@ def inspect(settings: Settings) -> Report:
             (Finding("redis", "warning", "no HOLDFAST_REDIS_URL: memory of one process"),)
         )
     patience = max(4 * settings.redis_timeout, 1.0)
+    topology = Topology(target(settings))
     try:
-        conversation = SyncConversation.open(target(settings), patience)
+        conversation = converse(topology, patience)
     except RedisUnavailable as error:
         return Report((_unreachable(error),))
     try:
         asking = _Asking(conversation, patience)
-        return Report(tuple(_findings(asking, settings)))
+        return Report(tuple(_findings(asking, settings, topology)))
     finally:
         conversation.close()
 
@@ -101,7 +107,9 @@ def inspect(settings: Settings) -> Report:
 class _Asking:
     """A connection that gives one answer at a time, errors as values."""
 
-    def __init__(self, conversation: SyncConversation, patience: float) -> None:
+    def __init__(
+        self, conversation: SyncConversation | ClusterConversation, patience: float
+    ) -> None:
         self._conversation = conversation
         self._patience = patience
 
@@ -111,8 +119,11 @@ class _Asking:
         except RedisUnavailable as error:
             return error
 
+    def canaries(self, key: str) -> list[str]:
+        return self._conversation.canaries(key, time.monotonic() + self._patience)
 
-def _findings(asking: _Asking, settings: Settings) -> Iterator[Finding]:
+
+def _findings(asking: _Asking, settings: Settings, topology: Topology) -> Iterator[Finding]:
     answer = asking.ask("PING")
     if isinstance(answer, RedisUnavailable):
         yield _unreachable(answer)
@@ -126,11 +137,11 @@ def _findings(asking: _Asking, settings: Settings) -> Iterator[Finding]:
         )
     else:
         yield version(info)
-        yield role(info)
+        yield cluster(len(topology.nodes)) if topology.clustered else role(info)
         yield eviction(info)
         yield persistence(info)
     yield _commands(asking)
-    yield _canary(asking, settings.key_prefix)
+    yield _canaries(asking, settings.key_prefix)
     yield _scripts(asking)
     yield _latency(asking, settings.redis_timeout)
 
@@ -161,10 +172,16 @@ def role(info: Info) -> Finding:
     """Judge the role: a replica can be read, but nothing here can be written to it."""
     name = info.get("role", "unknown")
     if info.get("cluster_enabled") == "1":
-        return Finding("role", "problem", "a node of a cluster: not supported in this version")
+        text = "a node of a cluster: HOLDFAST_REDIS_URL has to begin with redis+cluster://"
+        return Finding("role", "problem", text)
     if name == "master":
         return Finding("role", "ok", f"master, {info.get('connected_slaves', '0')} replicas")
     return Finding("role", "problem", f"{name}: point HOLDFAST_REDIS_URL at the master")
+
+
+def cluster(masters: int) -> Finding:
+    """Tell how many masters share the keys."""
+    return Finding("role", "ok", f"a Cluster of {masters} masters; one of them tells the rest")
 
 
 def eviction(info: Info) -> Finding:
@@ -207,8 +224,17 @@ def _commands(asking: _Asking) -> Finding:
     return Finding("commands", "ok", "streams and scripts")
 
 
-def _canary(asking: _Asking, prefix: str) -> Finding:
-    key, value = f"{prefix}holdfast:canary:{secrets.token_hex(8)}", secrets.token_hex(4)
+def _canaries(asking: _Asking, prefix: str) -> Finding:
+    try:
+        keys = asking.canaries(f"{prefix}holdfast:canary:{secrets.token_hex(8)}")
+    except RedisUnavailable as error:
+        return Finding("write", "problem", f"{error.reason}: {error.detail or error.reason}")
+    found = [_canary(asking, key) for key in keys]
+    return next((each for each in found if each.verdict != "ok"), found[0])
+
+
+def _canary(asking: _Asking, key: str) -> Finding:
+    value = secrets.token_hex(4)
     written = asking.ask("SET", key, value, "PX", 10_000)
     if isinstance(written, RedisUnavailable):
         return Finding("write", "problem", f"{written.reason}: {written.detail or written.reason}")

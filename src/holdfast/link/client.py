@@ -1,26 +1,25 @@
 """How a connection to Redis is made: the one place with the driver's options and private names.
 
-redis-py resolves, connects, negotiates TLS, authenticates, selects the database and asks sentinels.
+redis-py resolves, connects, negotiates TLS, authenticates, selects the database, asks a sentinel.
 Then the conversation is ours (`lane`, `sync`, `pubsub`): nothing here sends a command of its own.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from redis import asyncio as aioredis
 from redis import connection as sync_driver
-from redis.asyncio import sentinel as async_sentinel
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from holdfast.errors import ConfigurationError
+from holdfast.errors import ConfigurationError, RedisUnavailable
 from holdfast.link.translate import connect_error
 
 if TYPE_CHECKING:
@@ -28,19 +27,18 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Mapping
 
+    from holdfast.link.slots import Address
     from holdfast.settings import RedisTarget, Settings
 
 log = logging.getLogger("holdfast.link")
 
 _ASYNC = {
     "redis": aioredis.Connection,
-    "redis+sentinel": aioredis.Connection,
     "rediss": aioredis.SSLConnection,
     "unix": aioredis.UnixDomainSocketConnection,
 }
 _SYNC = {
     "redis": sync_driver.Connection,
-    "redis+sentinel": sync_driver.Connection,
     "rediss": sync_driver.SSLConnection,
     "unix": sync_driver.UnixDomainSocketConnection,
 }
@@ -63,33 +61,50 @@ class Target:
     """Where Redis is and how to get in. Its ``repr`` shows neither host nor user nor password.
 
     Attributes:
-        scheme: ``redis``, ``rediss``, ``unix`` or ``redis+sentinel``.
-        options: the driver's arguments for one connection.
-        sentinels: addresses to ask for the master, in this order; empty without Sentinel.
-        service: the name the sentinels know the master by.
+        scheme: ``redis``, ``rediss`` or ``unix``: how one connection is made.
+        options: the driver's arguments for one connection. Where the address is to be asked for,
+            without it: see `at`.
+        hosts: addresses to ask: sentinels, or nodes of a Cluster; empty where there is one server.
+        service: the name the sentinels know the master by; empty without Sentinel.
         sentinel_options: credentials for the sentinels themselves.
     """
 
     scheme: str
     options: Mapping[str, Any] = field(repr=False)
-    sentinels: tuple[tuple[str, int], ...] = field(default=(), repr=False)
+    hosts: tuple[Address, ...] = field(default=(), repr=False)
     service: str = field(default="", repr=False)
     sentinel_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def clustered(self) -> bool:
+        """Whether it is a Cluster."""
+        return bool(self.hosts) and not self.service
+
+    def at(self, address: Address) -> Target:
+        """The same way in, to the server at *address*."""
+        host, port = address
+        return replace(self, options={**self.options, "host": host, "port": port})
+
+    def checked(self) -> Mapping[str, Any]:
+        """The options, once it is known where to connect.
+
+        Raises:
+            RedisUnavailable: ``failover``, the address has not been found yet.
+        """
+        if self.hosts and "host" not in self.options:
+            raise RedisUnavailable("failover", "its master is not known yet")
+        return self.options
 
 
 def target(settings: Settings) -> Target:
     """Turn the URL of *settings* into arguments of the driver.
 
     Raises:
-        ConfigurationError: there is no URL, or it is of a kind that is not yet supported.
+        ConfigurationError: there is no URL.
     """
     place = settings.redis_target
     if place is None:
         raise ConfigurationError("HOLDFAST_REDIS_URL is not set: there is no Redis to link to")
-    if place.scheme not in _ASYNC:
-        raise ConfigurationError(
-            f"HOLDFAST_REDIS_URL: {place.scheme} is not yet supported in this version"
-        )
     options = _options(place)
     if settings.redis_url_in_file and place.password:
         options["credential_provider"] = _Renewed(
@@ -100,13 +115,15 @@ def target(settings: Settings) -> Target:
         for name in ("sentinel_username", "sentinel_password")
         if name in options
     }
-    if place.scheme == "unix":
-        return Target(place.scheme, {"path": place.socket, **options})
-    if place.scheme == "redis+sentinel":
-        service = place.service or ""
-        return Target(place.scheme, options, place.hosts, service, sentinel_options)
-    host, port = place.hosts[0]
-    return Target(place.scheme, {"host": host, "port": port, **options})
+    scheme, _, kind = place.scheme.partition("+")
+    if scheme == "unix":
+        return Target(scheme, {"path": place.socket, **options})
+    if kind:
+        if scheme == "rediss":
+            tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
+            sentinel_options |= {"ssl": True, **tls}
+        return Target(scheme, options, place.hosts, place.service or "", sentinel_options)
+    return Target(scheme, options).at(place.hosts[0])
 
 
 class _Renewed(CredentialProvider):
@@ -135,7 +152,7 @@ def _options(place: RedisTarget) -> dict[str, Any]:
     if "ssl_check_hostname" in options:
         text = str(options["ssl_check_hostname"]).lower()
         options["ssl_check_hostname"] = text not in ("0", "f", "false", "n", "no")
-    if place.scheme != "rediss":
+    if not place.scheme.startswith("rediss"):
         options = {name: value for name, value in options.items() if not name.startswith("ssl_")}
     return options
 
@@ -166,21 +183,18 @@ class Stream:
         return early
 
 
-async def connect(target: Target, timeout: float) -> Stream:
+async def connect(target: Target) -> Stream:
     """Open one asyncio connection on the running loop, ready for commands.
 
-    The caller sets the deadline. *timeout* (seconds) bounds only the question to each sentinel.
+    The caller sets the deadline.
 
     Raises:
         RedisUnavailable: it could not be opened.
     """
-    options = dict(target.options)
     connection = None
     try:
-        if target.sentinels:
-            options["host"], options["port"] = await _master(target, timeout)
         connection = _ASYNC[target.scheme](
-            socket_timeout=None, socket_connect_timeout=None, **options, **_QUIET
+            socket_timeout=None, socket_connect_timeout=None, **target.checked(), **_QUIET
         )
         await connection.connect()
     except Exception as error:  # noqa: BLE001
@@ -192,25 +206,34 @@ async def connect(target: Target, timeout: float) -> Stream:
     return Stream(reader, writer)
 
 
-async def _master(target: Target, timeout: float) -> tuple[str, int]:
-    manager = async_sentinel.Sentinel(  # type: ignore[no-untyped-call]
-        target.sentinels,
-        sentinel_kwargs=_sentinel_options(target, timeout),
+def find_master(target: Target, sentinel: Address, timeout: float) -> Address:
+    """Ask one sentinel for the master.
+
+    Args:
+        target: what is known of the service and of the way in to its sentinels.
+        sentinel: the address of the one to ask.
+        timeout: seconds for connecting, and for each reply.
+
+    Raises:
+        RedisUnavailable: it is not there, or knows no master that is well.
+    """
+    asked = Sentinel(  # type: ignore[no-untyped-call]
+        [sentinel],
+        sentinel_kwargs={
+            "socket_timeout": timeout,
+            "socket_connect_timeout": timeout,
+            **target.sentinel_options,
+            **_QUIET,
+        },
     )
-    async with manager:
-        host, port = await manager.discover_master(target.service)
+    try:
+        host, port = asked.discover_master(target.service)  # type: ignore[no-untyped-call]
+    except Exception as error:  # noqa: BLE001
+        raise connect_error(error) from None
+    finally:
+        for each in asked.sentinels:
+            each.close()
     return host, port
-
-
-def _sentinel_options(target: Target, timeout: float) -> dict[str, Any]:
-    """Options for asking a sentinel: a dead one may cost its share of the deadline and no more."""
-    share = timeout / len(target.sentinels)
-    return {
-        "socket_timeout": share,
-        "socket_connect_timeout": share,
-        **target.sentinel_options,
-        **_QUIET,
-    }
 
 
 class SyncStream:
@@ -234,21 +257,9 @@ def connect_sync(target: Target, timeout: float) -> SyncStream:
     Raises:
         RedisUnavailable: it could not be opened.
     """
-    options = dict(target.options)
     try:
-        if target.sentinels:
-            sentinel = Sentinel(  # type: ignore[no-untyped-call]
-                target.sentinels, sentinel_kwargs=_sentinel_options(target, timeout)
-            )
-            try:
-                options["host"], options["port"] = sentinel.discover_master(  # type: ignore[no-untyped-call]
-                    target.service
-                )
-            finally:
-                for each in sentinel.sentinels:
-                    each.close()
         connection = _SYNC[target.scheme](
-            socket_timeout=timeout, socket_connect_timeout=timeout, **options, **_QUIET
+            socket_timeout=timeout, socket_connect_timeout=timeout, **target.checked(), **_QUIET
         )
         connection.connect()
     except Exception as error:  # noqa: BLE001

@@ -205,7 +205,7 @@ class Lane:
 
     Args:
         loop: the loop whose commands these are; every method is called on it.
-        target: where Redis is.
+        where: asked at each connect where Redis is.
         timeout: seconds for one operation, connect included.
         gate: the link's verdict.
         report: told of each outage seen here, with the generation it belongs to.
@@ -215,7 +215,7 @@ class Lane:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        target: Target,
+        where: Callable[[], Target],
         timeout: float,
         gate: Gate,
         report: Report,
@@ -224,7 +224,7 @@ class Lane:
         self.loop = loop
         self.timeout = timeout
         self.report = report
-        self._target = target
+        self._where = where
         self._gate = gate
         self._closed: Callable[[Lane], None] | None = closed
         self._queue: deque[tuple[bytes, asyncio.Future[Reply], float]] = deque()
@@ -316,7 +316,7 @@ class Lane:
         conversation = Conversation(self, generation)
         try:
             async with asyncio.timeout(CONNECT_DEADLINES * self.timeout):
-                await conversation.adopt(await connect(self._target, self.timeout))
+                await conversation.adopt(await connect(self._where()))
         except Exception as error:  # noqa: BLE001
             unavailable = connect_error(error)
             self._refuse_queue(unavailable)

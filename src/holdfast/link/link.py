@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, cast
 
 from holdfast.errors import RedisReplyError, RedisUnavailable
 from holdfast.forks import watch_forks
-from holdfast.link import client
+from holdfast.link import client, slots
+from holdfast.link.cluster import ClusterLane, ClusterThreads
 from holdfast.link.lane import Lane
 from holdfast.link.state import LinkState, LinkStatus
 from holdfast.link.supervisor import Hook, Supervisor
 from holdfast.link.sync import Answers, Command, SyncLane
+from holdfast.link.topology import Topology
 from holdfast.link.translate import Arg, Reply, raised
 
 if TYPE_CHECKING:
@@ -39,16 +41,16 @@ class Link:
         settings: ``redis_url`` (required), ``redis_timeout`` and ``key_prefix`` are used.
 
     Raises:
-        ConfigurationError: the URL is missing or cannot work.
+        ConfigurationError: the URL is missing.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.target = client.target(settings)
+        self.topology = Topology(client.target(settings))
         self.timeout = float(settings.redis_timeout)
-        self._supervisor = Supervisor(self.target, self.timeout, settings.key_prefix)
+        self._supervisor = Supervisor(self.topology, self.timeout, settings.key_prefix)
         self._gate = self._supervisor.gate
-        self._lanes: dict[asyncio.AbstractEventLoop, Lane] = {}
-        self._threads = SyncLane(self.target, self.timeout, self._gate, self._supervisor.report)
+        self._lanes: dict[asyncio.AbstractEventLoop, Lane | ClusterLane] = {}
+        self._threads = self._new_threads()
         self._listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
         self._inherited: list[object] = []
         _watch_process(self)
@@ -65,6 +67,18 @@ class Link:
     def status(self) -> LinkStatus:
         """The state, since when, and why."""
         return self._supervisor.status
+
+    @property
+    def target(self) -> client.Target:
+        """Where to connect for what any node can do."""
+        return self.topology.target
+
+    def slot(self, key: str | bytes) -> int:
+        """Return a number that is the same for keys which one script or command may name together.
+
+        That is the slot in a Cluster, else always 0.
+        """
+        return slots.slot_of(key) if self.topology.clustered else 0
 
     def start(self) -> None:
         """Start supervision; again is nothing. The first command does it by itself."""
@@ -283,23 +297,32 @@ class Link:
         status = self.status
         return RedisUnavailable(status.reason or status.state.value)
 
-    def _new_lane(self, loop: asyncio.AbstractEventLoop) -> Lane:
+    def _new_lane(self, loop: asyncio.AbstractEventLoop) -> Lane | ClusterLane:
         for other in list(self._lanes):
             if other.is_closed():
                 self._lanes.pop(other, None)
-        lane = Lane(
-            loop, self.target, self.timeout, self._gate, self._supervisor.report, self._forget
-        )
+        supervised = self.timeout, self._gate, self._supervisor.report, self._forget
+        lane: Lane | ClusterLane
+        if self.topology.clustered:
+            lane = ClusterLane(loop, self.topology, *supervised)
+        else:
+            lane = Lane(loop, lambda: self.target, *supervised)
         self._lanes[loop] = lane
         return lane
 
-    def _forget(self, lane: Lane) -> None:
+    def _new_threads(self) -> SyncLane | ClusterThreads:
+        supervised = self.timeout, self._gate, self._supervisor.report
+        if self.topology.clustered:
+            return ClusterThreads(self.topology, *supervised)
+        return SyncLane(lambda: self.target, *supervised)
+
+    def _forget(self, lane: Lane | ClusterLane) -> None:
         if self._lanes.get(lane.loop) is lane:
             del self._lanes[lane.loop]
 
     def forked(self) -> None:
         """In the child: begin anew, and never touch what the parent is still using."""
-        inherited: list[Lane | Listener] = [*self._lanes.values(), *self._listeners]
+        inherited: list[Lane | ClusterLane | Listener] = [*self._lanes.values(), *self._listeners]
         for each in inherited:
             each.abandon()
         self._inherited += inherited

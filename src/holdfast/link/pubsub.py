@@ -231,7 +231,7 @@ class Listener:
         subscription = Subscription(self._message, self._confirm)
         try:
             async with asyncio.timeout(CONNECT_DEADLINES * self._link.timeout):
-                stream = await connect(self._link.target, self._link.timeout)
+                stream = await connect(self._link.target)
                 await subscription.adopt(stream)
             await self._attend(subscription)
         except (RedisUnavailable, TimeoutError, ConnectionError):

@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Protocol
 
 from holdfast.errors import RedisReplyError, RedisUnavailable
 from holdfast.link.capabilities import missing_commands
+from holdfast.link.cluster import converse
 from holdfast.link.state import Event, LinkState, LinkStatus, after, event_of_probe
-from holdfast.link.sync import Answers, Command, SyncConversation
 from holdfast.link.translate import Arg, Reply, raised
 
 if TYPE_CHECKING:
-    from holdfast.link.client import Target
+    from holdfast.link.cluster import ClusterConversation
     from holdfast.link.script import Script
+    from holdfast.link.sync import Answers, Command, SyncConversation
+    from holdfast.link.topology import Topology
 
 log = logging.getLogger("holdfast.link")
 
@@ -36,7 +38,8 @@ DOWN_LINE = "Redis is unavailable ({}): sessions and streams go on without it un
 REMEDIES = {
     "auth": "check the user and the password in HOLDFAST_REDIS_URL",
     "readonly": "HOLDFAST_REDIS_URL leads to a read-only replica: point it at the master",
-    "unsupported": "point HOLDFAST_REDIS_URL at a Redis 5.0 or newer (or Valkey), not a cluster",
+    "unsupported": "a Cluster needs redis+cluster:// in HOLDFAST_REDIS_URL, and nothing else does;"
+    " point it at a Redis 5.0 or newer (or Valkey)",
     "database": "HOLDFAST_REDIS_URL names a database that this server does not have",
     "tls": "check the certificates, and whether HOLDFAST_REDIS_URL needs rediss or redis",
     "protocol": "check that HOLDFAST_REDIS_URL leads to a Redis",
@@ -83,14 +86,14 @@ class Supervisor:
     """Keeps the state of one link.
 
     Args:
-        target: where Redis is.
+        topology: where Redis is; kept up to date here.
         timeout: seconds that a probe may take.
         prefix: put before the canary's key.
     """
 
-    def __init__(self, target: Target, timeout: float, prefix: str) -> None:
+    def __init__(self, topology: Topology, timeout: float, prefix: str) -> None:
         self.gate = Gate()
-        self._target = target
+        self._topology = topology
         self._timeout = timeout
         self._prefix = prefix
         self._hooks: list[tuple[str, Hook]] = []
@@ -104,7 +107,7 @@ class Supervisor:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
-        self._conversation: SyncConversation | None = None
+        self._conversation: SyncConversation | ClusterConversation | None = None
         self._status = LinkStatus(LinkState.STARTING, time.time())
         self._news: deque[LinkStatus] = deque()
         self._decided = threading.Event()
@@ -251,12 +254,7 @@ class Supervisor:
         """Write a canary and read it back. PING would pass on a replica and on a full server."""
         value = secrets.token_hex(4)
         try:
-            written, read = self._connected().call(
-                [("SET", self._canary, value, "PX", CANARY_TTL_MS), ("GET", self._canary)],
-                time.monotonic() + self._timeout,
-            )
-            raised(written)
-            kept = raised(read) == value.encode()
+            kept = self._write_and_read(value)
         except RedisUnavailable as error:
             failure = error
         except RedisReplyError as error:
@@ -267,14 +265,24 @@ class Supervisor:
             failure = RedisUnavailable("canary", "it did not keep what was written")
         # Also after an error reply: behind the next connection may be another server, a new master.
         self._drop()
+        self._topology.doubt()
         return failure
 
-    def _connected(self) -> SyncConversation:
+    def _write_and_read(self, value: str) -> bool:
+        conversation = self._connected()
+        deadline = time.monotonic() + self._timeout
+        commands: list[Command] = []
+        for key in conversation.canaries(self._canary, deadline):
+            commands += [("SET", key, value, "PX", CANARY_TTL_MS), ("GET", key)]
+        answers = [raised(answer) for answer in conversation.call(commands, deadline)]
+        return all(read == value.encode() for read in answers[1::2])
+
+    def _connected(self) -> SyncConversation | ClusterConversation:
         """The connection, or a new one: its handshake may take longer than a command may."""
         if self._conversation is not None and self._conversation.stale():
             self._drop()
         if self._conversation is None:
-            self._conversation = SyncConversation.open(self._target, self._timeout)
+            self._conversation = converse(self._topology, self._timeout)
             deadline = time.monotonic() + self._timeout
             missing = missing_commands(self._conversation, deadline)
             if missing:

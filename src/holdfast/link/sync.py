@@ -9,7 +9,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import hiredis
@@ -51,6 +51,10 @@ class SyncConversation:
             RedisUnavailable: it could not be opened.
         """
         return cls(connect_sync(target, timeout), generation)
+
+    def canaries(self, key: str, deadline: float) -> list[str]:
+        """The keys to write so that every server has been tried: here there is one."""
+        return [key]
 
     def stale(self) -> bool:
         """Whether the server has closed the connection, or spoken, while nobody asked."""
@@ -112,14 +116,16 @@ class SyncLane:
     """The connections of a process's threads, the last used first.
 
     Args:
-        target: where Redis is.
+        where: asked at each connect where Redis is.
         timeout: seconds for one operation, connect included.
         gate: the link's verdict.
         report: told of each outage seen here, with the generation it belongs to.
     """
 
-    def __init__(self, target: Target, timeout: float, gate: Gate, report: Report) -> None:
-        self._target = target
+    def __init__(
+        self, where: Callable[[], Target], timeout: float, gate: Gate, report: Report
+    ) -> None:
+        self._where = where
         self._timeout = timeout
         self._gate = gate
         self._report = report
@@ -158,7 +164,7 @@ class SyncLane:
             if conversation.generation == generation and not conversation.stale():
                 return conversation
             conversation.close()
-        conversation = SyncConversation.open(self._target, _left(deadline), generation)
+        conversation = SyncConversation.open(self._where(), _left(deadline), generation)
         if time.monotonic() > deadline:
             # The handshake took it all. Kept, the connection serves the next command in time.
             self._keep(conversation)

@@ -14,7 +14,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from redis import exceptions as driver
-from redis.asyncio import sentinel as async_sentinel
 from redis.sentinel import MasterNotFoundError
 
 from holdfast.errors import HoldfastError, RedisReplyError, RedisUnavailable
@@ -44,12 +43,36 @@ OUTAGES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "MISCONF": ("misconf", "it cannot save to disk and refuses to write"),
         "NOREPLICAS": ("no_replicas", "too few replicas are connected"),
         "BUSY": ("busy", "it is busy running a script"),
-        # Only a node of a cluster redirects.
+        # Only a node of a Cluster redirects, and `cluster` follows; to a link with one it is news.
         "MOVED": ("unsupported", "it is a node of a cluster"),
         "ASK": ("unsupported", "it is a node of a cluster"),
     }
 )
 """Error replies that mean "I cannot serve", by their first word: reason and detail."""
+
+_REDIRECTS = frozenset({"MOVED", "ASK", "TRYAGAIN"})
+
+
+class Redirected(RedisUnavailable):
+    """A node of a Cluster said that the key is elsewhere; the command has not been done.
+
+    Attributes:
+        kind: ``MOVED``, for good; ``ASK``, this once; ``TRYAGAIN``, its keys are on both sides.
+        slot: the slot of the key; 0 with ``TRYAGAIN``.
+        address: where to go; ``None`` where the node did not say.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.kind, *where = text.split(" ")
+        super().__init__(*OUTAGES[self.kind])
+        self.slot = 0
+        self.address: tuple[str, int] | None = None
+        if self.kind != "TRYAGAIN":
+            self.slot = int(where[0])
+            host, _, port = where[1].rpartition(":")
+            if host not in ("", "?"):
+                self.address = host, int(port)
+
 
 _ERR_TEXTS = (
     ("max number of clients", ("max_clients", "it has too many clients")),
@@ -70,12 +93,21 @@ _IN_SCRIPT = re.compile(r"@user_script: ?\d+: -?([A-Z]+) ")
 def reply_error(text: str) -> RedisUnavailable | RedisReplyError:
     """Translate one error reply: an outage, or a no to this one command."""
     code = text.split(" ", 1)[0]
+    if code in _REDIRECTS:
+        return _redirect(text)
     known = OUTAGES.get(code)
     if known is None and code == "ERR":
         known = _outage_behind_err(text)
     if known is not None:
         return RedisUnavailable(*known)
     return RedisReplyError(code, text)
+
+
+def _redirect(text: str) -> RedisUnavailable:
+    try:
+        return Redirected(text)
+    except (ValueError, IndexError):
+        return RedisUnavailable("protocol", "it redirects to nowhere")
 
 
 def _outage_behind_err(text: str) -> tuple[str, str] | None:
@@ -134,7 +166,7 @@ def _driver_reply(error: driver.RedisError) -> RedisUnavailable:
 
 _NETWORK: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
     (
-        (MasterNotFoundError, async_sentinel.MasterNotFoundError),
+        (MasterNotFoundError,),
         "failover",
         "its sentinels name no master",
     ),

@@ -13,7 +13,15 @@ from urllib.parse import parse_qsl, unquote
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
+SCHEMES = (
+    "redis",
+    "rediss",
+    "unix",
+    "redis+sentinel",
+    "rediss+sentinel",
+    "redis+cluster",
+    "rediss+cluster",
+)
 
 # Who we are and whom we trust. Whatever else redis-py takes from a query (timeouts, retries, pools,
 # decoding) is the link's to decide: a query would silently beat it.
@@ -32,7 +40,7 @@ OPTIONS = frozenset(
     }
 )
 
-_PORTS = {"redis": 6379, "rediss": 6379, "redis+sentinel": 26379, "redis+cluster": 6379}
+_PORTS = {"": 6379, "sentinel": 26379, "cluster": 6379}
 _HOST = re.compile(r"[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.%A-Za-z]+\]")
 _ENCODE = "(in a password, write / as %2F, ? as %3F, # as %23, @ as %40)"
 
@@ -71,7 +79,7 @@ class RedisTarget:
             return f"unix://{login}{self.socket}" + (f"?db={self.db}" if self.db else "")
         hosts = ",".join(f"{_bracketed(host)}:{port}" for host, port in self.hosts)
         service = f"/{self.service}" if self.service else ""
-        db = "" if self.scheme == "redis+cluster" else f"/{self.db}"
+        db = "" if self.scheme.endswith("+cluster") else f"/{self.db}"
         return f"{self.scheme}://{login}{hosts}{service}{db}"
 
 
@@ -115,14 +123,15 @@ def _place(scheme: str, places: str, path: str, db: str | None) -> _Place:
         if places or path in {"", "/"}:
             raise ValueError("must name the path of a socket, as in unix:///run/redis/redis.sock")
         return {"socket": path, "db": _db(db)}
-    hosts = tuple(_host(each, _PORTS[scheme]) for each in places.split(","))
+    kind = scheme.partition("+")[2]
+    hosts = tuple(_host(each, _PORTS[kind]) for each in places.split(","))
     parts = path.strip("/").split("/") if path.strip("/") else []
-    if scheme == "redis+sentinel":
+    if kind == "sentinel":
         if not parts:
             raise ValueError("must name Sentinel's service: redis+sentinel://host:26379/service/0")
         service, *parts = parts
         return {"hosts": hosts, "service": service, "db": _only_db(parts, db)}
-    if scheme == "redis+cluster":
+    if kind == "cluster":
         if _only_db(parts, db) != 0:
             raise ValueError("names a database, but a Redis Cluster has only database 0")
         return {"hosts": hosts}

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from holdfast.testing.fault_proxy import FaultProxy as FaultProxy
     from holdfast.testing.faulty_store import FaultyStore as FaultyStore
     from holdfast.testing.frozen_clock import FrozenClock as FrozenClock
+    from holdfast.testing.redis_nodes import RedisCluster as RedisCluster
+    from holdfast.testing.redis_nodes import redis_cluster as redis_cluster
     from holdfast.testing.redis_process import RedisServer as RedisServer
     from holdfast.testing.redis_process import redis_server as redis_server
     from holdfast.testing.session_middleware import SessionMiddlewareSuite as SessionMiddlewareSuite
@@ -24,9 +26,11 @@ __all__ = [
     "FaultProxy",
     "FaultyStore",
     "FrozenClock",
+    "RedisCluster",
     "RedisServer",
     "SessionMiddlewareSuite",
     "SessionStoreSuite",
+    "redis_cluster",
     "redis_server",
 ]
 
@@ -36,9 +40,11 @@ _HOMES = {
     "FaultProxy": "holdfast.testing.fault_proxy",
     "FaultyStore": "holdfast.testing.faulty_store",
     "FrozenClock": "holdfast.testing.frozen_clock",
+    "RedisCluster": "holdfast.testing.redis_nodes",
     "RedisServer": "holdfast.testing.redis_process",
     "SessionMiddlewareSuite": "holdfast.testing.session_middleware",
     "SessionStoreSuite": "holdfast.testing.session_store",
+    "redis_cluster": "holdfast.testing.redis_nodes",
     "redis_server": "holdfast.testing.redis_process",
 }
 
