@@ -305,6 +305,71 @@ class TestJournal:
         assert entry.id == ZERO
 
 
+class TestRecall:
+    def test_what_the_store_has_lost_is_sent_again_in_its_place(self) -> None:
+        at = make()
+        at.put("a", "b", "c")
+        settle(at.outbox, take(at.outbox), first=7)
+        at.put("d")
+        at.outbox.unavailable(RUN)
+        assert at.outbox.written_since(9) == {RUN: "life"}
+        assert at.outbox.recall({RUN: (1, EventId(7, 0))}) == (2, [])
+        assert at.outbox.journalled == 3
+        batch = at.outbox.head(RUN)
+        assert [waiting.seq for waiting in batch] == [2, 3, 4]
+        pending = at.outbox.pending(RUN)
+        assert pending is not None
+        assert (pending.base, len(pending.entries)) == (EventId(7, 0), 3)
+        settle(at.outbox, batch, first=20)
+        assert (at.outbox.journalled, at.outbox.journalled_bytes) == (0, 0)
+        assert len(at.told) == 4
+
+    def test_what_the_store_has_is_not_sent_again(self) -> None:
+        at = make()
+        at.put("a", "b")
+        settle(at.outbox, take(at.outbox), first=7)
+        assert at.outbox.recall({RUN: (2, EventId(8, 0)), "unknown": (0, ZERO)}) == (0, [])
+        assert at.outbox.head(RUN) == []
+
+    def test_what_is_lost_twice_is_sent_twice(self) -> None:
+        at = make()
+        at.put("a")
+        settle(at.outbox, take(at.outbox), first=7)
+        for again in (8, 9):
+            assert at.outbox.recall({RUN: (0, ZERO)}) == (1, [])
+            settle(at.outbox, at.outbox.head(RUN), first=again)
+
+    def test_of_a_run_of_which_more_is_lost_than_is_kept_nothing_is_sent_and_that_is_told(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "MAX_RECENT_EVENTS", 2)
+        at = make()
+        at.put("a", "b", "c")
+        settle(at.outbox, take(at.outbox), first=7)
+        at.put("x", run_id="other")
+        assert at.outbox.recall({RUN: (0, ZERO)}) == (0, [RUN])
+        assert at.outbox.recall({RUN: (0, ZERO)}) == (0, []), "told once"
+        assert at.outbox.head(RUN) == []
+
+    def test_what_is_kept_is_bounded_in_bytes_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "MAX_RECENT_BYTES", 100)
+        at = make()
+        for name in "ab":
+            at.put(name, size=60)
+            settle(at.outbox, take(at.outbox), first=ord(name))
+        assert at.outbox.recall({RUN: (1, EventId(97, 0))}) == (1, [])
+        settle(at.outbox, at.outbox.head(RUN), first=200)
+        assert at.outbox.recall({RUN: (0, ZERO)}) == (0, [RUN])
+
+    def test_a_deleted_run_is_not_begun_anew_by_what_it_had(self) -> None:
+        at = make()
+        at.put("a")
+        settle(at.outbox, take(at.outbox), first=7)
+        at.outbox.forget(RUN)
+        assert at.outbox.written_since(0) == {}
+        assert at.outbox.recall({RUN: (0, ZERO)}) == (0, [])
+
+
 class TestRuns:
     def test_nothing_is_known_of_a_run_that_nobody_published_to(self) -> None:
         outbox = make().outbox

@@ -2,7 +2,8 @@
 
 State only: no I/O, no event loop. One queue per run gives every event its number, so that a retry
 after a lost reply is recognised, and keeps the order over all publishers of the process. While
-Redis is away the queue *is* the journal. All state is behind one lock; any thread may call.
+Redis is away the queue *is* the journal. What was stored last is kept a little longer, for a Redis
+that comes back without it. All state is behind one lock; any thread may call.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from holdfast.errors import HoldfastError, JournalFull, RunEnded
@@ -21,6 +22,8 @@ from holdfast.streams.store import Draft, Entry, Pending
 MAX_BATCH_EVENTS = 500
 MAX_BATCH_BYTES = 1 << 20
 MAX_IDLE_RUNS = 10_000
+MAX_RECENT_EVENTS = 4096
+MAX_RECENT_BYTES = 4 << 20
 
 Answer = Callable[[Entry | HoldfastError], None]
 
@@ -92,10 +95,16 @@ class Lane:
         last: the newest id known to be stored.
         sender: whose batch from the head of the queue is on its way; ``None`` where there is none.
         busy_until: after this time nobody waits for that batch any more: its sender is gone.
+        life: the life of the run that this process has written to.
+        stored: the newest number known to be stored; ``dropped``: the newest one of these that is
+            no longer kept here.
     """
 
     next_seq: int
     last: EventId = ZERO
+    life: str | None = None
+    stored: int = 0
+    dropped: int = 0
     sender: Hashable | None = None
     busy_until: float = 0.0
     queue: deque[Waiting] = field(default_factory=deque)
@@ -126,6 +135,9 @@ class Outbox:
         self.journalled_bytes = 0
         self.refused = 0
         self._lanes: OrderedDict[str, Lane] = OrderedDict()
+        # What was stored last, oldest first, of all runs.
+        self._recent: deque[tuple[Lane, Waiting]] = deque()
+        self._recent_bytes = 0
         # A queue that was forgotten and comes back goes on above every number it may have used.
         self._floor = 1
         self._lock = threading.RLock()
@@ -296,17 +308,69 @@ class Outbox:
         with self._lock:
             return [run_id for run_id, lane in self._lanes.items() if lane.queue]
 
+    def written_since(self, ms: int) -> dict[str, str | None]:
+        """The runs of which an event was stored since *ms*, each with its life."""
+        with self._lock:
+            lanes = self._lanes.items()
+            return {run: lane.life for run, lane in lanes if lane.stored and lane.last.ms >= ms}
+
+    def recall(self, held: Mapping[str, tuple[int, EventId]]) -> tuple[int, list[str]]:
+        """Take back into the journal what was stored and is no more, because a failover lost it.
+
+        Args:
+            held: of each run the newest number of this process that the store has, and its own
+                newest id.
+
+        Returns:
+            How many events were taken back; and the runs of which more is lost than is kept here.
+            Of those none is: it would hide the hole before it.
+        """
+        with self._lock:
+            found: dict[int, list[Waiting]] = {}
+            after: dict[int, int] = {}
+            lanes: list[Lane] = []
+            torn: list[str] = []
+            for run_id, (stored, last) in held.items():
+                lane = self._lanes.get(run_id)
+                if lane is None or stored >= lane.stored:
+                    continue
+                if lane.dropped > stored:
+                    torn.append(run_id)
+                else:
+                    lanes.append(lane)
+                    found[id(lane)], after[id(lane)] = [], stored
+                lane.stored, lane.last = stored, last
+            kept: deque[tuple[Lane, Waiting]] = deque()
+            for lane, waiting in self._recent:
+                if waiting.seq > after.get(id(lane), waiting.seq):
+                    found[id(lane)].append(waiting)
+                else:
+                    kept.append((lane, waiting))
+            self._recent = kept
+            for lane in lanes:
+                self._take_back(lane, found[id(lane)])
+            return sum(map(len, found.values())), torn
+
+    def _take_back(self, lane: Lane, lost: Sequence[Waiting]) -> None:
+        size = sum(waiting.size for waiting in lost)
+        self._recent_bytes -= size
+        self.journalled += len(lost)
+        self.journalled_bytes += size
+        for waiting in lost:
+            waiting.base = lane.last
+        lane.queue.extendleft(reversed(lost))
+
     def forget(self, run_id: str) -> None:
         """Know nothing of *run_id* any more but what still waits: it was deleted."""
         with self._lock:
             lane = self._lanes.get(run_id)
             if lane is not None:
-                lane.last = ZERO
+                lane.last, lane.stored, lane.dropped = ZERO, 0, lane.next_seq - 1
 
     def _lane(self, run_id: str) -> Lane:
         lane = self._lanes.get(run_id)
         if lane is None:
-            lane = self._lanes[run_id] = Lane(self._floor)
+            lane = self._lanes[run_id] = Lane(self._floor, dropped=self._floor - 1)
             self._drop_idle()
         self._lanes.move_to_end(run_id)
         return lane
@@ -325,8 +389,20 @@ class Outbox:
             self.journalled -= 1
             self.journalled_bytes -= waiting.size
             self.refused += isinstance(result, HoldfastError)
-        if isinstance(result, Entry) and result.id > lane.last:
-            lane.last = result.id
+        if isinstance(result, Entry):
+            lane.last = max(lane.last, result.id)
+            lane.life = result.life
+            if result.kept:
+                self._remember(lane, waiting)
+
+    def _remember(self, lane: Lane, waiting: Waiting) -> None:
+        lane.stored = waiting.seq
+        self._recent.append((lane, waiting))
+        self._recent_bytes += waiting.size
+        while len(self._recent) > MAX_RECENT_EVENTS or self._recent_bytes > MAX_RECENT_BYTES:
+            of, oldest = self._recent.popleft()
+            self._recent_bytes -= oldest.size
+            of.dropped = max(of.dropped, oldest.seq)
 
     def _room(self, drafts: Sequence[Draft]) -> bool:
         size = sum(len(draft.data) for draft in drafts)
