@@ -20,6 +20,7 @@ from holdfast.link.lane import Lane
 from holdfast.link.state import LinkState, LinkStatus
 from holdfast.link.supervisor import Hook, Supervisor
 from holdfast.link.sync import Answers, Command, SyncLane
+from holdfast.link.tally import Tally
 from holdfast.link.topology import Topology
 from holdfast.link.translate import Arg, Reply, raised
 
@@ -53,6 +54,8 @@ class Link:
         self._threads = self._new_threads()
         self._listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
         self._inherited: list[object] = []
+        self._tally = Tally(self._supervisor)
+        self.on_transition(self._tally.note)
         _watch_process(self)
 
     def __repr__(self) -> str:

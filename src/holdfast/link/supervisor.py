@@ -355,7 +355,7 @@ class Teller:
 
     def __init__(self, callbacks: list[Callback]) -> None:
         self._callbacks = callbacks
-        self._down_since: float | None = None
+        self._down: LinkStatus | None = None
         self._first = True
 
     def tell(self, status: LinkStatus) -> None:
@@ -368,18 +368,22 @@ class Teller:
                 log.exception("a subscriber to the link's transitions failed")
 
     def _log(self, status: LinkStatus) -> None:
-        if status.state is LinkState.DOWN and self._down_since is None:
-            self._down_since = status.since
+        fields = {"redis_state": status.state.value, "redis_since": status.since}
+        if status.state is LinkState.DOWN and self._down is None:
+            self._down = status
             remedy = REMEDIES.get(status.reason or "")
             log.warning(
                 "%s%s",
                 DOWN_LINE.format(status.reason),
                 f"; {remedy}" if remedy else "",
+                extra={**fields, "redis_reason": status.reason},
             )
         elif status.state is LinkState.UP:
-            if self._down_since is not None:
-                log.warning("Redis is back after %.1f s", status.since - self._down_since)
+            if self._down is not None:
+                away = status.since - self._down.since
+                outage = {"redis_reason": self._down.reason, "redis_away_seconds": away}
+                log.warning("Redis is back after %.1f s", away, extra={**fields, **outage})
             elif self._first:
-                log.info("Redis is up")
-            self._down_since = None
+                log.info("Redis is up", extra=fields)
+            self._down = None
         self._first = self._first and status.state not in (LinkState.UP, LinkState.DOWN)
