@@ -415,9 +415,27 @@ class Hub:
             if ring.transport is None and info.transport == "streams":
                 ring.transport = "streams"
                 await self._bell.settle(ring.run_id)
+            if not entries and info.last > seen:
+                return await self._pass_over(ring, info)
         self._extend(ring, entries)
         ring.page = next_page(entries, page)
         return len(entries) == page
+
+    async def _pass_over(self, ring: Ring, info: RunInfo) -> bool:
+        """Tell a gap where the run goes on past the ring and nothing of that is left to read.
+
+        Returns:
+            Whether there is more to read after all.
+        """
+        seen = ring.last
+        # It may have been written since we read.
+        if await self.read(ring.run_id, seen.next(), 1) or ring.last != seen:
+            return True
+        ring.interrupt(Break("gap", str(seen), None))
+        ring.last, ring.last_n = info.last, info.n
+        ring.ended = ring.ended or info.status != "open"
+        ring.wake()
+        return False
 
     def _extend(self, ring: Ring, entries: Iterable[Entry]) -> None:
         for entry in entries:
@@ -528,9 +546,10 @@ def _known(ring: Ring, news: News) -> bool:
 
 def _follows(ring: Ring, news: News) -> bool:
     first = news.entries[0]
-    return first.n == ring.last_n + 1 and (
-        news.life == ring.life or (ring.life is None and first.n == 1)
-    )
+    # A failover that lost an event gives its number to another one.
+    if first.n != ring.last_n + 1 or first.prev not in {ring.last, None}:
+        return False
+    return news.life == ring.life or (ring.life is None and first.n == 1)
 
 
 def _is_another_life(ring: Ring, info: RunInfo) -> bool:
