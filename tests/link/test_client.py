@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.link.certificates import make_certificates
 from tests.link.conftest import until
 
 from holdfast.errors import ConfigurationError, RedisUnavailable
-from holdfast.link import Link, LinkState, Listener
+from holdfast.link import Link, Listener
 from holdfast.link.client import connect, target
 from holdfast.settings import Settings
 from holdfast.testing import redis_server
@@ -191,79 +192,14 @@ async def test_tls(make_link: MakeLink, tmp_path: Path, anyio_backend: object) -
         assert not await plain.ready()
 
 
-@contextmanager
-def sentinels(master: RedisServer, folder: Path, count: int = 1) -> Iterator[list[int]]:
-    with_ports = [reserve_port() for _ in range(count)]
-    ports = [each.getsockname()[1] for each in with_ports]
-    processes = []
-    try:
-        for port in ports:
-            config = folder / f"sentinel-{port}.conf"
-            config.write_text(
-                f"port {port}\nbind 127.0.0.1\ndir {folder}\n"
-                f"sentinel monitor main 127.0.0.1 {master.port} 1\n"
-                "sentinel down-after-milliseconds main 300\nsentinel failover-timeout main 2000\n"
-            )
-            processes.append(
-                subprocess.Popen(
-                    ["redis-server", str(config), "--sentinel"],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                )
-            )
-        yield ports
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-        for each in with_ports:
-            each.close()
-
-
-@pytest.mark.slow
-async def test_sentinels_lead_to_the_master_and_to_the_next_one(
-    make_link: MakeLink, tmp_path: Path
-) -> None:
-    with redis_server() as master, redis_server() as replica:
-        replica.execute("REPLICAOF", "127.0.0.1", master.port)
-        dead = reserve_port()
-        with dead, sentinels(master, tmp_path) as (port,):
-            places = f"127.0.0.1:{dead.getsockname()[1]},127.0.0.1:{port}"
-            link = make_link(f"redis+sentinel://{places}/main/0", timeout=0.5)
-            link.start()
-            await until(lambda: link.up, 10)
-            await both_ways(link)
-            await link.execute("SET", "k", "v")
-            await until(lambda: replica.execute("GET", "k") == b"v", 15)
-            # The sentinel knows the replica, or there would be nobody to promote.
-            await until(lambda: _replicas(port), 15)
-            master.kill()
-            await until(lambda: link.status.state is LinkState.DOWN)
-            await until_both_ways(link)
-            assert await link.execute("GET", "k") == b"v"
-
-
-def _replicas(port: int) -> bool:
-    import socket
-
-    from holdfast.testing.redis_process import send_command
-
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-        answer = send_command(connection, "SENTINEL", "REPLICAS", "main")
-    return isinstance(answer, list) and any(
-        isinstance(each, list) and b"slave" in each for each in answer
-    )
-
-
-async def test_sentinels_that_know_no_master_are_an_outage(
-    make_link: MakeLink, free_port: int
-) -> None:
-    link = make_link(f"redis+sentinel://127.0.0.1:{free_port}/main/0")
-    assert not await link.ready()
-    assert link.status.reason == "failover"
-    with pytest.raises(RedisUnavailable) as error:
-        await connect(link.target)
-    assert error.value.reason == "failover"
+async def test_a_certificate_of_the_client(make_link: MakeLink, tmp_path: Path) -> None:
+    made = make_certificates(tmp_path)
+    with reserve_port() as holder, redis_server(*made.server_options(holder)):
+        place = f"rediss://localhost:{holder.getsockname()[1]}"
+        await both_ways(make_link(f"{place}?{made.client_query}", timeout=5.0))
+        without = make_link(f"{place}?{made.trust_query}", timeout=5.0)
+        assert not await without.ready()
+        assert without.status.reason == "tls"
 
 
 def test_a_url_that_no_link_can_be_made_of_is_told() -> None:

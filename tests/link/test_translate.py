@@ -8,7 +8,6 @@ import ssl
 
 import pytest
 from redis import exceptions as driver
-from redis.sentinel import MasterNotFoundError
 
 from holdfast.errors import RedisReplyError, RedisUnavailable
 from holdfast.link.translate import connect_error, lost, raised, reply_error
@@ -90,7 +89,6 @@ def _raised_from(outer: Exception, inner: BaseException) -> Exception:
         (ssl.SSLCertVerificationError("no"), "tls"),
         (driver.TimeoutError("x"), "timeout"),
         (TimeoutError(), "timeout"),
-        (MasterNotFoundError("none"), "failover"),
         (driver.BusyLoadingError("x"), "loading"),
         (driver.AuthenticationError("anything"), "auth"),
         (driver.AuthenticationError("invalid pair", status_code="WRONGPASS"), "auth"),

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from holdfast.errors import HoldfastError, RedisReplyError, RedisUnavailable
 from holdfast.link.client import target
-from holdfast.link.cluster import converse
+from holdfast.link.conversing import converse
 from holdfast.link.topology import Topology
 
 if TYPE_CHECKING:
-    from holdfast.link.cluster import ClusterConversation
-    from holdfast.link.sync import SyncConversation
+    from holdfast.link.conversing import AnyConversation
     from holdfast.settings import Settings
 
 # XADD came with Redis 5.0, and with it all that the rest of the package uses.
@@ -62,9 +61,7 @@ class Report:
         return "ok"
 
 
-def missing_commands(
-    conversation: SyncConversation | ClusterConversation, deadline: float
-) -> list[str]:
+def missing_commands(conversation: AnyConversation, deadline: float) -> list[str]:
     """Name the needed commands that the server does not have; none where it will not say.
 
     Raises:
@@ -107,9 +104,7 @@ def inspect(settings: Settings) -> Report:
 class _Asking:
     """A connection that gives one answer at a time, errors as values."""
 
-    def __init__(
-        self, conversation: SyncConversation | ClusterConversation, patience: float
-    ) -> None:
+    def __init__(self, conversation: AnyConversation, patience: float) -> None:
         self._conversation = conversation
         self._patience = patience
 
@@ -120,7 +115,7 @@ class _Asking:
             return error
 
     def canaries(self, key: str) -> list[str]:
-        return self._conversation.canaries(key, time.monotonic() + self._patience)
+        return self._conversation.canaries(key)
 
 
 def _findings(asking: _Asking, settings: Settings, topology: Topology) -> Iterator[Finding]:

@@ -1,6 +1,6 @@
 """How a connection to Redis is made: the one place with the driver's options and private names.
 
-redis-py resolves, connects, negotiates TLS, authenticates, selects the database, asks a sentinel.
+redis-py resolves, connects, negotiates TLS, authenticates, selects the database.
 Then the conversation is ours (`lane`, `sync`, `pubsub`): nothing here sends a command of its own.
 """
 
@@ -17,7 +17,6 @@ from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
-from redis.sentinel import Sentinel
 
 from holdfast.errors import ConfigurationError, RedisUnavailable
 from holdfast.link.translate import connect_error
@@ -66,7 +65,7 @@ class Target:
             without it: see `at`.
         hosts: addresses to ask: sentinels, or nodes of a Cluster; empty where there is one server.
         service: the name the sentinels know the master by; empty without Sentinel.
-        sentinel_options: credentials for the sentinels themselves.
+        sentinel_options: the driver's arguments for a connection to a sentinel.
     """
 
     scheme: str
@@ -84,6 +83,10 @@ class Target:
         """The same way in, to the server at *address*."""
         host, port = address
         return replace(self, options={**self.options, "host": host, "port": port})
+
+    def sentinel(self, address: Address) -> Target:
+        """The way in to the sentinel at *address*."""
+        return Target(self.scheme, self.sentinel_options).at(address)
 
     def checked(self) -> Mapping[str, Any]:
         """The options, once it is known where to connect.
@@ -119,9 +122,7 @@ def target(settings: Settings) -> Target:
     if scheme == "unix":
         return Target(scheme, {"path": place.socket, **options})
     if kind:
-        if scheme == "rediss":
-            tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
-            sentinel_options |= {"ssl": True, **tls}
+        sentinel_options |= {k: v for k, v in options.items() if k.startswith("ssl_")}
         return Target(scheme, options, place.hosts, place.service or "", sentinel_options)
     return Target(scheme, options).at(place.hosts[0])
 
@@ -204,36 +205,6 @@ async def connect(target: Target) -> Stream:
     reader, writer = connection._reader, connection._writer  # noqa: SLF001
     connection._reader = connection._writer = None  # noqa: SLF001
     return Stream(reader, writer)
-
-
-def find_master(target: Target, sentinel: Address, timeout: float) -> Address:
-    """Ask one sentinel for the master.
-
-    Args:
-        target: what is known of the service and of the way in to its sentinels.
-        sentinel: the address of the one to ask.
-        timeout: seconds for connecting, and for each reply.
-
-    Raises:
-        RedisUnavailable: it is not there, or knows no master that is well.
-    """
-    asked = Sentinel(  # type: ignore[no-untyped-call]
-        [sentinel],
-        sentinel_kwargs={
-            "socket_timeout": timeout,
-            "socket_connect_timeout": timeout,
-            **target.sentinel_options,
-            **_QUIET,
-        },
-    )
-    try:
-        host, port = asked.discover_master(target.service)  # type: ignore[no-untyped-call]
-    except Exception as error:  # noqa: BLE001
-        raise connect_error(error) from None
-    finally:
-        for each in asked.sentinels:
-            each.close()
-    return host, port
 
 
 class SyncStream:

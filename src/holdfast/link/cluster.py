@@ -128,13 +128,13 @@ class ClusterConversation:
             raise
         return conversation
 
-    def canaries(self, key: str, deadline: float) -> list[str]:
+    def canaries(self, key: str) -> list[str]:
         """Make names out of *key*, one for each master that has slots now.
 
         Raises:
             RedisUnavailable: no node says who has what, or a slot has no master.
         """
-        self._refresh(deadline)
+        self._refresh(time.monotonic() + self._timeout)
         return slots.spread(key, self._topology.homes, self._topology.nodes)
 
     def call(self, commands: Sequence[Command], deadline: float) -> Answers:
@@ -189,18 +189,6 @@ def _slots_told(reply: Reply | HoldfastError) -> Reply:
         # "This instance has cluster support disabled", or a server older than clusters.
         raise RedisUnavailable("unsupported", "it is not a node of a cluster")
     return raised(reply)
-
-
-def converse(topology: Topology, timeout: float) -> SyncConversation | ClusterConversation:
-    """Find Redis and open a blocking connection to it, or the way to several nodes.
-
-    Raises:
-        RedisUnavailable: it could not be found or opened.
-    """
-    if topology.clustered:
-        return ClusterConversation.open(topology, timeout)
-    topology.locate(timeout)
-    return SyncConversation.open(topology.target, timeout)
 
 
 class ClusterLane:

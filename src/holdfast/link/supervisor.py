@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from holdfast.errors import RedisReplyError, RedisUnavailable
 from holdfast.link.capabilities import missing_commands
-from holdfast.link.cluster import converse
+from holdfast.link.conversing import converse
 from holdfast.link.state import Event, LinkState, LinkStatus, after, event_of_probe
 from holdfast.link.translate import Arg, Reply, raised
 
 if TYPE_CHECKING:
-    from holdfast.link.cluster import ClusterConversation
+    from holdfast.link.conversing import AnyConversation
     from holdfast.link.script import Script
-    from holdfast.link.sync import Answers, Command, SyncConversation
+    from holdfast.link.sync import Answers, Command
     from holdfast.link.topology import Topology
 
 log = logging.getLogger("holdfast.link")
@@ -107,7 +107,7 @@ class Supervisor:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
-        self._conversation: SyncConversation | ClusterConversation | None = None
+        self._conversation: AnyConversation | None = None
         self._status = LinkStatus(LinkState.STARTING, time.time())
         self._news: deque[LinkStatus] = deque()
         self._decided = threading.Event()
@@ -270,14 +270,14 @@ class Supervisor:
 
     def _write_and_read(self, value: str) -> bool:
         conversation = self._connected()
-        deadline = time.monotonic() + self._timeout
         commands: list[Command] = []
-        for key in conversation.canaries(self._canary, deadline):
+        for key in conversation.canaries(self._canary):
             commands += [("SET", key, value, "PX", CANARY_TTL_MS), ("GET", key)]
+        deadline = time.monotonic() + self._timeout
         answers = [raised(answer) for answer in conversation.call(commands, deadline)]
         return all(read == value.encode() for read in answers[1::2])
 
-    def _connected(self) -> SyncConversation | ClusterConversation:
+    def _connected(self) -> AnyConversation:
         """The connection, or a new one: its handshake may take longer than a command may."""
         if self._conversation is not None and self._conversation.stale():
             self._drop()

@@ -52,7 +52,7 @@ class SyncConversation:
         """
         return cls(connect_sync(target, timeout), generation)
 
-    def canaries(self, key: str, deadline: float) -> list[str]:
+    def canaries(self, key: str) -> list[str]:
         """The keys to write so that every server has been tried: here there is one."""
         return [key]
 

@@ -1,7 +1,7 @@
 """Where the nodes of one Redis are: found by the supervisor, read by every connection it allows.
 
-Behind Sentinel that is the address of the master, in a Cluster who has which slot. What is asked of
-whom is in here; how a connection is made is not (`client`), nor who is sent what (`cluster`).
+Behind Sentinel that is the address of the master, in a Cluster who has which slot. It asks nobody:
+`sentinel` and `cluster` do, and send nobody anything here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from holdfast.errors import RedisUnavailable
 from holdfast.link import slots
-from holdfast.link.client import find_master
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,6 +31,7 @@ class Topology:
         configured: what the settings say: the server itself, or whom to ask.
 
     Attributes:
+        configured: as it was given.
         clustered: whether keys lie on several masters.
         nodes: the masters that have slots; empty without a Cluster, or before it was asked.
     """
@@ -39,7 +39,7 @@ class Topology:
     def __init__(self, configured: Target) -> None:
         self.clustered = configured.clustered
         self.nodes: tuple[Address, ...] = ()
-        self._configured = configured
+        self.configured = configured
         self._target = configured
         self._hosts = deque(configured.hosts)
         self._table: list[Address] = []
@@ -57,29 +57,11 @@ class Topology:
 
     def at(self, address: Address) -> Target:
         """The same way in, to the node at *address*."""
-        return self._configured.at(address)
+        return self.configured.at(address)
 
-    def locate(self, timeout: float) -> None:
-        """Ask the sentinels for the master, one after the other; without Sentinel it is known.
-
-        Args:
-            timeout: seconds for all of them together: one that is silent has its share and no more.
-
-        Raises:
-            RedisUnavailable: ``failover``, none of them knows a master.
-        """
-        if not self._configured.service:
-            return
-        failure = RedisUnavailable("failover")
-        for host in self.hosts():
-            try:
-                address = find_master(self._configured, host, timeout / len(self._hosts))
-            except RedisUnavailable as error:
-                failure = error
-            else:
-                self._target = self.at(address)
-                return
-        raise failure
+    def found(self, address: Address) -> None:
+        """Take note of the master that the sentinels name."""
+        self._target = self.at(address)
 
     def hosts(self) -> Iterator[Address]:
         """The addresses of the URL; the one at which the caller stops is the first next time."""
@@ -90,7 +72,7 @@ class Topology:
     def doubt(self) -> None:
         """Begin with another host the next time: what this one said led to nothing.
 
-        A sentinel or a node on the wrong side of a partition goes on answering.
+        A node on the wrong side of a partition goes on answering.
         """
         self._hosts.rotate(-1)
 

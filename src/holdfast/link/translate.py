@@ -14,7 +14,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from redis import exceptions as driver
-from redis.sentinel import MasterNotFoundError
 
 from holdfast.errors import HoldfastError, RedisReplyError, RedisUnavailable
 
@@ -165,11 +164,6 @@ def _driver_reply(error: driver.RedisError) -> RedisUnavailable:
 
 
 _NETWORK: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
-    (
-        (MasterNotFoundError,),
-        "failover",
-        "its sentinels name no master",
-    ),
     ((TimeoutError, driver.TimeoutError), "timeout", "it did not answer in time"),
     ((ssl.SSLError, ssl.CertificateError), "tls", "its TLS handshake failed"),
     ((ConnectionRefusedError,), "refused", "it refuses connections"),
