@@ -473,6 +473,14 @@ class RedisEventStore(EventStore):
         await self._run(run_id, self._publish, *self._publish_call(run_id, [], heard))
 
     async def changed(self, known: Sequence[Known]) -> list[str]:
+        # One script may name keys of one slot only: on a Cluster a run is mostly alone in its own.
+        together: dict[int, list[Known]] = {}
+        for each in known:
+            together.setdefault(self._link.slot(self._keys(each.run_id).stream), []).append(each)
+        found = await asyncio.gather(*[self._changed(some) for some in together.values()])
+        return [run_id for some in found for run_id in some]
+
+    async def _changed(self, known: Sequence[Known]) -> list[str]:
         keys: list[str] = []
         args: list[Any] = []
         for run_id, last, n, life, ended in known:
