@@ -1,0 +1,130 @@
+"""Sessions, streams and logins on a Redis Cluster, as the user that docs/production gives it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.oauth.door import Browser as OAuthBrowser
+from tests.oauth.door import Door
+from tests.sessions.browser import Browser, app_of
+from tests.test_smallest_user import PASSWORD, rule_of_the_page
+
+from holdfast import OAuthStateStore, SessionIndex, SessionMiddleware, Settings
+from holdfast.link import Link
+from holdfast.sessions.redis import RedisSessionStore
+from holdfast.streams.redis import RedisEventStore
+from holdfast.streams.store import Known
+from holdfast.testing import EventStoreSuite, SessionStoreSuite, redis_cluster
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from holdfast.sessions.store import SessionStore
+    from holdfast.streams.store import EventStore
+
+pytestmark = pytest.mark.anyio
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "production" / "redis-user.md"
+
+
+def more_on_a_cluster() -> list[str]:
+    """What the page adds to the user's rule for a Cluster."""
+    found = re.search(r"On a Cluster[^`]*`([^`]+)`", PAGE.read_text())
+    assert found
+    return found[1].split()
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with redis_cluster() as cluster:
+        for server in cluster.masters:
+            server.execute(*rule_of_the_page(), *more_on_a_cluster())
+        yield cluster.url.replace("://", f"://holdfast:{PASSWORD}@")
+        for server in cluster.masters:
+            assert server.execute("ACL", "LOG") == [], "holdfast was refused something"
+
+
+def settings_of(url: str, **more: Any) -> Settings:
+    values: dict[str, Any] = {"redis_timeout": 5, "key_prefix": "app:", "secret_key": "k" * 32}
+    return Settings(redis_url=url, **values, **more)
+
+
+@pytest.mark.slow
+class TestSessions(SessionStoreSuite):
+    @pytest.fixture(autouse=True)
+    def _at(self, url: str) -> None:
+        self.settings = settings_of(url)
+
+    async def make_store(self) -> SessionStore:
+        return RedisSessionStore(self.settings)
+
+
+@pytest.mark.slow
+class TestStreams(EventStoreSuite):
+    @pytest.fixture(autouse=True)
+    async def _at(self, url: str) -> AsyncIterator[None]:
+        self._url, self._links = url, list[Link]()
+        yield
+        for link in self._links:
+            await link.aclose()
+
+    async def make_store(
+        self,
+        *,
+        maxlen: int = 10_000,
+        max_run_bytes: int = 134_217_728,
+        retention: float = 86_400,
+    ) -> EventStore:
+        settings = settings_of(
+            self._url,
+            stream_maxlen=maxlen,
+            stream_max_run_bytes=max_run_bytes,
+            stream_retention=int(retention),
+        )
+        self._links.append(Link(settings))
+        return RedisEventStore(self._links[-1], settings)
+
+
+async def test_logins_their_index_and_what_ends_them(url: str) -> None:
+    settings = settings_of(url)
+    logins = [
+        Browser(SessionMiddleware(app_of(lambda s: s.update(user_id=1)), settings=settings))
+        for _ in range(5)
+    ]
+    for login in logins:
+        await login.get()
+        await login.get()
+    index = SessionIndex(settings=settings)
+    assert len(await index.list(1)) == 5
+    assert await index.revoke_all(1) == 5
+    assert await index.list(1) == []
+
+
+async def test_oauth_states(url: str) -> None:
+    store, browser = OAuthStateStore(settings=settings_of(url)), OAuthBrowser()
+    door = Door(store)
+    request = browser.request(door)
+    state = await store.issue(request, {"next": "/"})
+    browser.keep(store.cookie_headers(request))
+    assert await store.consume(browser.request(door), state) == {"next": "/"}
+    assert await store.consume(browser.request(door), state) is None
+
+
+async def test_runs_of_every_node_are_audited(url: str) -> None:
+    settings = settings_of(url)
+    link = Link(settings)
+    store = RedisEventStore(link, settings)
+    known: list[Known] = []
+    for n in range(12):
+        run_id = f"audit-{n}"
+        await store.add(run_id, "t", n)
+        info = await store.describe(run_id)
+        known.append(Known(run_id, info.last, info.n, info.life, False))
+    assert await store.changed(known) == []
+    await store.add("audit-3", "t", "more")
+    await store.add("audit-8", "t", "more")
+    assert sorted(await store.changed(known)) == ["audit-3", "audit-8"]
+    await link.aclose()
