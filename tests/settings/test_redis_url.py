@@ -42,6 +42,8 @@ SECRET = st.text("qxzjQXZJ0123456789/?#@:%[]", min_size=6, max_size=20)
             "redis+cluster://a:7000,[::2]:7001",
             {"hosts": (("a", 7000), ("::2", 7001)), "db": 0},
         ),
+        ("rediss+cluster://a", {"hosts": (("a", 6379),), "scheme": "rediss+cluster"}),
+        ("rediss+sentinel://a/m", {"hosts": (("a", 26379),), "service": "m"}),
     ],
 )
 def test_a_url_is_taken_apart(url: str, expected: dict[str, Any]) -> None:
@@ -78,6 +80,8 @@ def test_a_url_is_taken_apart(url: str, expected: dict[str, Any]) -> None:
         ("redis+sentinel://a/service/x", "database that is no number"),
         ("redis+sentinel://a/service/0/1", "more in its path"),
         ("redis+cluster://a/1", "only database 0"),
+        ("rediss+cluster://a/1", "only database 0"),
+        ("rediss+sentinel://a", "Sentinel's service"),
     ],
 )
 def test_a_malformed_url_is_refused_with_its_reason(url: str, reason: str) -> None:
@@ -120,6 +124,7 @@ def test_an_encoded_password_comes_out_whole_and_is_shown_nowhere(user: str, pas
         ("unix:///run/a.sock?db=3", "unix:///run/a.sock?db=3"),
         ("redis+sentinel://:pw@a,b/m", "redis+sentinel://:***@a:26379,b:26379/m/0"),
         ("redis+cluster://a,b:1", "redis+cluster://a:6379,b:1"),
+        ("rediss+cluster://a", "rediss+cluster://a:6379"),
     ],
 )
 def test_a_url_is_shown_to_people_without_its_password(url: str, masked: str) -> None:
