@@ -415,7 +415,7 @@ class Hub:
             if ring.transport is None and info.transport == "streams":
                 ring.transport = "streams"
                 await self._bell.settle(ring.run_id)
-            if not entries and info.last > seen:
+            if not entries and info.last > seen and ring.life is not None:
                 return await self._pass_over(ring, info)
         self._extend(ring, entries)
         ring.page = next_page(entries, page)
