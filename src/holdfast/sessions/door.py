@@ -116,12 +116,12 @@ class Door:
         )
         self.importer = importer_of(own, self.runtime.link, self.setup)
 
-    async def open(self, scope: Scope) -> Exchange:
-        """Return the session of a connection, loaded."""
+    async def open(self, scope: Scope, cookie_name: bytes | None = None) -> Exchange:
+        """Return the session of a connection, loaded; *cookie_name* in place of the settings'."""
         setup, headers = self.setup, scope["headers"]
         if self.excludes(scope):
             return Exchange(setup, NoCredential.NO_COOKIE, excluded=True)
-        answer = setup.signer.choose(candidates(headers, self.cookie_name))
+        answer = setup.signer.choose(candidates(headers, cookie_name or self.cookie_name))
         if answer is NoCredential.AMBIGUOUS:
             logger.warning("a request came with two different session cookies: none is believed")
             setup.tidings.tell(SessionRefused(id_hash=None, reason="two cookies"))
