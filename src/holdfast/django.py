@@ -1,0 +1,331 @@
+"""Django's sessions on holdfast's stores: ``SESSION_ENGINE = "holdfast.django"``.
+
+Django's API and Django's rules for its cookie, over a store that every framework shares. What a
+session *is* lies in ``sessions/``; how Django is configured, in ``frameworks/django.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from asgiref.sync import sync_to_async
+from django.contrib.sessions.backends.base import CreateError, SessionBase, UpdateError
+from django.contrib.sessions.middleware import SessionMiddleware as _DjangoMiddleware
+from django.http import HttpResponse
+from django.utils import timezone
+
+from holdfast.errors import CorruptData, SessionUnavailable
+from holdfast.frameworks.django import LONGEST, engine, register_checks
+from holdfast.sessions.conversation import UNREACHABLE
+from holdfast.sessions.cookie import new_credential
+from holdfast.sessions.events import SessionCreated, SessionDestroyed, SessionRotated
+from holdfast.sessions.ledger import Ledger
+from holdfast.sessions.lifecycle import touch_interval
+from holdfast.sessions.record import decode_fields
+from holdfast.sessions.store import Change, Missing, Outcome, Record, Rotation
+from holdfast.sessions.sync import driven
+from holdfast.sessions.wsgi import connection_of
+from holdfast.startup import RETRY_AFTER_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+
+    from django.http import HttpRequest
+
+    from holdfast.sessions.cookie import Credential, Presented
+
+__all__ = ["SessionMiddleware", "SessionStore"]
+
+_T = TypeVar("_T")
+
+logger = logging.getLogger("holdfast.sessions")
+
+register_checks()
+
+
+class SessionStore(SessionBase):  # type: ignore[misc]
+    """One session, by Django's whole API, sync and async.
+
+    Values are kept as JSON, key by key, and only the keys that a request changed are written, so
+    that two requests at once do not undo each other's. ``SESSION_SERIALIZER`` is not asked.
+    ``cycle_key()`` gives the same session a new secret in one step and kills the old one;
+    ``session_key`` is the value of the cookie: whoever has it has the session.
+
+    Args:
+        session_key: as a cookie brought it; one that no key of ours signed names nothing.
+
+    Raises:
+        SessionUnavailable: from every verb that needs the store, while no answer can be given.
+            :class:`SessionMiddleware` makes 503 of it.
+        SessionTooLarge: from ``save()``, above ``HOLDFAST_SESSION_MAX_BYTES``.
+        TypeError: from ``save()``, for a value that JSON cannot carry; it names the key.
+    """
+
+    _session_key: str | None  # a property of the base
+    _session_cache: dict[str, Any]
+
+    def __init__(self, session_key: str | None = None) -> None:
+        #: Whether the store could not be reached.
+        self.refused = False
+        #: As an ASGI scope has it, for the index of a user's sessions; the middleware sets it.
+        self.connection: Mapping[str, Any] | None = None
+        self._ended = False
+        self._ledger: Ledger | None = None
+        self._user: str | None = None
+        super().__init__(session_key)
+
+    @property
+    def id_hash(self) -> str | None:
+        """The stable name of the session in the store, which opens nothing; ``None`` for none."""
+        presented = self._presented(self.session_key)
+        return None if presented is None else presented.credential.key.id_hash
+
+    # --- what Django asks for -------------------------------------------------------------------
+
+    def load(self) -> dict[str, Any]:
+        """Return the data; of a session that is not there, nothing, and the key is let go."""
+        presented = self._presented(self.session_key)
+        found = None if presented is None else self._found(presented)
+        if presented is None or not isinstance(found, Record):
+            if found is not Missing.SUPERSEDED:
+                # The browser has a newer secret by now, and must not be told to drop its cookie.
+                self._session_key = None
+            self._keep({}, {})
+            return {}
+        data = decode_fields(found.fields)
+        stored = dict(found.fields)
+        if found.degraded == "stale":
+            for key in engine().setup.terms.fresh_keys:
+                data.pop(key, None)
+                stored.pop(key, None)
+        self._keep(stored, data)
+        self._touch(presented, found)
+        return data
+
+    def exists(self, session_key: str | None) -> bool:
+        """Whether the store has a session for *session_key*."""
+        presented = self._presented(session_key)
+        return presented is not None and isinstance(self._found(presented), Record)
+
+    def create(self) -> None:
+        """Store a new session, empty unless it was written to, under a key of its own."""
+        self._session_key = engine().setup.signer.sign(new_credential())
+        self.save(must_create=True)
+        self.modified = True
+
+    def save(self, must_create: bool = False) -> None:
+        """Store what was changed. See the class for what else is raised.
+
+        Raises:
+            CreateError: *must_create*, and the key is taken.
+            UpdateError: the session was ended meanwhile, by a logout most likely.
+        """
+        if self.session_key is None or (self._ended and not must_create):
+            self._ended = False
+            self.create()
+            return
+        presented = self._presented(self.session_key)
+        if presented is None:
+            raise CreateError if must_create else UpdateError
+        data, age = self._get_session(no_load=must_create), self.get_expiry_age()
+        if age <= 0:
+            self.delete()
+        elif must_create:
+            self._create(presented.credential, data, age)
+        else:
+            self._update(presented.credential, data, age)
+            if presented.old_key:
+                self._session_key = engine().setup.signer.sign(presented.credential)
+
+    def delete(self, session_key: str | None = None) -> None:
+        """End the session of *session_key*, this one by default; it cannot come back."""
+        presented = self._presented(session_key or self.session_key)
+        if presented is None:
+            return
+        id_hash = presented.credential.key.id_hash
+        self._ask(engine().setup.store.delete(id_hash))
+        tidings = engine().setup.tidings
+        tidings.tell(SessionDestroyed(id_hash=id_hash, user=self._user, reason="invalidated"))
+        driven(tidings.forget(self._user, id_hash))
+
+    def cycle_key(self) -> None:
+        """Give the session a new secret and kill the old one, in one step with what was changed."""
+        data = self._get_session()
+        presented = self._presented(self.session_key)
+        if presented is None:
+            self.create()
+            return
+        setup, new = engine().setup, presented.credential.rotated()
+        rotation = Rotation(new.key.secret_hash, max_age=engine().lifetime)
+        outcome = self._write(presented.credential, data, self.get_expiry_age(), rotation)
+        if outcome in {Outcome.GONE, Outcome.DESTROYED}:
+            # Ended meanwhile, or emptied: what this visitor has goes on in a session of its own.
+            self.create()
+            return
+        self._session_key = setup.signer.sign(new)
+        self.modified = True
+        event = SessionRotated(id_hash=new.key.id_hash, user=self._user, reason="regenerated")
+        setup.tidings.tell(event, secret_hash=new.key.secret_hash)
+
+    async def acycle_key(self) -> None:
+        """See :meth:`cycle_key`."""
+        await sync_to_async(self.cycle_key)()
+
+    @classmethod
+    def clear_expired(cls) -> None:
+        """Nothing: the store lets go of what has expired by itself."""
+
+    # --- our side -------------------------------------------------------------------------------
+
+    def _presented(self, session_key: str | None) -> Presented | None:
+        if not session_key or not session_key.isascii():
+            return None
+        return engine().setup.signer.verify(session_key.encode())
+
+    def _found(self, presented: Presented) -> Record | Missing:
+        """Ask the store, and judge by Django's expiry what it has."""
+        key, setup = presented.credential.key, engine().setup
+        try:
+            found = self._ask(setup.store.load(key, idle_timeout=setup.terms.idle_timeout))
+            if isinstance(found, Record) and self._is_past(found, decode_fields(found.fields)):
+                return Missing.EXPIRED
+        except CorruptData as error:
+            told = "the stored session %.8s… is corrupt and is ignored: %s", key.id_hash, error
+            logger.error(*told)  # noqa: TRY400 - where it was raised says nothing
+            return Missing.ABSENT
+        return found
+
+    def _is_past(self, found: Record, data: dict[str, Any]) -> bool:
+        # Django counts from the last change, whatever it is by now that a change would set.
+        seen = timezone.now() - timedelta(seconds=time.time() - found.seen_at)
+        age = self.get_expiry_age(modification=seen, expiry=data.get("_session_expiry"))
+        return bool(time.time() >= found.seen_at + age)
+
+    def _keep(self, stored: dict[str, bytes], data: dict[str, Any]) -> None:
+        terms = engine().setup.terms
+        self._ledger = Ledger(stored, data, terms.max_bytes)
+        self._user = terms.user_of(data)
+
+    def _touch(self, presented: Presented, found: Record) -> None:
+        terms = engine().setup.terms
+        interval = touch_interval(terms)
+        if terms.idle_timeout > 0 and time.time() - found.seen_at >= interval:
+            key, idle = presented.credential.key, terms.idle_timeout
+            self._ask(engine().setup.store.touch(key, idle_timeout=idle, interval=interval))
+
+    def _create(self, credential: Credential, data: dict[str, Any], age: float) -> None:
+        setup = engine().setup
+        self._keep({}, {})
+        fields = self._difference(data)[0]
+        user = setup.terms.user_of(data)
+        self._note(user, credential.key.id_hash)
+        creating = setup.store.create(
+            credential.key, fields, max_age=engine().lifetime, idle_timeout=_idle(age)
+        )
+        if self._ask(creating) is not Outcome.DONE:
+            raise CreateError
+        self._settle(fields, (), user)
+        setup.tidings.tell(SessionCreated(id_hash=credential.key.id_hash, user=user))
+
+    def _update(self, credential: Credential, data: dict[str, Any], age: float) -> None:
+        outcome = self._write(credential, data, age)
+        if outcome is Outcome.GONE:
+            raise UpdateError
+        # Its last key is gone and it with it; what is written to it next begins a new one.
+        self._ended = outcome is Outcome.DESTROYED
+
+    def _write(
+        self,
+        credential: Credential,
+        data: dict[str, Any],
+        age: float,
+        rotation: Rotation | None = None,
+    ) -> Outcome:
+        """Write what *data* has that the store has not, and note it."""
+        setup, id_hash = engine().setup, credential.key.id_hash
+        if self._ledger is None:
+            # It was cleared without being read: what is to go has to be known.
+            self.load()
+        changed, removed = self._difference(data)
+        before, user = self._user, setup.terms.user_of(data)
+        if user != before:
+            self._note(user, id_hash)
+        change = Change(changed, removed, rotation)
+        outcome = self._ask(setup.store.save(credential.key, change, idle_timeout=_idle(age)))
+        if outcome is not Outcome.GONE:
+            self._settle(changed, removed, user)
+        if user != before:
+            driven(setup.tidings.forget(before, id_hash))
+        return outcome
+
+    def _note(self, user: str | None, id_hash: str) -> None:
+        # First, so that no session of a user is ever missed by who ends them all.
+        driven(engine().setup.tidings.note(user, id_hash, self.connection, engine().lifetime))
+
+    def _difference(self, data: dict[str, Any]) -> tuple[dict[str, bytes], tuple[str, ...]]:
+        return ({}, ()) if self._ledger is None else self._ledger.difference(data)
+
+    def _settle(
+        self, changed: dict[str, bytes], removed: tuple[str, ...], user: str | None
+    ) -> None:
+        if self._ledger is not None:
+            self._ledger.settle(changed, removed)
+        self._user = user
+
+    def _ask(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        try:
+            return driven(coroutine)
+        except SessionUnavailable:
+            self.refused = True
+            raise
+
+
+def _idle(age: float) -> float:
+    """Return after how many seconds without a change the store may let go of a session."""
+    idle = engine().setup.terms.idle_timeout
+    return min(age, idle) if idle > 0 else min(age, LONGEST)
+
+
+class SessionMiddleware(_DjangoMiddleware):  # type: ignore[misc]
+    """Django's, which answers 503 where a session cannot be reached, and keeps the cookie.
+
+    It takes the place of ``django.contrib.sessions.middleware.SessionMiddleware``.
+
+    Raises:
+        ConfigurationError: holdfast's variables cannot work, told when the server starts.
+    """
+
+    def __init__(self, get_response: Callable[..., Any]) -> None:
+        super().__init__(get_response)
+        self.SessionStore = SessionStore
+        engine()
+
+    def process_request(self, request: HttpRequest) -> HttpResponse | None:
+        """Give the request its session, unless nothing may be served."""
+        super().process_request(request)
+        request.session.connection = connection_of(request.META)
+        return None if engine().may_serve(request.META) else _unreachable()
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        """Answer for a view whose session cannot be reached."""
+        del request
+        return _unreachable(exception) if isinstance(exception, SessionUnavailable) else None
+
+    def process_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        """Save the session, as Django's does, or say that it cannot be saved."""
+        if response.status_code == 500 and request.session.refused:
+            # Raised outside of the view, where Django has made 500 of it.
+            return _unreachable()
+        try:
+            return super().process_response(request, response)
+        except SessionUnavailable as error:
+            return _unreachable(error)
+
+
+def _unreachable(error: Exception | None = None) -> HttpResponse:
+    retry = error.retry_after if isinstance(error, SessionUnavailable) else RETRY_AFTER_SECONDS
+    headers = {"Retry-After": str(retry), "Cache-Control": "no-store"}
+    return HttpResponse(UNREACHABLE, "text/plain; charset=utf-8", 503, headers=headers)

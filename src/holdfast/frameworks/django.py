@@ -1,0 +1,127 @@
+"""How Django is configured for our engine: what of its settings is taken, and what cannot be.
+
+Explicit variables of holdfast come first, then Django's settings. No session is here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings as django_settings
+from django.core import checks, mail
+from django.core.signals import setting_changed
+
+from holdfast.errors import ConfigurationError, SessionUnavailable
+from holdfast.sessions.door import UNSET, Door
+from holdfast.sessions.wsgi import may_serve
+from holdfast.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from holdfast.sessions.exchange import Setup
+
+#: The absolute lifetime where ``HOLDFAST_SESSION_MAX_AGE`` sets none, in seconds: Django's own
+#: expiry counts from the last change, and browsers keep no cookie for longer (RFC 6265bis, 5.5).
+LONGEST = 400.0 * 24 * 3600
+
+_JSON = "django.contrib.sessions.serializers.JSONSerializer"
+# Whatever a session is given its cookie by, it is Django that sets it.
+_COOKIE = {
+    "session_cookie": "SESSION_COOKIE_NAME",
+    "session_path": "SESSION_COOKIE_PATH",
+    "session_domain": "SESSION_COOKIE_DOMAIN",
+    "session_same_site": "SESSION_COOKIE_SAMESITE",
+    "session_https_only": "SESSION_COOKIE_SECURE",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """The engine as configured, one for the whole process.
+
+    Attributes:
+        door: with the store, the keys and the terms.
+        lifetime: of a session from its creation or its last ``cycle_key()``, in seconds.
+    """
+
+    door: Door
+    lifetime: float
+
+    @property
+    def setup(self) -> Setup:
+        """What all sessions share."""
+        return self.door.setup
+
+    def may_serve(self, meta: Mapping[str, Any]) -> bool:
+        """Whether a request with this ``META`` may be served; the log says why not."""
+        # Django's test client says of itself that it is several processes.
+        alone = {"wsgi.multiprocess": False} if hasattr(mail, "outbox") else {}
+        return may_serve(self.door, {**meta, **alone})
+
+
+@cache
+def engine() -> Engine:
+    """Return the engine, made at first use from holdfast's variables and Django's settings.
+
+    Raises:
+        ConfigurationError: they cannot work.
+    """
+    own = Settings()
+    given = {} if own.is_set("secret_key") else {"secret_key": _keys()}
+    door = Door(None, given, UNSET, None, SessionUnavailable, in_threads=True)
+    lifetime = door.setup.terms.lifetime if own.is_set("session_max_age") else LONGEST
+    return Engine(door, lifetime)
+
+
+def _keys() -> tuple[str, ...]:
+    return (django_settings.SECRET_KEY, *django_settings.SECRET_KEY_FALLBACKS)
+
+
+def register_checks() -> None:
+    """Have ``manage.py check`` look at the configuration, and tests change it."""
+    checks.register(check, checks.Tags.security)
+    setting_changed.connect(_forget, dispatch_uid="holdfast.frameworks.django")
+
+
+def _forget(*, setting: str, **_: Any) -> None:
+    if setting.startswith(("SECRET_KEY", "SESSION_")):
+        engine.cache_clear()
+
+
+def check(app_configs: Any, **_: Any) -> list[checks.CheckMessage]:
+    """Return what is wrong with the configuration, as Django's system checks tell it."""
+    del app_configs
+    try:
+        own = Settings()
+        engine()
+    except ConfigurationError as error:
+        return [checks.Error(str(error), id="holdfast.E001")]
+    return [*_clashes(own), *_unasked()]
+
+
+def _clashes(own: Settings) -> list[checks.CheckMessage]:
+    found: list[checks.CheckMessage] = []
+    for name, theirs in _COOKIE.items():
+        if own.is_set(name) and _plain(getattr(own, name)) != _plain(
+            getattr(django_settings, theirs)
+        ):
+            variable = f"HOLDFAST_{name.upper()}"
+            message = f"{variable} is {own.shown(name)}, and {theirs} is not"
+            hint = f"Django sets the cookie: set {theirs} to the same, or unset {variable}."
+            found.append(checks.Error(message, hint=hint, id="holdfast.E002"))
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value or None
+
+
+def _unasked() -> list[checks.CheckMessage]:
+    if django_settings.SESSION_SERIALIZER == _JSON:
+        return []
+    message = f"SESSION_SERIALIZER is {django_settings.SESSION_SERIALIZER!r}, and is not asked"
+    hint = "Sessions are JSON, so that every framework reads them; take the setting away."
+    return [checks.Warning(message, hint=hint, id="holdfast.W001")]

@@ -1,0 +1,318 @@
+"""What our Django engine promises beyond Django's own tests. ``test_django.py`` runs it.
+
+``python -m tests.frameworks.django_cases`` is a process of its own, because one has one Django.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import unittest
+from datetime import UTC, datetime
+from typing import Any
+
+import django
+import pytest
+from django.conf import settings
+
+KEY, OLD_KEY = "a new key of more than sixteen", "an old key of more than sixteen"
+settings.configure(
+    SECRET_KEY=KEY,
+    SECRET_KEY_FALLBACKS=[OLD_KEY],
+    INSTALLED_APPS=["holdfast.django"],
+    MIDDLEWARE=["holdfast.django.SessionMiddleware"],
+    SESSION_ENGINE="holdfast.django",
+    ROOT_URLCONF=__name__,
+    ALLOWED_HOSTS=["testserver"],
+    USE_TZ=True,
+)
+django.setup()
+
+from django.contrib.sessions.backends.base import CreateError, UpdateError  # noqa: E402
+from django.core import checks  # noqa: E402
+from django.http import HttpRequest, HttpResponse, JsonResponse  # noqa: E402
+from django.test import Client, SimpleTestCase, override_settings  # noqa: E402
+from django.urls import path  # noqa: E402
+
+from holdfast import SessionTooLarge, SyncSessionIndex, on_session_event  # noqa: E402
+from holdfast.django import SessionMiddleware, SessionStore  # noqa: E402
+from holdfast.frameworks.django import engine  # noqa: E402
+from holdfast.sessions.cookie import CookieSigner, Credential, new_credential  # noqa: E402
+from holdfast.sessions.store import Change  # noqa: E402
+from holdfast.sessions.sync import driven  # noqa: E402
+
+
+def count(request: HttpRequest) -> JsonResponse:
+    request.session["seen"] = request.session.get("seen", 0) + 1
+    return JsonResponse({"seen": request.session["seen"]})
+
+
+def fail(request: HttpRequest) -> HttpResponse:
+    request.session["seen"] = "never"
+    raise ValueError("of a view")
+
+
+urlpatterns = [path("count", count), path("fail", fail)]
+
+
+def stored(**data: Any) -> SessionStore:
+    """Return a session that is in the store."""
+    session = SessionStore()
+    session.update(data)
+    session.save()
+    return session
+
+
+def again(session: SessionStore) -> SessionStore:
+    """Return the same session as another request has it."""
+    return SessionStore(session.session_key)
+
+
+class Sessions(SimpleTestCase):  # type: ignore[misc]
+    def test_two_requests_at_once_keep_what_each_of_them_changed(self) -> None:
+        first = stored(a=1, b=1)
+        second = again(first)
+        assert second["a"] == 1
+        first["a"] = 2
+        first.save()
+        second["b"] = 2
+        second["c"] = [3]
+        second.save()
+        assert dict(again(first).items()) == {"a": 2, "b": 2, "c": [3]}
+
+    def test_a_new_key_keeps_the_data_and_kills_the_old_one(self) -> None:
+        session = stored(cart=3)
+        old, name = session.session_key, session.id_hash
+        session["user"] = "ada"
+        session.cycle_key()
+        assert session.session_key != old
+        assert session.id_hash == name
+        assert dict(again(session).items()) == {"cart": 3, "user": "ada"}
+        late = SessionStore(old)
+        late["cart"] = 9
+        with pytest.raises(UpdateError):
+            late.save()
+        # The browser has the newer cookie by now: this one is not told to drop it.
+        assert late.session_key == old
+        assert again(session)["cart"] == 3
+
+    def test_what_was_ended_stays_ended(self) -> None:
+        session = stored(a=1)
+        parallel = again(session)
+        assert parallel["a"] == 1
+        session.flush()
+        parallel["a"] = 2
+        with pytest.raises(UpdateError):
+            parallel.save()
+        gone = again(parallel)
+        assert dict(gone.items()) == {}
+        assert gone.session_key is None
+        assert not session.exists(parallel.session_key)
+
+    def test_a_login_over_an_ended_session_begins_another(self) -> None:
+        session = stored(cart=1)
+        assert session["cart"] == 1
+        parallel = again(session)
+        assert parallel["cart"] == 1
+        session.flush()
+        parallel.cycle_key()
+        parallel.save()
+        assert again(parallel)["cart"] == 1
+
+    def test_cleared_without_being_read_it_is_cleared(self) -> None:
+        session = stored(a=1, b=2)
+        other = again(session)
+        other.clear()
+        other["c"] = 3
+        other.save()
+        assert dict(again(session).items()) == {"c": 3}
+
+    def test_emptied_and_written_to_again_it_begins_anew(self) -> None:
+        session = stored(a=1)
+        del session["a"]
+        session.save()
+        session["b"] = 2
+        session.save()
+        assert dict(again(session).items()) == {"b": 2}
+
+    def test_changed_in_place_it_is_saved(self) -> None:
+        session = again(stored(cart=["tea"]))
+        session["cart"].append("milk")
+        session.save()
+        assert again(session)["cart"] == ["tea", "milk"]
+
+    def test_a_key_that_we_did_not_sign_names_nothing(self) -> None:
+        foreign = CookieSigner(["another key of more than sixteen"]).sign(new_credential())
+        for key in (foreign, "someunknownkey", "é" * 40, "x" * 500):
+            session = SessionStore(key)
+            assert dict(session.items()) == {}
+            assert session.session_key is None
+            assert not session.exists(key)
+            session = SessionStore(key)
+            session._session_cache = {"a": 1}
+            with pytest.raises(UpdateError):
+                session.save()
+            with pytest.raises(CreateError):
+                session.save(must_create=True)
+            session.delete(key)
+
+    def test_a_key_signed_by_a_fallback_is_signed_anew(self) -> None:
+        session = stored(a=1)
+        presented = engine().setup.signer.verify(session.session_key.encode())
+        assert presented is not None
+        old = CookieSigner([OLD_KEY]).sign(presented.credential)
+        late = SessionStore(old)
+        late["a"] = 2
+        late.save()
+        assert late.session_key == session.session_key
+        assert again(session)["a"] == 2
+
+    def test_an_id_is_taken_once(self) -> None:
+        session = stored(a=1)
+        sign = engine().setup.signer.sign
+        other = SessionStore(sign(Credential("x" * 24, "y" * 32)))
+        other.save(must_create=True)
+        twin = SessionStore(sign(Credential("x" * 24, "z" * 32)))
+        with pytest.raises(CreateError):
+            twin.save(must_create=True)
+        other.delete()
+        assert session["a"] == 1
+
+    def test_it_ends_when_django_says(self) -> None:
+        session = stored(a=1)
+        session.set_expiry(1)
+        session.save()
+        assert again(session)["a"] == 1
+        deadline = time.monotonic() + 20
+        while again(session).get("a") and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert again(session).get("a") is None
+        past = stored(a=1)
+        past.set_expiry(-1)
+        past.save()
+        assert not past.exists(past.session_key)
+
+    def test_a_value_that_is_no_json_names_its_key(self) -> None:
+        session = SessionStore()
+        session["when"] = datetime.now(UTC)
+        with pytest.raises(TypeError, match=r"session\['when'\]"):
+            session.save()
+
+    def test_too_large_a_session_is_refused(self) -> None:
+        session = stored(a=1)
+        session["big"] = "x" * 70_000
+        with pytest.raises(SessionTooLarge, match="HOLDFAST_SESSION_MAX_BYTES"):
+            session.save()
+        assert dict(again(session).items()) == {"a": 1}
+
+    def test_its_events_are_told_and_its_user_is_known(self) -> None:
+        told: list[str] = []
+        stop = on_session_event(lambda event: told.append(f"{event.name} {event.user}"))
+        try:
+            session = stored(cart=1)
+            session["_auth_user_id"] = "7"
+            session.cycle_key()
+            session.flush()
+        finally:
+            stop()
+        assert told == ["created None", "rotated 7", "destroyed 7"]
+
+    def test_another_key_of_the_same_user_is_on_the_list(self) -> None:
+        index = SyncSessionIndex()
+        one, two = stored(_auth_user_id="8"), stored(_auth_user_id="8")
+        assert {each.id_hash for each in index.list("8")} == {one.id_hash, two.id_hash}
+        assert index.revoke_all("8", keep=two.id_hash) == 1
+        assert dict(again(one).items()) == {}
+        two["_auth_user_id"] = "9"
+        two.save()
+        assert index.list("8") == []
+        two.flush()
+        assert two.id_hash is None
+
+    async def test_the_asynchronous_api(self) -> None:
+        session = SessionStore()
+        await session.aset("a", 1)
+        await session.asave()
+        old = session.session_key
+        await session.acycle_key()
+        assert session.session_key != old
+        other = SessionStore(session.session_key)
+        assert await other.aget("a") == 1
+        await other.aflush()
+        assert not await session.aexists(session.session_key)
+        await SessionStore.aclear_expired()
+
+    def test_corrupt_data_reads_as_absent(self) -> None:
+        session = stored(a=1)
+        presented = engine().setup.signer.verify(session.session_key.encode())
+        assert presented is not None
+        broken = Change({"a": b"{no json"})
+        driven(engine().setup.store.save(presented.credential.key, broken))
+        with self.assertLogs("holdfast.sessions", "ERROR") as logs:
+            assert dict(again(session).items()) == {}
+        assert "corrupt" in logs.output[0]
+
+
+class Requests(SimpleTestCase):  # type: ignore[misc]
+    def test_a_visitor_is_counted_and_the_cookie_is_the_key(self) -> None:
+        client = Client()
+        assert [client.get("/count").json()["seen"] for _ in range(3)] == [1, 2, 3]
+        assert client.session.session_key == client.cookies["sessionid"].value
+        assert client.get("/count")["Vary"] == "Cookie"
+
+    def test_nothing_is_saved_of_a_request_that_failed(self) -> None:
+        client = Client(raise_request_exception=False)
+        client.get("/count")
+        with self.assertLogs("django.request", "ERROR"):
+            assert client.get("/fail").status_code == 500
+        assert client.get("/count").json() == {"seen": 2}
+
+
+class Checks(SimpleTestCase):  # type: ignore[misc]
+    def found(self) -> list[str]:
+        return [each.id for each in checks.run_checks() if each.id.startswith("holdfast.")]
+
+    def setUp(self) -> None:
+        os.environ.pop("HOLDFAST_SESSION_COOKIE", None)
+        self.addCleanup(engine.cache_clear)
+        self.addCleanup(os.environ.pop, "HOLDFAST_SESSION_COOKIE", None)
+        self.addCleanup(os.environ.pop, "HOLDFAST_SESSION_MAX_AGE", None)
+
+    def test_a_good_configuration_is_passed(self) -> None:
+        assert self.found() == []
+        os.environ["HOLDFAST_SESSION_COOKIE"] = "sessionid"
+        assert self.found() == []
+
+    def test_a_cookie_that_django_names_otherwise_is_an_error(self) -> None:
+        os.environ["HOLDFAST_SESSION_COOKIE"] = "other"
+        assert self.found() == ["holdfast.E002"]
+        with override_settings(SESSION_COOKIE_NAME="other"):
+            assert self.found() == []
+
+    def test_another_serializer_is_told(self) -> None:
+        with override_settings(SESSION_SERIALIZER="some.PickleSerializer"):
+            assert self.found() == ["holdfast.W001"]
+
+    def test_variables_that_cannot_work_are_an_error_and_stop_the_start(self) -> None:
+        os.environ["HOLDFAST_SESSION_MAX_AGE"] = "soon"
+        engine.cache_clear()
+        assert self.found() == ["holdfast.E001"]
+        with pytest.raises(ValueError, match="HOLDFAST_SESSION_MAX_AGE"):
+            SessionMiddleware(lambda request: HttpResponse())
+
+    def test_a_lifetime_that_was_set_is_taken(self) -> None:
+        os.environ["HOLDFAST_SESSION_MAX_AGE"] = "60"
+        engine.cache_clear()
+        assert engine().lifetime == 60
+
+
+def main() -> None:
+    """Run the cases, and say how many there were."""
+    cases = (Sessions, Requests, Checks)
+    load = unittest.defaultTestLoader.loadTestsFromTestCase
+    suite = unittest.TestSuite(load(case) for case in cases)
+    raise SystemExit(not unittest.TextTestRunner(verbosity=1).run(suite).wasSuccessful())
+
+
+if __name__ == "__main__":
+    main()
