@@ -41,7 +41,8 @@ def test_changes_of_one_session_become_one_call() -> None:
     seen = shown(book, key)
     assert isinstance(seen, Record)
     assert dict(seen.fields) == {"a": b"5", "b": b"6"}
-    expected = CALLS.save(key, Change({"a": b"5", "b": b"6"}, ("c",)), idle_timeout=50.0)
+    keys = {"a": (b"5", (b"1",)), "b": (b"6", (b"2",)), "c": (None, (None,))}
+    expected = CALLS.merge(key, keys, idle_timeout=50.0)
     assert entry_of(book, key).calls(CALLS, NOW) == (expected,)
     assert len(book) == 1
 
@@ -139,8 +140,10 @@ def test_what_is_added_during_a_write_still_waits() -> None:
     change = Change({"b": b"2"}, rotation=Rotation(second.secret_hash, max_age=90))
     book.save(key, None, change, 0.0, NOW)
     book.done(sent)
-    expected = CALLS.save(key, change, idle_timeout=0.0)
-    assert entry_of(book, key).calls(CALLS, NOW) == (expected,)
+    assert entry_of(book, key).calls(CALLS, NOW) == (
+        CALLS.save(key, Change(rotation=change.rotation), idle_timeout=0.0),
+        CALLS.merge(second, {"b": (b"2", (None,))}, idle_timeout=0.0),
+    )
     book.done(entry_of(book, key))
     book.done(sent)
     assert len(book) == 0

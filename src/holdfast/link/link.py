@@ -254,6 +254,14 @@ class Link:
         """
         self._supervisor.on_recovery(name, hook)
 
+    def on_beat(self, name: str, hook: Hook) -> None:
+        """Have *hook* run in the supervisor's thread every few seconds while Redis is up.
+
+        It gets what a recovery hook gets. A `RedisUnavailable` from it has Redis probed again; any
+        other exception is logged. Registering the same hook again changes nothing.
+        """
+        self._supervisor.on_beat(name, hook)
+
     def on_transition(self, callback: Callable[[LinkStatus], None]) -> Callable[[], None]:
         """Have *callback* called from the supervisor's thread with each new status.
 

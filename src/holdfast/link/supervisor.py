@@ -31,6 +31,7 @@ log = logging.getLogger("holdfast.link")
 
 HOLD_DOWN = 2.0
 PROBE_INTERVAL = 1.0
+BEAT_INTERVAL = 3.0
 CANARY_TTL_MS = 10_000
 
 DOWN_LINE = "Redis is unavailable ({}): sessions and streams go on without it until it is back"
@@ -97,6 +98,7 @@ class Supervisor:
         self._timeout = timeout
         self._prefix = prefix
         self._hooks: list[tuple[str, Hook]] = []
+        self._beats: list[tuple[str, Hook]] = []
         self._callbacks: list[Callback] = []
         self._stopping = False
         self._begin()
@@ -112,6 +114,7 @@ class Supervisor:
         self._news: deque[LinkStatus] = deque()
         self._decided = threading.Event()
         self._down_at = 0.0
+        self._beat_due = 0.0
         self._canary = f"{self._prefix}holdfast:canary:{secrets.token_hex(8)}"
 
     def forked(self) -> None:
@@ -171,6 +174,12 @@ class Supervisor:
         with self._lock:
             if (name, hook) not in self._hooks:
                 self._hooks.append((name, hook))
+
+    def on_beat(self, name: str, hook: Hook) -> None:
+        """Have *hook* run every few seconds while Redis is up; the same hook once."""
+        with self._lock:
+            if (name, hook) not in self._beats:
+                self._beats.append((name, hook))
 
     def on_transition(self, callback: Callback) -> Callable[[], None]:
         """Have *callback* called with each new status; returns the way to end that."""
@@ -233,7 +242,15 @@ class Supervisor:
         if self._status.state is LinkState.RECOVERING:
             self._recover()
             self._tell(teller)
+        elif self._status.state is LinkState.UP and time.monotonic() >= self._beat_due:
+            self._beat()
         self._rest()
+
+    def _beat(self) -> None:
+        self._beat_due = time.monotonic() + BEAT_INTERVAL
+        if self._run_hooks(self._beats) is not None:
+            # Whether that is an outage is for the next probe to say.
+            self._drop()
 
     def _rest(self) -> None:
         if self._status.state is LinkState.SUSPECT:
@@ -295,15 +312,15 @@ class Supervisor:
             conversation.close()
 
     def _recover(self) -> None:
-        failure = self._run_hooks()
+        failure = self._run_hooks(self._hooks)
         if failure is not None:
             self._drop()
         with self._lock:
             self._apply(Event.RECOVERED if failure is None else Event.RECOVERY_FAILED, failure)
 
-    def _run_hooks(self) -> RedisUnavailable | None:
+    def _run_hooks(self, hooks: list[tuple[str, Hook]]) -> RedisUnavailable | None:
         recovery = _Recovery(self)
-        for name, hook in list(self._hooks):
+        for name, hook in list(hooks):
             try:
                 hook(recovery)
             except RedisUnavailable as error:

@@ -24,7 +24,7 @@ from holdfast.sessions.store import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from holdfast.link import Arg, Reply, Script
 
@@ -113,6 +113,36 @@ class Calls:
         )
         return Call(_script("session_save"), self._names(key.id_hash), args)
 
+    def merge(
+        self,
+        key: SessionKey,
+        keys: Mapping[str, tuple[bytes | None, Sequence[bytes | None]]],
+        *,
+        idle_timeout: float,
+    ) -> Call:
+        """Build the replay of an outage: what each of *keys* becomes, and what may be found there.
+
+        ``None`` is no value. What is found to be something else is somebody else's, and stays.
+        """
+        told: list[str | bytes | int] = []
+        for name, (ours, bases) in keys.items():
+            told += (name, _marked(ours), len(bases), *map(_marked, bases))
+        args = (key.secret_hash, _ms(idle_timeout), _ms(TOMBSTONE_SECONDS), len(keys), *told)
+        return Call(_script("session_merge"), self._names(key.id_hash), args)
+
+    def restore(self, key: SessionKey, record: Record, now: float) -> Call:
+        """Build the return of *record*, a copy, to a Redis that may have lost it."""
+        ages = (record.secret_since, record.seen_at)
+        args = (
+            key.secret_hash,
+            _ms(max(0.0, now - record.created_at)),
+            _ms(record.expires_at - now),
+            *(_ms(max(0.0, now - at)) for at in ages),
+            _ms(SUPERSEDED_SECONDS),
+            *(each for pair in record.fields.items() for each in pair),
+        )
+        return Call(_script("session_restore"), self._names(key.id_hash), args)
+
     def increment(self, key: SessionKey, name: str, by: int, *, idle_timeout: float) -> Call:
         """Build ``SessionStore.increment``."""
         args = (key.secret_hash, _ms(idle_timeout), name, by)
@@ -143,7 +173,22 @@ def incremented(reply: Reply) -> int | Outcome:
 def _expectations(change: Change) -> Iterator[str | bytes]:
     for key, raw in change.expected.items():
         yield key
-        yield "-" if raw is None else b"=" + raw
+        yield _marked(raw)
+
+
+def _marked(raw: bytes | None) -> str | bytes:
+    return "-" if raw is None else b"=" + raw
+
+
+def merged(reply: Reply) -> tuple[bool, int]:
+    """Return what the last reply of a replay means.
+
+    Returns:
+        Whether the session was there, and how many of its keys others had changed.
+    """
+    if isinstance(reply, list):
+        return reply[0] != -1, len(reply) - 1
+    return isinstance(reply, int) and reply > 0, 0
 
 
 def deleted(reply: Reply) -> Outcome:

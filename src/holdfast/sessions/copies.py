@@ -1,6 +1,7 @@
 """Sessions of which this process lately saw what Redis holds: what an outage is bridged with.
 
-A bounded dictionary, least recently used first out. Nothing here knows whether Redis is there.
+Copies of those that live, and the ids of those that it saw end. Bounded dictionaries, the oldest
+first out. Nothing here knows whether Redis is there.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
+from holdfast.sessions.store import SessionKey
+
 if TYPE_CHECKING:
-    from holdfast.sessions.store import Record, SessionKey
+    from holdfast.sessions.store import Record
 
 # Ids of which is remembered when they were last outdated; who asked longer ago is not believed.
 _MAX_OUTDATED = 1024
@@ -73,6 +76,14 @@ class Copies:
             return None
         return copy.record
 
+    def since(self, since: float) -> list[tuple[SessionKey, Record]]:
+        """Return all that were made at *since* or later, with their secrets."""
+        return [
+            (SessionKey(id_hash, copy.secret_hash), copy.record)
+            for id_hash, copy in self._copies.items()
+            if copy.at >= since
+        ]
+
     def touch(self, key: SessionKey, now: float, interval: float) -> None:
         """Note activity at *now*, unless some was noted less than *interval* seconds before."""
         record = self.get(key, 0.0)
@@ -103,3 +114,28 @@ class Copies:
         """Forget all."""
         self._copies.clear()
         self._bytes = 0
+
+
+class Departed:
+    """The sessions that ended here, for a Redis that may forget it.
+
+    Args:
+        max_sessions: how many are remembered.
+    """
+
+    def __init__(self, max_sessions: int) -> None:
+        self._ended: OrderedDict[str, float] = OrderedDict()
+        self._max_sessions = max_sessions
+
+    def note(self, id_hash: str, now: float) -> None:
+        """Remember that one has ended at *now*, seconds since the epoch."""
+        self._ended[id_hash] = now
+        self._ended.move_to_end(id_hash)
+        while len(self._ended) > self._max_sessions:
+            self._ended.popitem(last=False)
+
+    def since(self, since: float) -> list[str]:
+        """Return those that ended at *since* or later; who ended before is forgotten."""
+        while self._ended and next(iter(self._ended.values())) < since:
+            self._ended.popitem(last=False)
+        return list(self._ended)

@@ -21,8 +21,17 @@ from holdfast.runtime import runtime
 from holdfast.sessions import calls
 from holdfast.sessions.copies import Copies
 from holdfast.sessions.journal import Entry, Journal, alive
+from holdfast.sessions.presence import Loss
 from holdfast.sessions.redis import RedisSessionStore
-from holdfast.sessions.store import Change, Missing, Outcome, Record, SessionKey, SessionStore
+from holdfast.sessions.restoration import Restoration, restorable_since
+from holdfast.sessions.store import (
+    Change,
+    Missing,
+    Outcome,
+    Record,
+    SessionKey,
+    SessionStore,
+)
 from holdfast.sessions.sync import blocking, pause
 from holdfast.signals import Reading
 
@@ -42,6 +51,12 @@ _MAX_BYTES = 32 * 1024 * 1024
 _REPLAY_PASSES = 10
 _TURN_SECONDS = 0.25
 _TURN_PAUSE = 0.002
+_SEVERAL = (
+    "HOLDFAST_SESSION_ON_OUTAGE=local, and %d other processes share the sessions: while Redis is "
+    "away each serves what it has seen itself, a session that began in one is not known to the "
+    "others, and a logout in one is not heard by them until Redis is back "
+    "(docs/sessions/outages.md); readonly and closed promise more"
+)
 
 
 class FallbackSessionStore(SessionStore):
@@ -72,23 +87,29 @@ class FallbackSessionStore(SessionStore):
         default = runtime(settings)
         self._remote = RedisSessionStore(settings, link=link)
         self._link = self._remote.link
-        self._calls = calls.Calls(default.settings.key_prefix)
+        self._prefix = default.settings.key_prefix
+        self._calls = calls.Calls(self._prefix)
         self._mode = default.settings.session_on_outage
         self._bounds = (max_sessions, max_bytes)
         self.forked()
         watch_forks(self)
         signals.readable(self)
+        self._restored: list[Callable[[Recovery], None]] = []
         self._link.on_recovery("sessions", self.replay)
+        self._link.on_beat("sessions", self._attend)
         self._link.on_transition(self._follow_link)
 
     def forked(self) -> None:
         """Begin, also in a forked child: the parent replays what the parent promised."""
         self._lock = threading.Lock()
         self._copies = Copies(*self._bounds)
+        self._restoration = Restoration(self._calls, self._prefix, self._bounds[0])
+        self._told_of_others = False
         self._journal = Journal(*self._bounds)
         self._writing: set[str] = set()
         self._away_since: float | None = None
         self._replayed = False
+        self._conflicts = 0
 
     def __repr__(self) -> str:
         return f"<FallbackSessionStore {self._mode}, {len(self._journal)} waiting, {self._link!r}>"
@@ -174,7 +195,7 @@ class FallbackSessionStore(SessionStore):
         return copy._replace(degraded="stale")
 
     def _copy(self, key: SessionKey) -> Record | None:
-        return self._copies.get(key, (self._away_since or time.time()) - COPY_SECONDS)
+        return self._copies.get(key, self._bridged_since())
 
     # --- writing --------------------------------------------------------------------------------
 
@@ -208,7 +229,8 @@ class FallbackSessionStore(SessionStore):
 
     async def save(self, key: SessionKey, change: Change, *, idle_timeout: float = 0.0) -> Outcome:
         """See :meth:`SessionStore.save`."""
-        if self._asks_redis():
+        asked = self._asks_redis()
+        if asked:
             try:
                 if len(self._journal):
                     await self._write_waiting(key.id_hash)
@@ -222,7 +244,7 @@ class FallbackSessionStore(SessionStore):
         now = time.time()
         with self._lock:
             known = self._copy(key)
-            outcome = self._journal.save(key, known, change, idle_timeout, now)
+            outcome = self._journal.save(key, known, change, idle_timeout, now, asked=asked)
             self._copies.drop(key.id_hash)
         await self._settle_race(key.id_hash)
         return outcome
@@ -234,6 +256,8 @@ class FallbackSessionStore(SessionStore):
             copy = self._copies.get(key, 0.0)
             # A load on its way may have found what this has changed, or ended.
             self._copies.outdate(key.id_hash)
+            if outcome is Outcome.DESTROYED:
+                self._restoration.departed(key.id_hash)
             if copy is None or outcome is not Outcome.DONE:
                 return
             if change.rotation is not None:
@@ -244,7 +268,8 @@ class FallbackSessionStore(SessionStore):
         self, key: SessionKey, name: str, by: int, *, idle_timeout: float = 0.0
     ) -> int | Outcome:
         """See :meth:`SessionStore.increment`."""
-        if self._asks_redis():
+        asked = self._asks_redis()
+        if asked:
             try:
                 if len(self._journal):
                     await self._write_waiting(key.id_hash)
@@ -261,7 +286,7 @@ class FallbackSessionStore(SessionStore):
         now = time.time()
         with self._lock:
             known = self._copy(key)
-            value = self._journal.increment(key, known, name, by, idle_timeout, now)
+            value = self._journal.increment(key, known, name, by, idle_timeout, now, asked=asked)
             self._copies.drop(key.id_hash)
         await self._settle_race(key.id_hash)
         return value
@@ -297,6 +322,7 @@ class FallbackSessionStore(SessionStore):
         """See :meth:`SessionStore.delete`."""
         with self._lock:
             self._copies.drop(id_hash)
+        self._restoration.departed(id_hash)
         if self._asks_redis():
             try:
                 outcome = await self._remote.delete(id_hash)
@@ -316,6 +342,12 @@ class FallbackSessionStore(SessionStore):
         await self._settle_race(id_hash)
         return Outcome.DONE
 
+    def ended_elsewhere(self, id_hash: str) -> None:
+        """Note that Redis was told of a logout by somebody else in this process."""
+        with self._lock:
+            self._copies.outdate(id_hash)
+        self._restoration.departed(id_hash)
+
     def _only_if_local(self) -> None:
         if self._mode != "local":
             raise SessionUnavailable("Redis is away, and nothing can be written")
@@ -328,24 +360,72 @@ class FallbackSessionStore(SessionStore):
         Raises:
             RedisUnavailable: it is gone again; what was not written still waits.
         """
-        written = lost = 0
+        census, loss = self._restoration.ask(recovery)
+        since = restorable_since(loss, self._bridged_since(), time.time())
+        if loss is not Loss.NONE:
+            # No copy anywhere is of before that.
+            self._restoration.tell_departed(recovery, self._bridged_since() - COPY_SECONDS)
+        self._conflicts = written = ended = 0
         # What requests add meanwhile is written as well, but not for ever.
         for _ in range(_REPLAY_PASSES):
             for entry in self._waiting_now():
-                told = self._write(entry, recovery.run)
+                told = self._write(entry, recovery.run, lost=since is not None)
                 written += told is True
-                lost += told is False
+                ended += told is False
             if not self.waiting:
                 break
-        self._replayed = True
-        if written or lost:
+        if written or ended:
             signals.count("session_replayed", "written", by=written)
-            signals.count("session_replayed", "ended", by=lost)
+            signals.count("session_replayed", "ended", by=ended)
+            signals.count("session_replayed", "conflict", by=self._conflicts)
             logger.warning(
-                "after the outage %d sessions were written, and %d had ended meanwhile",
+                "after the outage %d sessions were written, and %d had ended meanwhile; of %d "
+                "keys others had changed the value, which was left as it is",
                 written,
-                lost,
+                ended,
+                self._conflicts,
             )
+        self._put_back(recovery, loss, since)
+        self._restoration.settle(census)
+        self._replayed = True
+
+    def _attend(self, recovery: Recovery) -> None:
+        """Say that this process is there; the link calls it now and then while Redis is up."""
+        census, loss = self._restoration.ask(recovery)
+        if loss is Loss.EMPTIED:
+            # Somebody's word, in the sight of all: who is copied here is logged out as well.
+            with self._lock:
+                self._copies.clear()
+        elif loss is not Loss.NONE:
+            # It was gone for so short a time that nobody noticed.
+            since = restorable_since(loss, self._bridged_since(), time.time())
+            self._restoration.tell_departed(recovery, self._bridged_since() - COPY_SECONDS)
+            self._put_back(recovery, loss, since)
+        self._restoration.settle(census)
+        if census is not None and census.others:
+            self._tell_of_others(census.others)
+
+    def _tell_of_others(self, others: int) -> None:
+        if self._mode == "local" and not self._told_of_others:
+            self._told_of_others = True
+            logger.warning(_SEVERAL, others)
+
+    def _put_back(self, recovery: Recovery, loss: Loss, since: float | None) -> None:
+        if since is None:
+            return
+        with self._lock:
+            copies = self._copies.since(since)
+        restored = self._restoration.put_back(recovery, loss, copies)
+        signals.count("session_replayed", "restored", by=restored)
+        for hook in self._restored:
+            hook(recovery)
+
+    def on_restored(self, hook: Callable[[Recovery], None]) -> None:
+        """Have *hook* called when sessions were put back into a Redis that had lost them."""
+        self._restored.append(hook)
+
+    def _bridged_since(self) -> float:
+        return (self._away_since or time.time()) - COPY_SECONDS
 
     def _follow_link(self, status: LinkStatus) -> None:
         """Keep the time since which Redis is away; called by the link's own thread."""
@@ -370,8 +450,8 @@ class FallbackSessionStore(SessionStore):
         with self._lock:
             return self._journal.in_order()
 
-    def _write(self, entry: Entry, run: Callable[..., Reply]) -> bool | None:
-        """Have Redis told of *entry*, by *run* in this thread.
+    def _write(self, entry: Entry, run: Callable[..., Reply], *, lost: bool = False) -> bool | None:
+        """Have Redis told of *entry*, by *run* in this thread; it may have *lost* the session.
 
         Returns:
             False where the session had ended; ``None`` where *entry* is no more what waits.
@@ -380,7 +460,7 @@ class FallbackSessionStore(SessionStore):
             return None
         reply: Reply = None
         try:
-            for call in entry.calls(self._calls, time.time()):
+            for call in entry.calls(self._calls, time.time(), lost=lost):
                 reply = run(*call)
         except RedisReplyError as error:
             _tell_refused(error)
@@ -409,13 +489,15 @@ class FallbackSessionStore(SessionStore):
             self._writing.discard(entry.id_hash)
 
     def _written(self, entry: Entry, reply: Reply) -> bool:
+        there, conflicts = calls.merged(reply)
         with self._lock:
             self._journal.done(entry)
-            if entry.record is not None and reply == 1 and not self._link.up:
+            self._conflicts += conflicts
+            if entry.record is not None and there and not conflicts and not self._link.up:
                 # Until the whole replay has ended, nobody can ask Redis for it.
                 key = SessionKey(entry.id_hash, entry.secret_hash)
                 self._copies.put(key, entry.record, time.time())
-        return entry.record is None or (isinstance(reply, int) and reply > 0)
+        return entry.record is None or there
 
     async def _settle_race(self, id_hash: str) -> None:
         if self._link.up:

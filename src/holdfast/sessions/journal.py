@@ -36,7 +36,10 @@ class Entry:
         record: the session as it is shown; ``None`` once it is destroyed.
         born: Redis has never heard of it, as far as is known.
         changed, removed: keys since Redis last knew it.
+        was: by each of those, what Redis may hold if nobody else has changed it.
         idle_timeout: seconds, as last asked for.
+        known_since: when the known secret was made, in seconds since the epoch.
+        doubted: secrets of rotations that Redis may have made, with its answer lost; in order.
     """
 
     id_hash: str
@@ -46,12 +49,18 @@ class Entry:
     born: bool = False
     changed: dict[str, bytes] = field(default_factory=dict, repr=False)
     removed: set[str] = field(default_factory=set)
+    was: dict[str, tuple[bytes | None, ...]] = field(default_factory=dict, repr=False)
     idle_timeout: float = 0.0
+    known_since: float = 0.0
+    doubted: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
         """Bytes of data, roughly."""
-        return 0 if self.record is None else sum(map(len, self.record.fields.values()))
+        if self.record is None:
+            return 0
+        bases = (raw for each in self.was.values() for raw in each if raw is not None)
+        return sum(map(len, self.record.fields.values())) + sum(map(len, bases))
 
     def seen_with(
         self, secret_hash: str, now: float, idle_timeout: float
@@ -68,12 +77,15 @@ class Entry:
             return Missing.SUPERSEDED if recently else Missing.ABSENT
         return None
 
-    def calls(self, calls: Calls, now: float) -> tuple[Call, ...]:
-        """Return the scripts that tell Redis all of it, in their order; the last reply counts."""
+    def calls(self, calls: Calls, now: float, *, lost: bool = False) -> tuple[Call, ...]:
+        """Return the scripts that tell Redis all of it, in their order; the last reply counts.
+
+        *lost*: Redis may have lost the session, so that its absence says nothing.
+        """
         if self.record is None:
             return (calls.delete(self.id_hash),)
         if not self.born:
-            return (self._saving(calls, now),)
+            return self._merging(self.record, calls, now, lost=lost)
         # With the secret of its birth: a creation whose answer was lost is there already, and to
         # it the creation is a retry that changes nothing.
         birth = calls.create(
@@ -87,6 +99,28 @@ class Entry:
         if not (self.changed or self.removed or rotated):
             return (birth,)
         return birth, self._saving(calls, now)
+
+    def _merging(self, record: Record, calls: Calls, now: float, *, lost: bool) -> tuple[Call, ...]:
+        key = SessionKey(self.id_hash, self.known_secret)
+        steps: list[Call] = []
+        if lost:
+            steps.append(calls.restore(key, record._replace(secret_since=self.known_since), now))
+        # First, so that nobody with an older secret sees what is written. One whose answer was
+        # lost is made again: that is a retry, and changes nothing.
+        left = max(0.0, record.expires_at - now)
+        for secret in (*self.doubted, self.secret_hash):
+            if secret != key.secret_hash:
+                change = Change(rotation=Rotation(secret, max_age=left))
+                steps.append(calls.save(key, change, idle_timeout=self.idle_timeout))
+                key = SessionKey(self.id_hash, secret)
+        keys = {
+            name: (self.changed.get(name), self.was[name])
+            for name in sorted(self.was)
+            if name in self.changed or name in self.removed
+        }
+        if keys or key.secret_hash == self.known_secret:
+            steps.append(calls.merge(key, keys, idle_timeout=self.idle_timeout))
+        return tuple(steps)
 
     def _saving(self, calls: Calls, now: float) -> Call:
         rotation = None
@@ -143,7 +177,14 @@ class Journal:
         return Outcome.DONE
 
     def save(
-        self, key: SessionKey, known: Record | None, change: Change, idle_timeout: float, now: float
+        self,
+        key: SessionKey,
+        known: Record | None,
+        change: Change,
+        idle_timeout: float,
+        now: float,
+        *,
+        asked: bool = False,
     ) -> Outcome:
         """Note a change, and show it from now on.
 
@@ -153,6 +194,7 @@ class Journal:
             change: what was done.
             idle_timeout: seconds.
             now: seconds since the epoch.
+            asked: Redis was asked to do it, and may have done it without an answer.
 
         Raises:
             SessionUnavailable: the journal is full, or the session is not known here.
@@ -162,7 +204,7 @@ class Journal:
             return Outcome.GONE
         if not change.fits(seen.fields):
             return Outcome.CONFLICT
-        changed = _applied(entry, seen, change, now)
+        changed = _applied(entry, seen, change, now, asked=asked)
         if change.removed and changed.record is not None and not changed.record.fields:
             self.delete(key.id_hash)
             return Outcome.DESTROYED
@@ -177,6 +219,8 @@ class Journal:
         by: int,
         idle_timeout: float,
         now: float,
+        *,
+        asked: bool = False,
     ) -> int | Outcome:
         """Add to a whole number, as :meth:`save` does; Redis is told the sum, not the addition.
 
@@ -192,7 +236,7 @@ class Journal:
         value = incremented(seen.fields.get(name), by)
         if value is None:
             return Outcome.CONFLICT
-        self.save(key, known, Change({name: b"%d" % value}), idle_timeout, now)
+        self.save(key, known, Change({name: b"%d" % value}), idle_timeout, now, asked=asked)
         return value
 
     def _seen(
@@ -202,7 +246,10 @@ class Journal:
         if entry is None:
             if known is None:
                 raise SessionUnavailable("the session is not known here while Redis is away")
-            entry = Entry(*key, key.secret_hash, known, idle_timeout=idle_timeout)
+            since = known.secret_since
+            entry = Entry(
+                *key, key.secret_hash, known, idle_timeout=idle_timeout, known_since=since
+            )
         seen = entry.seen_with(key.secret_hash, now, idle_timeout)
         if seen is None:
             raise SessionUnavailable("only Redis knows this secret, and it is away")
@@ -242,6 +289,10 @@ class Journal:
             self._bytes -= current.size
         elif current is not None and entry.record is not None:
             current.born, current.known_secret = False, entry.secret_hash
+            current.known_since, current.doubted = entry.record.secret_since, ()
+            for name in current.changed.keys() | current.removed:
+                told = entry.record.fields.get(name)
+                current.was[name] = (*current.was.get(name, ()), told)
 
     def _put(self, entry: Entry) -> None:
         before = self._entries.get(entry.id_hash)
@@ -262,9 +313,16 @@ def alive(record: Record, now: float, idle_timeout: float) -> bool:
     return now < record.expires_at
 
 
-def _applied(entry: Entry, seen: Record, change: Change, now: float) -> Entry:
+def _applied(entry: Entry, seen: Record, change: Change, now: float, *, asked: bool) -> Entry:
     """Return *entry* with *change*; a new one, so that a refusal leaves the old as it was."""
-    rotation = change.rotation
+    rotation, was, doubted = change.rotation, dict(entry.was), entry.doubted
+    # Of one born here nothing but its own values can be there.
+    for name in () if entry.born else (*change.set, *change.removed):
+        was.setdefault(name, (seen.fields.get(name),))
+        if asked:
+            was[name] = (*was[name], change.set.get(name))
+    if asked and rotation is not None:
+        doubted = (*doubted, rotation.secret_hash)
     changed = {k: v for k, v in entry.changed.items() if k not in change.removed}
     changed.update(change.set)
     return replace(
@@ -273,4 +331,6 @@ def _applied(entry: Entry, seen: Record, change: Change, now: float) -> Entry:
         record=seen.after(change, now),
         changed=changed,
         removed=(entry.removed | set(change.removed)) - set(change.set),
+        was=was,
+        doubted=doubted,
     )

@@ -32,7 +32,7 @@ from holdfast.sessions.redis import RedisSessionStore
 from holdfast.sessions.sync import blocking
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from holdfast.link import Arg, Link, Recovery, Reply, Script
     from holdfast.sessions.store import Record, SessionStore
@@ -214,9 +214,12 @@ class RedisUserIndex(UserIndex):
 
     def __init__(self, link: Link, prefix: str) -> None:
         self.link = link
+        #: Told of each session that is revoked by :meth:`revoking`.
+        self.on_revoked: Callable[[str], None] | None = None
         self._prefix = f"{prefix}sessions:"
         self._calls = calls.Calls(prefix)
         self._missed: OrderedDict[str, tuple[str, Origin, float]] = OrderedDict()
+        self._noted: OrderedDict[str, tuple[str, Origin, float]] = OrderedDict()
         self.forked()
         watch_forks(self)
         link.on_recovery("session index", self.replay)
@@ -225,6 +228,7 @@ class RedisUserIndex(UserIndex):
         """Begin, also in a forked child: what was missed is the parent's to write."""
         self._lock = threading.Lock()
         self._missed.clear()
+        self._noted.clear()
 
     def name(self, user: str) -> str:
         """Return the key of a user's index."""
@@ -232,9 +236,13 @@ class RedisUserIndex(UserIndex):
 
     def noting(self, user: str, id_hash: str, origin: Origin, life: float) -> Plan[None]:
         """See :meth:`UserIndex.noting`."""
-        yield self._noted(user, id_hash, origin, life)
+        yield self._note(user, id_hash, origin, life)
+        with self._lock:
+            self._noted[id_hash] = (user, origin, time.time() + life)
+            while len(self._noted) > _MAX_MISSED:
+                self._noted.popitem(last=False)
 
-    def _noted(self, user: str, id_hash: str, origin: Origin, life: float) -> calls.Call:
+    def _note(self, user: str, id_hash: str, origin: Origin, life: float) -> calls.Call:
         text = json.dumps(origin, separators=(",", ":"))
         args = (id_hash, max(1, round(life * 1000)), text, MAX_PER_USER)
         return calls.Call(_script(), (self.name(user),), args)
@@ -243,6 +251,9 @@ class RedisUserIndex(UserIndex):
         """See :meth:`UserIndex.forgetting`."""
         if id_hashes:
             yield [("HDEL", self.name(user), *id_hashes)]
+        with self._lock:
+            for each in id_hashes:
+                self._noted.pop(each, None)
 
     def listing(self, user: str, idle: float) -> Plan[tuple[list[SessionInfo], list[str]]]:
         """See :meth:`UserIndex.listing`."""
@@ -279,6 +290,8 @@ class RedisUserIndex(UserIndex):
     def revoking(self, id_hash: str) -> Plan[bool]:
         """See :meth:`UserIndex.revoking`."""
         (there,) = yield self._calls.delete(id_hash)
+        if self.on_revoked is not None:
+            self.on_revoked(id_hash)
         return bool(there == 1)
 
     def missed(self, user: str, id_hash: str, origin: Origin, life: float) -> None:
@@ -293,9 +306,17 @@ class RedisUserIndex(UserIndex):
         with self._lock:
             waiting = list(self._missed.items())
         for id_hash, (user, origin, life) in waiting:
-            recovery.run(*self._noted(user, id_hash, origin, life))
+            recovery.run(*self._note(user, id_hash, origin, life))
             with self._lock:
                 self._missed.pop(id_hash, None)
+
+    def note_again(self, recovery: Recovery) -> None:
+        """Note what was noted here: Redis has lost it, and was given its sessions back."""
+        with self._lock:
+            noted = list(self._noted.items())
+        for id_hash, (user, origin, end) in noted:
+            if end > time.time():
+                recovery.run(*self._note(user, id_hash, origin, end - time.time()))
 
 
 def user_index(store: SessionStore) -> UserIndex | None:
@@ -318,9 +339,13 @@ _indexes: WeakKeyDictionary[SessionStore, UserIndex] = WeakKeyDictionary()
 def _make(store: SessionStore) -> UserIndex | None:
     if isinstance(store, MemorySessionStore):
         return MemoryUserIndex(store)
-    if isinstance(store, RedisSessionStore | FallbackSessionStore):
-        return RedisUserIndex(store.link, store.key_prefix)
-    return None
+    if not isinstance(store, RedisSessionStore | FallbackSessionStore):
+        return None
+    index = RedisUserIndex(store.link, store.key_prefix)
+    if isinstance(store, FallbackSessionStore):
+        store.on_restored(index.note_again)
+        index.on_revoked = store.ended_elsewhere
+    return index
 
 
 # --- carrying a plan out --------------------------------------------------------------------------

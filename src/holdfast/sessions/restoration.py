@@ -1,0 +1,117 @@
+"""What a process does for a Redis that has come back without all that it held.
+
+First it tells again who has logged out here, then it gives back the sessions it has seen. Whatever
+was told to Redis by others is stronger: a tombstone, a newer secret, a session that is there.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from holdfast.errors import RedisReplyError
+from holdfast.sessions.copies import Departed
+from holdfast.sessions.presence import Census, Loss, Presence
+from holdfast.sessions.store import TOMBSTONE_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from holdfast.link import Recovery
+    from holdfast.sessions.calls import Call, Calls
+    from holdfast.sessions.store import Record, SessionKey
+
+logger = logging.getLogger("holdfast.sessions")
+
+# Scripts in one round trip, for all of which there is one deadline.
+_SLICE = 50
+
+
+class Restoration:
+    """One process's part in it. Safe for threads.
+
+    Args:
+        calls: builds the scripts.
+        prefix: put before every key.
+        max_sessions: how many that have ended are remembered.
+    """
+
+    def __init__(self, calls: Calls, prefix: str, max_sessions: int) -> None:
+        self._calls = calls
+        self._presence = Presence(prefix)
+        self._departed = Departed(max_sessions)
+        self._lock = threading.Lock()
+
+    def departed(self, id_hash: str) -> None:
+        """Note that a session has ended here, or may have."""
+        with self._lock:
+            self._departed.note(id_hash, time.time())
+
+    def ask(self, recovery: Recovery) -> tuple[Census | None, Loss]:
+        """Say that this process is there, and hear what Redis may have lost.
+
+        Raises:
+            RedisUnavailable: it is gone.
+        """
+        try:
+            census = self._presence.attend(recovery.run)
+        except RedisReplyError as error:
+            logger.error(  # noqa: TRY400
+                "whether Redis has kept its data cannot be seen, because it refuses: %s", error.code
+            )
+            return None, Loss.NONE
+        return census, Loss.NONE if census is None else self._presence.loss(census)
+
+    def settle(self, census: Census | None) -> None:
+        """Note that what followed from *census* is done."""
+        if census is not None:
+            self._presence.settle(census)
+
+    def tell_departed(self, recovery: Recovery, since: float) -> None:
+        """Tell again who has ended here at *since* or later, in seconds since the epoch."""
+        with self._lock:
+            departed = self._departed.since(since)
+        _run_all(recovery, [self._calls.delete(each) for each in departed])
+
+    def put_back(
+        self, recovery: Recovery, loss: Loss, copies: Sequence[tuple[SessionKey, Record]]
+    ) -> int:
+        """Give Redis the sessions of *copies* that it has lost; return how many they were."""
+        now = time.time()
+        restored = _run_all(recovery, [self._calls.restore(*copy, now) for copy in copies]).count(1)
+        logger.warning(
+            "Redis came back without %s: %d sessions were put back that this process had seen",
+            loss.value,
+            restored,
+        )
+        return restored
+
+
+def restorable_since(loss: Loss, bridged: float, now: float) -> float | None:
+    """Return how old a copy may be that is put back; ``None``: none is.
+
+    Args:
+        loss: what Redis may have lost.
+        bridged: since when a copy is good to be served, in seconds since the epoch.
+        now: in seconds since the epoch.
+    """
+    if loss is Loss.LATER:
+        # Who logged out before its last snapshot is remembered by Redis for no longer.
+        return max(bridged, now - TOMBSTONE_SECONDS)
+    # After the loss of a second or less, what is not there was ended by somebody.
+    return bridged if loss is Loss.EVERYTHING or loss is Loss.EMPTIED else None
+
+
+def _run_all(recovery: Recovery, scripts: Sequence[Call]) -> list[object]:
+    """Run many, some at a time, and return their replies; an error stays in its place."""
+    replies: list[object] = []
+    for first in range(0, len(scripts), _SLICE):
+        part = scripts[first : first + _SLICE]
+        answers = recovery.pipeline([each.script.evalsha(each.keys, each.args) for each in part])
+        for each, answer in zip(part, answers, strict=True):
+            # A Redis that has begun anew knows no script.
+            unknown = isinstance(answer, RedisReplyError) and answer.code == "NOSCRIPT"
+            replies.append(recovery.run(*each) if unknown else answer)
+    return replies
