@@ -48,19 +48,21 @@ def matching(pattern: str) -> list[Cell]:
 def a_share(share: float, seed: int) -> list[Cell]:
     """Return a share of all cells, chosen by the seed: whole outages, for they are what takes time.
 
-    The outages are spread over the modes, so that no site does most of the work.
+    They are spread over one site of each mode, since starting one takes time too; a share of more
+    than these have is spread over all.
     """
     chance = random.Random(seed)
     sweeps = [key for key, _ in groupby(every_cell(), sweep_of)]
     wanted = max(1, round(share * len(sweeps)))
-    sites = sorted({(mode, processes) for _, mode, processes in sweeps})
+    sites: list[tuple[str, int]] = [(mode, chance.choice(PROCESSES)) for mode in MODES]
+    if wanted > len(sites) * len(FAULTS):
+        sites = [(mode, processes) for mode in MODES for processes in PROCESSES]
     chance.shuffle(sites)
     chosen: set[tuple[str, str, int]] = set()
     for turn in range(wanted):
         mode, processes = sites[turn % len(sites)]
         left = [key for key in sweeps if key[1:] == (mode, processes) and key not in chosen]
-        if left:
-            chosen.add(chance.choice(left))
+        chosen.add(chance.choice(left))
     return [cell for cell in every_cell() if sweep_of(cell) in chosen]
 
 
