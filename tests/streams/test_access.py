@@ -18,6 +18,7 @@ from holdfast.streams.access import (
     FORBIDDEN,
     UNKNOWN,
     Action,
+    PolicyError,
     Verdict,
     make_policy,
     says_otherwise,
@@ -326,6 +327,15 @@ async def test_a_session_opens_the_runs_of_its_owner(
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("run_id", ["run", "absent"])
+async def test_without_a_session_nobody_has_said_who_is_asking(run_id: str) -> None:
+    session = LiveSession(None)
+    session.is_new = True
+    policy = make_policy(settings(stream_access="session"), await owned("user:1"))
+    assert await policy(connection(session=session), run_id, "read") == UNKNOWN
+
+
+@pytest.mark.anyio
 async def test_a_token_opens_a_run_to_a_stranger_of_its_session() -> None:
     store = await owned("user:1")
     policy = make_policy(settings(stream_access="session"), store)
@@ -402,6 +412,32 @@ async def test_a_callable_decides(
     assert await policy(connection(), "run", "read") == ALLOWED
     assert await policy(connection(), "other", "read") == FORBIDDEN
     assert await policy(connection(), "run", "stop") == FORBIDDEN
+
+
+async def test_a_callable_that_fails_lets_nobody_in_and_is_told_by_name(
+    policies: Callable[[str, Any], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(connection: HTTPConnection, run_id: str, action: str) -> bool:
+        raise KeyError("user")
+
+    policies("fails", fails)
+    policy = make_policy(settings(stream_access="policies_of_a_test:fails"), MemoryEventStore())
+    with pytest.raises(PolicyError, match="policies_of_a_test:fails"):
+        await policy(connection(), "run", "read")
+    assert "HOLDFAST_STREAM_ACCESS=policies_of_a_test:fails failed" in caplog.text
+    assert "KeyError: 'user'" in caplog.text
+
+
+async def test_a_callable_that_cannot_ask_redis_has_not_failed(
+    policies: Callable[[str, Any], None],
+) -> None:
+    async def waits(connection: HTTPConnection, run_id: str, action: str) -> bool:
+        raise RedisUnavailable("timeout")
+
+    policies("waits", waits)
+    policy = make_policy(settings(stream_access="policies_of_a_test:waits"), MemoryEventStore())
+    with pytest.raises(RedisUnavailable):
+        await policy(connection(), "run", "read")
 
 
 @pytest.mark.parametrize(

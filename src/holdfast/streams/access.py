@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Collection
@@ -22,13 +23,20 @@ from itsdangerous import BadData, URLSafeSerializer
 from itsdangerous.encoding import base64_decode
 from starlette.requests import HTTPConnection
 
-from holdfast.errors import ConfigurationError, RedisUnavailable
+from holdfast.errors import ConfigurationError, HoldfastError, RedisUnavailable
 from holdfast.streams.event import check_run_id
 from holdfast.streams.origins import site_of
 
 if TYPE_CHECKING:
     from holdfast.settings import Settings
     from holdfast.streams.store import EventStore
+
+
+log = logging.getLogger("holdfast.streams")
+
+
+class PolicyError(HoldfastError):
+    """The callable of ``HOLDFAST_STREAM_ACCESS`` raised instead of deciding."""
 
 
 class BoundSession(Protocol):
@@ -331,8 +339,10 @@ def _session_policy(settings: Settings, store: EventStore) -> Policy:
             by_session = action == "stop" and site == "ours"
         if token_of(connection) is not None or not by_session:
             return await by_token(connection, run_id, action)
-        allowed = await session_access(connection, run_id, action, store=store)
-        return ALLOWED if allowed else FORBIDDEN
+        if await session_access(connection, run_id, action, store=store):
+            return ALLOWED
+        # Without a session nobody has said who is asking.
+        return UNKNOWN if _session_of(connection).is_new else FORBIDDEN
 
     return authorize
 
@@ -344,9 +354,16 @@ def _callable_policy(path: str, origins: Collection[str]) -> Policy:
         # The callable may look at a cookie, which comes along whatever page has asked (CWE-352).
         if action != "read" and site_of(connection.headers, origins) == "foreign":
             return FORBIDDEN
-        answer = function(connection, run_id, action)
-        if inspect.isawaitable(answer):
-            answer = await answer
+        try:
+            answer = function(connection, run_id, action)
+            if inspect.isawaitable(answer):
+                answer = await answer
+        except RedisUnavailable:
+            raise
+        except Exception as error:
+            # Whatever it is, nobody is let in by it; the log has it whole.
+            log.exception("HOLDFAST_STREAM_ACCESS=%s failed", path)
+            raise PolicyError(f"{path} failed ({type(error).__name__})") from error
         return ALLOWED if answer else FORBIDDEN
 
     return authorize

@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from holdfast.errors import CorruptData, InvalidEvent, RedisReplyError, RedisUnavailable
 from holdfast.health import liveness
 from holdfast.streams import assets, many_sse, paths, problems, publishing, reference, rest, sse
+from holdfast.streams.access import PolicyError
 from holdfast.streams.asking import form_of, position_of, wait_of
 from holdfast.streams.runs import stop_run
 from holdfast.streams.service import ask
@@ -51,6 +52,8 @@ class _HttpDoor:
             await problems.INVALID_RUN_ID.response(str(error))(scope, receive, send)
         except RedisUnavailable:
             await problems.UNAVAILABLE.response()(scope, receive, send)
+        except PolicyError:
+            await problems.ACCESS_FAILED.response()(scope, receive, send)
         except (CorruptData, RedisReplyError) as error:
             log.warning("%s", error)
             await problems.CORRUPT.response()(scope, receive, send)

@@ -8,10 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from holdfast.streams import websocket
+from holdfast.streams.access import PolicyError
 from holdfast.streams.commands import Add, Nonsense, parse_command
 from holdfast.streams.composite import MAX_RUNS
 from holdfast.streams.cursor import Cursor
-from holdfast.streams.many import Many
+from holdfast.streams.many import ACCESS_FAILED, Many
 from holdfast.streams.pulse import Pulse, listening
 from holdfast.streams.service import ask
 from holdfast.streams.told import Told, failed
@@ -129,7 +130,10 @@ class _Sender:
             return [failed(run_id, "TOO_MANY_RUNS")]
         if self._service.is_full(self._service.hub()):
             return [failed(run_id, "TOO_MANY_READERS")]
-        verdict = await ask(partial(self._request.grants.verdict, run_id, command.token))
+        try:
+            verdict = await ask(partial(self._request.grants.verdict, run_id, command.token))
+        except PolicyError:
+            return [failed(run_id, ACCESS_FAILED)]
         if verdict is not None and verdict.status != 200:
             return [failed(run_id, self._service.denied(verdict, self._socket).code)]
         position = command.position

@@ -18,7 +18,7 @@ Json = dict[str, Any]
 
 _GUARDED = [
     *(problems.INVALID_RUN_ID, problems.UNAUTHORIZED, problems.FORBIDDEN),
-    *(problems.TOO_MANY_ATTEMPTS, problems.CORRUPT, problems.UNAVAILABLE),
+    *(problems.TOO_MANY_ATTEMPTS, problems.ACCESS_FAILED, problems.CORRUPT, problems.UNAVAILABLE),
 ]
 _READ = [
     *(problems.INVALID_ID, problems.INVALID_LIMIT, problems.INVALID_WAIT),

@@ -76,6 +76,7 @@ KEY_REUSED = Problem(
     422, "IDEMPOTENCY_KEY_REUSED", "The Idempotency-Key is already used, with another body"
 )
 TOO_MANY_ATTEMPTS = Problem(429, "TOO_MANY_ATTEMPTS", "Too many tokens from here were not good")
+ACCESS_FAILED = Problem(500, "ACCESS_FAILED", "Whether this is allowed could not be decided")
 CORRUPT = Problem(500, "CORRUPT_DATA", "What is stored of the run cannot be read")
 UNAVAILABLE = Problem(503, "UNAVAILABLE", "The store cannot be reached now", retry_after=2)
 

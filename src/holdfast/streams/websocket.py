@@ -12,6 +12,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from holdfast.errors import HoldfastError
 from holdfast.streams import frames
+from holdfast.streams.access import PolicyError
 from holdfast.streams.frames import Frame
 from holdfast.streams.opening import UNDECIDED, Decision, Opening, Permit, await_start, judge
 from holdfast.streams.pulse import SEND_TIMEOUT, Expiry, Pulse, listening
@@ -63,7 +64,8 @@ async def serve(
         await close(websocket, code)
     except HoldfastError as error:
         log.warning("the WebSocket of the run %r breaks off: %s", run_id, error)
-        await deliver(websocket, frames.control_websocket("error", run_id, code="CORRUPT_DATA"))
+        why = "ACCESS_FAILED" if isinstance(error, PolicyError) else "CORRUPT_DATA"
+        await deliver(websocket, frames.control_websocket("error", run_id, code=why))
         await close(websocket, BROKEN)
 
 

@@ -9,6 +9,7 @@ from starlette.websockets import WebSocket
 
 from holdfast.errors import InvalidEvent
 from holdfast.streams import many_websocket, paths, problems, websocket
+from holdfast.streams.access import PolicyError
 from holdfast.streams.asking import position_of, wait_of
 from holdfast.streams.many_asking import asked, granted
 from holdfast.streams.origins import origin_allowed
@@ -43,7 +44,14 @@ class WebSocketDoor:
             await _refuse(socket, problems.UNAVAILABLE)
         elif not self._origin_allowed(socket):
             await _refuse(socket, problems.FORBIDDEN)
-        elif target.operation == "websocket":
+        else:
+            try:
+                await self._serve(target, socket)
+            except PolicyError:
+                await _refuse(socket, problems.ACCESS_FAILED)
+
+    async def _serve(self, target: paths.Target, socket: WebSocket) -> None:
+        if target.operation == "websocket":
             await self._one_run(target.run_id, socket)
         else:
             await self._many_runs(socket)
