@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
-from starlette.testclient import TestClient
+from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
 from holdfast import EventStreamApp, RunPublisher, Settings, stream_token
@@ -437,6 +437,39 @@ def test_callable_decides_and_is_asked_for_each_run(
     with app_of(store, stream_access=f"{__name__}:only_ended") as http:
         assert http.get(HISTORY.format("ended")).status_code == 200
         assert http.get(HISTORY.format("open")).status_code == 403
+
+
+def test_callable_that_fails_is_a_problem_at_every_door(store: MemoryEventStore) -> None:
+    with app_of(store, stream_access=f"{__name__}:fails") as http:
+        for path in (HISTORY.format("open"), STREAM.format("open"), "/events/stream?run=open"):
+            answer = http.get(path)
+            assert (answer.status_code, answer.json()["code"]) == (500, "ACCESS_FAILED")
+            assert answer.headers["content-type"] == "application/problem+json"
+        for method in ("events", "stop"):
+            answer = http.post(f"/runs/open/{method}", json={"type": "t"})
+            assert (answer.status_code, answer.json()["code"]) == (500, "ACCESS_FAILED")
+        for path in ("/runs/open/events/ws", "/events/ws?run=open"):
+            with pytest.raises(WebSocketDenialResponse) as refused, http.websocket_connect(path):
+                pass
+            assert refused.value.status_code == 500
+        with http.websocket_connect("/events/ws") as socket:
+            socket.send_json({"kind": "add", "run_id": "open"})
+            told = socket.receive_json()
+            assert told == {"kind": "error", "run_id": "open", "code": "ACCESS_FAILED"}
+
+
+async def fails(connection: WebSocket, run_id: str, action: str) -> bool:
+    raise ZeroDivisionError
+
+
+def test_head_says_nothing_of_the_length_of_a_stream(store: MemoryEventStore) -> None:
+    with app_of(store, stream_access="open") as http:
+        for path in (STREAM.format("open"), "/events/stream?run=open"):
+            answer = http.head(path)
+            assert answer.status_code == 200
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            assert "content-length" not in answer.headers
+        assert int(http.head(HISTORY.format("open")).headers["content-length"]) > 0
 
 
 async def only_ended(connection: WebSocket, run_id: str, action: str) -> bool:

@@ -566,6 +566,17 @@ async def test_events_of_an_outage_have_ids_that_resume_once_they_are_stored(
     assert controls(again) == []
 
 
+async def test_heartbeat_of_runs_that_are_read_says_that_redis_is_away(
+    patchy: PatchyStore,
+) -> None:
+    patchy.own()
+    async with Call(app_of(patchy, stream_heartbeat=0.05), asking("r")) as call:
+        await until(lambda: ":\n\n" in call.text)
+        assert ": waiting" not in call.text
+        patchy.away = True
+        await until(lambda: ": waiting\n\n" in call.text)
+
+
 @pytest.mark.parametrize("allowed", [True, False])
 async def test_a_right_that_cannot_be_decided_is_held_then_served_or_denied(
     patchy: PatchyStore, allowed: bool

@@ -230,6 +230,21 @@ async def test_corruption_in_the_middle_of_a_history_breaks_off(
     await close_hubs(rotten)
 
 
+async def test_heartbeat_of_an_open_stream_says_that_redis_is_away(store: PatchyStore) -> None:
+    store.own()
+    app = app_of(store, stream_heartbeat=0.05)
+    async with Call(app, PATH) as call:
+        await until(lambda: ":\n\n" in call.text)
+        assert ": waiting" not in call.text
+        store.away = True
+        await until(lambda: ": waiting\n\n" in call.text)
+        store.come_back()
+        told = call.text.count(": waiting")
+        await until(lambda: call.text.endswith(":\n\n"))
+        assert call.text.count(": waiting") <= told + 1
+        assert len(call.events) == 1
+
+
 # -- access that cannot be decided
 
 decisions: dict[str, Any] = {}

@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Self
 
 from holdfast.errors import HoldfastError
+from holdfast.streams.access import PolicyError
 from holdfast.streams.composite import GONE, Composite
 from holdfast.streams.cursor import Cursor, parse_position
 from holdfast.streams.frames import Frame
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("holdfast.streams")
 
-CORRUPT = "CORRUPT_DATA"
+ACCESS_FAILED, CORRUPT = "ACCESS_FAILED", "CORRUPT_DATA"
 FOR_GOOD = {"RUN_NOT_FOUND", "RUN_EXPIRED"}
 """Why a run is over without an end, in a way that a position can say."""
 
@@ -127,7 +128,9 @@ class Many:
 
     @property
     def held(self) -> bool:
-        """Whether of no run anybody can say yet if there is anything to read."""
+        """Whether Redis is away, or of no run anybody can say yet if there is anything to read."""
+        if not self._hub.store.available:
+            return True
         return bool(self._lanes) and all(lane.held for lane in self._lanes.values())
 
     @property
@@ -241,7 +244,7 @@ class Many:
     async def _broken(self, lane: Lane, error: HoldfastError) -> Told:
         log.warning("the run %r breaks off: %s", lane.run_id, error)
         await self._remove(lane)
-        return failed(lane.run_id, CORRUPT)
+        return failed(lane.run_id, ACCESS_FAILED if isinstance(error, PolicyError) else CORRUPT)
 
 
 def _copy(cursor: Cursor) -> Cursor:

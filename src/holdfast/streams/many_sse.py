@@ -51,7 +51,7 @@ async def serve(service: Service, request: Request, send: Send) -> Response | No
     if decided and await nothing_follows(service.store, ask.composite, grant.entrances):
         return Response(status_code=204, headers=problems.PRIVATE_HEADERS)
     if request.method == "HEAD":
-        return Response(headers=sse.HEADERS)
+        return sse.opened()
     if service.is_full(hub, 1 + len(grant.entrances)):
         return sse.come_back(max(settings.stream_retry * 5, 10))
     terms = sse.Terms(

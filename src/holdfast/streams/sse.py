@@ -145,8 +145,16 @@ async def head(store: EventStore, run_id: str, position: Position, *, decided: b
     """
     opening = decide(await look(store, run_id), position) if decided else Opening.UNDECIDED
     if opening in {Opening.SERVE, Opening.UNDECIDED}:
-        return Response(headers=HEADERS)
+        return opened()
     return answer(opening)
+
+
+def opened() -> Response:
+    """Answer a HEAD request where a GET would open a stream."""
+    found = Response(headers=HEADERS)
+    # It would be the length of what a GET gets, which has none (RFC 9110 section 8.6).
+    del found.headers["content-length"]
+    return found
 
 
 def come_back(retry: float) -> Response:
@@ -204,7 +212,7 @@ class _Stream:
                 if not subscription.ready:
                     await subscription.news()
                     if pulse.due:
-                        await self._beat()
+                        await self._beat("" if self._hub.store.available else "waiting")
         except HoldfastError as error:
             self._break_off(error)
 
