@@ -115,6 +115,12 @@ def test_holdfast_itself_may_use_its_own_types() -> None:
             check_type(kind)
 
 
+@pytest.mark.parametrize("kind", [{1: 2}, None, b"t", 5, ["t"]])
+def test_a_type_that_is_no_text_is_refused_by_the_name_of_the_argument(kind: object) -> None:
+    with pytest.raises(InvalidEvent, match=f"^type: .*, not {type(kind).__name__}$"):
+        check_type(kind)
+
+
 @pytest.mark.parametrize("owner", ["user:1", "session:abc", "user:Zoë", None])
 def test_an_owner_is_a_user_or_a_session(owner: str | None) -> None:
     assert check_owner(owner) == owner

@@ -117,8 +117,15 @@ def check_type(type: object, *, ours: bool = False) -> str:  # noqa: A002 - the 
             WHATWG HTML 9.2.6), or a name that belongs to holdfast.
     """
     if not isinstance(type, str) or not 1 <= len(type) <= MAX_TYPE:
-        raise InvalidEvent(f"an event type is text of 1 to {MAX_TYPE} characters")
+        found = f"{len(type)} of them" if isinstance(type, str) else _class_of(type)
+        raise InvalidEvent(
+            f"type: an event type is text of 1 to {MAX_TYPE} characters, not {found}"
+        )
     return _checked_type(type, ours=ours)
+
+
+def _class_of(value: object) -> str:
+    return type(value).__name__
 
 
 @lru_cache(1024)  # an app has a handful of types, and a refusal is not kept
