@@ -6,7 +6,7 @@ Thin: what a session is lies in ``frameworks/tagged.py``, how it is configured a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Never, cast
 
 import quart
 from quart.sessions import SessionInterface
@@ -81,7 +81,7 @@ class QuartSessionInterface(PalletsInterface, SessionInterface):
             return None
         door, scope = self.door(app), cast("Scope", request.scope)
         if not (door.required.met or await door.required.holds()):
-            raise HTTPSessionUnavailable("the session cannot be reached")
+            return QuartSession(_refuse)
         exchange = await door.open(scope, self.get_cookie_name(app).encode("latin-1"))
         exchange.scope = scope
         session = QuartSession(lambda: exchange)
@@ -97,6 +97,11 @@ class QuartSessionInterface(PalletsInterface, SessionInterface):
             raise SessionError(f"this is no session of holdfast's: {type(session).__name__}")
         await self.store_session(app, session, response)
         session.let_go()
+
+
+def _refuse() -> Never:
+    # In the view, whose errors Quart answers; one from open_session would be a 500.
+    raise HTTPSessionUnavailable("the session cannot be reached")
 
 
 def get_session() -> QuartSession:
