@@ -25,6 +25,7 @@ from holdfast.streams import replies
 from holdfast.streams.adoption import Dated, move_in
 from holdfast.streams.bell import LocalBells, LocalDoorbell
 from holdfast.streams.event import MAX_PART, EventId, check_run_id
+from holdfast.streams.lost import Losses
 from holdfast.streams.outbox import Outbox, Waiting
 from holdfast.streams.pubsub import Heard, Transports
 from holdfast.streams.redis_holds import RedisHolds
@@ -93,6 +94,7 @@ class RedisEventStore(EventStore):
         )
         kept = self._retention + self._meta_extra
         self._holds = RedisHolds(link, self._keys, lease=settings.stream_lease, kept=kept)
+        Losses(link, self._outbox, self._keys)
         link.on_recovery("streams", self._flush)
         link.on_transition(self._on_transition)
         watch_forks(self)
