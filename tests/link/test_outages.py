@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.link.conftest import until, until_sync
+from tests.link.flapping import flap
 
 from holdfast.errors import RedisReplyError, RedisUnavailable
 from holdfast.link import Link, LinkState, LinkStatus, Recovery, Script
@@ -19,7 +20,7 @@ from holdfast.link.supervisor import HOLD_DOWN
 from holdfast.testing import FaultProxy, redis_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.link.conftest import MakeLink
 
@@ -683,6 +684,75 @@ async def test_a_flapping_redis_is_at_most_one_pair_of_transitions_per_hold_down
         assert 1 <= len(downs) <= 3
         assert len([r for r in caplog.records if "unavailable" in r.getMessage()]) <= 3
         await until(lambda: link.up)
+
+
+@pytest.mark.slow
+async def test_flapping_five_times_a_second_leaves_nothing_behind(
+    fresh_redis: RedisServer, key_prefix: str
+) -> None:
+    outcome = await flap(fresh_redis, key_prefix, 6.0)
+    assert 1 <= len(outcome.downs) <= 6.0 / HOLD_DOWN + 2
+    assert outcome.shortest_gap >= HOLD_DOWN * 0.95
+    assert outcome.refused
+    assert outcome.after.tasks <= outcome.before.tasks + 1
+    assert outcome.after.threads <= outcome.before.threads + 8  # of asyncio.to_thread
+    # Idle connections of threads; each has an end in our process at the proxy's two sockets.
+    assert outcome.after.clients <= outcome.before.clients + 4
+    assert outcome.after.descriptors <= outcome.before.descriptors + 16
+
+
+def _full(server: RedisServer) -> None:
+    server.execute("CONFIG", "SET", "maxmemory", 1)
+
+
+def _alone(server: RedisServer) -> None:
+    server.execute("CONFIG", "SET", "min-replicas-to-write", 1)
+
+
+def _not_allowed(server: RedisServer) -> None:
+    server.execute("ACL", "SETUSER", "default", "-set")
+
+
+def _cannot_save(server: RedisServer) -> None:
+    """A snapshot whose file is taken by a folder."""
+    (server.directory / "dump.rdb").mkdir()
+    server.execute("CONFIG", "SET", "save", "1 1")
+    server.execute("SET", "unsaved", 1)
+    server.execute("BGSAVE")
+    until_sync(lambda: b"rdb_last_bgsave_status:err" in _info(server, "persistence"), 15)
+
+
+def _info(server: RedisServer, section: str) -> bytes:
+    told = server.execute("INFO", section)
+    assert isinstance(told, bytes)
+    return told
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (_full, "out_of_memory"),
+        (_alone, "no_replicas"),
+        (_not_allowed, "auth"),
+        (_cannot_save, "misconf"),
+    ],
+    ids=["out_of_memory", "no_replicas", "auth", "misconf"],
+)
+async def test_a_redis_that_will_not_write_is_away(
+    fresh_redis: RedisServer,
+    make_link: MakeLink,
+    key_prefix: str,
+    fault: Callable[[RedisServer], None],
+    reason: str,
+) -> None:
+    link = make_link(fresh_redis.url, timeout=5.0)
+    assert await link.execute("SET", f"{key_prefix}k", 1) == b"OK"
+    await asyncio.to_thread(fault, fresh_redis)
+    with pytest.raises(RedisUnavailable):
+        await link.execute("SET", f"{key_prefix}k", 2)
+    await until(lambda: link.status.state is LinkState.DOWN, 15)
+    assert link.status.reason == reason
+    fresh_redis.kill()  # one that cannot save will not stop either
 
 
 async def test_a_subscriber_that_fails_hurts_neither_the_link_nor_the_others(
