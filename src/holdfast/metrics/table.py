@@ -127,9 +127,10 @@ METRICS = (
     Metric(
         "session_replayed",
         "counter",
-        "Sessions of the journal that Redis was told after an outage, by what it said.",
+        "What Redis was told after an outage: sessions written, ended meanwhile, refused by it, or"
+        " restored where it had lost them; keys left as they were because of a conflict.",
         ("outcome",),
-        _each("written", "ended", "refused"),
+        _each("written", "ended", "refused", "restored", "conflict"),
     ),
     # Streams
     Metric(

@@ -384,6 +384,11 @@ class FallbackSessionStore(SessionStore):
                 written,
                 ended,
                 self._conflicts,
+                extra={
+                    "sessions_written": written,
+                    "sessions_ended": ended,
+                    "keys_conflicting": self._conflicts,
+                },
             )
         self._put_back(recovery, loss, since)
         self._restoration.settle(census)
@@ -547,6 +552,7 @@ class FallbackSessionStore(SessionStore):
             logger.error(
                 "%d sessions have changes that Redis never heard: they end with this process",
                 self.waiting,
+                extra={"sessions_lost": self.waiting},
             )
 
 

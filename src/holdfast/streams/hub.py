@@ -384,7 +384,8 @@ class Hub:
             ring.page = FIRST_PAGE
             self._show_unstored(ring, ())
         except Exception:  # whatever it is, it is told, and the hub goes on
-            log.exception("the run %r cannot be read", ring.run_id)
+            fields = {"run_id": ring.run_id}
+            log.exception("the run %r cannot be read", ring.run_id, extra=fields)
         self._forget_read(ring)
         self._show_pending(ring)
 
@@ -487,7 +488,8 @@ class Hub:
         except Exception:  # whatever it is, the other runs are none of its business
             if run_id not in self._unreadable:
                 self._unreadable.add(run_id)
-                log.exception("the run %r cannot be looked at", run_id)
+                fields = {"run_id": run_id}
+                log.exception("the run %r cannot be looked at", run_id, extra=fields)
             return
         self._unreadable.discard(run_id)
         if ring.transport == "pubsub" and ring.end != shown:

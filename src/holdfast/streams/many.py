@@ -242,7 +242,8 @@ class Many:
         return failed(lane.run_id, how, str(self.composite))
 
     async def _broken(self, lane: Lane, error: HoldfastError) -> Told:
-        log.warning("the run %r breaks off: %s", lane.run_id, error)
+        fields = {"run_id": lane.run_id}
+        log.warning("the run %r breaks off: %s", lane.run_id, error, extra=fields)
         await self._remove(lane)
         return failed(lane.run_id, ACCESS_FAILED if isinstance(error, PolicyError) else CORRUPT)
 

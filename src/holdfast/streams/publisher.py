@@ -121,7 +121,8 @@ class RunPublisher(Part):
             # What happened in the block is what its caller must hear of.
             if exc is None or stopped:
                 raise
-            log.exception("the run %r could not be ended", self.run_id)
+            fields = {"run_id": self.run_id}
+            log.exception("the run %r could not be ended", self.run_id, extra=fields)
         finally:
             self._leave()
         return stopped

@@ -317,10 +317,13 @@ class _Detached(RunPublisher):
             async with self:
                 await self._feed(source, media_type)
         except RunEnded as error:
-            log.warning("the source of the run %r was cut off: %s", self.run_id, error)
+            fields = {"run_id": self.run_id}
+            log.warning(
+                "the source of the run %r was cut off: %s", self.run_id, error, extra=fields
+            )
         except Exception:
             # Nobody waits for this task: the log and the run's end are where it is told.
-            log.exception("the run %r failed", self.run_id)
+            log.exception("the run %r failed", self.run_id, extra={"run_id": self.run_id})
         finally:
             _here.of(self._store).pop(self.run_id, None)
 

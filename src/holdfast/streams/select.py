@@ -59,7 +59,9 @@ def _make_store(runtime: Runtime) -> EventStore:
 def _tell_what_waits(reference: weakref.ref[RedisEventStore]) -> None:
     store = reference()
     if store is not None and store.journalled:
-        log.warning("%d events that wait for Redis end with this process", store.journalled)
+        events = store.journalled
+        fields = {"events_lost": events}
+        log.warning("%d events that wait for Redis end with this process", events, extra=fields)
 
 
 def hubs_of(store: EventStore) -> dict[asyncio.AbstractEventLoop, Hub]:

@@ -228,7 +228,9 @@ class _Stream:
 
     def _break_off(self, error: HoldfastError) -> None:
         # The answer has begun: what cannot be read is for the log, and for the next request.
-        log.warning("the stream of the run %r breaks off: %s", self._subscription.run_id, error)
+        run_id = self._subscription.run_id
+        fields = {"run_id": run_id}
+        log.warning("the stream of the run %r breaks off: %s", run_id, error, extra=fields)
 
     async def _held(self, position: Position, permit: Permit | None) -> bool:
         """Hold the stream until it can be decided; a refusal would stop the browser.

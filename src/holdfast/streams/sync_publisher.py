@@ -116,7 +116,8 @@ class SyncRunPublisher(Part):
             # What happened in the block is what its caller must hear of.
             if exc is None or stopped:
                 raise
-            log.exception("the run %r could not be ended", self.run_id)
+            fields = {"run_id": self.run_id}
+            log.exception("the run %r could not be ended", self.run_id, extra=fields)
         finally:
             self._inside = False
             self._leave()

@@ -63,7 +63,8 @@ async def serve(
         # A client that does not answer the close holds nothing of the run meanwhile.
         await close(websocket, code)
     except HoldfastError as error:
-        log.warning("the WebSocket of the run %r breaks off: %s", run_id, error)
+        fields = {"run_id": run_id}
+        log.warning("the WebSocket of the run %r breaks off: %s", run_id, error, extra=fields)
         why = "ACCESS_FAILED" if isinstance(error, PolicyError) else "CORRUPT_DATA"
         await deliver(websocket, frames.control_websocket("error", run_id, code=why))
         await close(websocket, BROKEN)
