@@ -154,6 +154,54 @@ class TestWrittenAgain:
             await hub.aclose()
 
 
+class TestStartedEmpty:
+    async def test_readers_of_both_processes_are_told_once_and_get_all_that_is_still_known(
+        self, fresh_redis: RedisServer
+    ) -> None:
+        url = fresh_redis.url
+        async with (
+            opened(url, "", redis_timeout=0.5) as here,
+            opened(url, "", redis_timeout=0.5) as there,
+        ):
+            hubs = Hub(here), Hub(there)
+            async with (
+                Subscription(hubs[0], RUN, Cursor()) as near,
+                Subscription(hubs[1], RUN, Cursor()) as far,
+            ):
+                for n in range(3):
+                    await here.add(RUN, "t", n)
+                assert await take(near, 3) == await take(far, 3) == [0, 1, 2]
+                fresh_redis.kill()
+                await here.add(RUN, "t", 3)
+                assert await take(near, 1) == [3]
+                fresh_redis.start()
+                expected = ["reset", 0, 1, 2, 3]
+                assert await take(near, 5) == await take(far, 5) == expected
+                await there.add(RUN, "t", 4)
+                assert await take(near, 1) == await take(far, 1) == [4]
+            for hub in hubs:
+                await hub.aclose()
+
+    async def test_what_is_no_longer_known_is_covered_by_the_reset(
+        self, fresh_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(outbox, "MAX_RECENT_EVENTS", 1)
+        async with opened(fresh_redis.url, "", redis_timeout=0.5) as store:
+            hub = Hub(store)
+            async with Subscription(hub, RUN, Cursor()) as reader:
+                for n in range(3):
+                    await store.add(RUN, "t", n)
+                assert await take(reader, 3) == [0, 1, 2]
+                fresh_redis.kill()
+                await store.add(RUN, "t", 3)
+                assert await take(reader, 1) == [3]
+                fresh_redis.start()
+                assert await take(reader, 2) == ["reset", 3]
+                await store.add(RUN, "t", 4)
+                assert await take(reader, 1) == [4]
+            await hub.aclose()
+
+
 class TestTold:
     async def test_what_is_no_longer_here_is_told_to_readers_who_never_had_it(
         self,

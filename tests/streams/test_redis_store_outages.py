@@ -19,6 +19,7 @@ from holdfast.runtime import runtime
 from holdfast.settings import Settings
 from holdfast.streams.publisher import RunPublisher
 from holdfast.streams.store import EventStore
+from holdfast.streams.sync_publisher import SyncRunPublisher
 from holdfast.testing import FaultProxy, redis_server
 
 if TYPE_CHECKING:
@@ -259,6 +260,30 @@ class TestAway:
             await flushed(store)
             await store.add(RUN, "t", 11)
             assert await data_of(store, RUN) == list(range(12))
+
+    async def test_a_journal_that_is_full_of_bytes_is_said_to_publishers_of_both_kinds(
+        self, proxy: FaultProxy, key_prefix: str
+    ) -> None:
+        # A run's budget in Redis bounds what waits in this process too.
+        values: dict[str, Any] = {"redis_timeout": 0.25, "stream_max_run_bytes": 4096}
+        large = "x" * 1022
+        async with opened(url_of(proxy), key_prefix, **values) as store:
+            run, other = RunPublisher(RUN, store=store), SyncRunPublisher("other", store=store)
+            await run.emit("t", 0)
+            proxy.refuse()
+            for _ in range(2):
+                await run.emit("t", large)
+                await asyncio.to_thread(other.emit, "t", large)
+            with pytest.raises(JournalFull, match="HOLDFAST_STREAM_MAX_RUN_BYTES 4096"):
+                await run.emit("t", 1)
+            with pytest.raises(JournalFull, match="4 events wait for it already"):
+                await asyncio.to_thread(other.emit, "t", 1)
+            # Nobody is told twice: what was refused was not accepted, and may be tried again.
+            proxy.heal()
+            await flushed(store)
+            await run.emit("t", 1)
+            assert await data_of(store, RUN) == [0, large, large, 1]
+            assert await data_of(store, "other") == [large, large]
 
     async def test_a_batch_under_way_when_the_journal_has_no_room_is_told_so(
         self, proxy: FaultProxy, key_prefix: str
