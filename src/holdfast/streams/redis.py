@@ -18,10 +18,10 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from holdfast import signals
-from holdfast.errors import HoldfastError, RedisReplyError, RedisUnavailable
+from holdfast.errors import CorruptData, HoldfastError, RedisReplyError, RedisUnavailable
 from holdfast.forks import watch_forks
 from holdfast.link import Link, LinkState, LinkStatus, Listener, Recovery, Reply, Script
-from holdfast.streams import replies
+from holdfast.streams import replies, tail
 from holdfast.streams.adoption import Dated, move_in
 from holdfast.streams.bell import LocalBells, LocalDoorbell
 from holdfast.streams.event import MAX_PART, EventId, check_run_id
@@ -43,6 +43,7 @@ from holdfast.streams.store import (
     RunInfo,
     within_bytes,
 )
+from holdfast.streams.tail import ASK_TAIL, Short, Tail
 from holdfast.streams.turns import Turn
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class RedisEventStore(EventStore):
         self.max_event_bytes = settings.stream_max_event_bytes
         self._link = link
         self._publish = Script.load("stream_publish")
+        self._append = Script.load("stream_append")
         self._look_script = Script.load("stream_look")
         self._audit = Script.load("stream_audit")
         self._delete = Script.load("stream_delete")
@@ -81,6 +83,7 @@ class RedisEventStore(EventStore):
         self._outbox = Outbox(settings.stream_journal, settings.stream_max_run_bytes)
         self._patience = 2 * settings.redis_timeout
         self._watching: set[tuple[str, asyncio.AbstractEventLoop]] = set()
+        self._tails: dict[str, Tail] = {}
         self._retention = int(settings.stream_retention * 1000)
         self._meta_extra = int(max(settings.stream_retention, META_EXTRA) * 1000)
         self._limits = (
@@ -131,6 +134,7 @@ class RedisEventStore(EventStore):
         self._bells.forked()
         self.transports.forked()
         self._watching = set()
+        self._tails = {}
 
     # -- writing
 
@@ -208,22 +212,28 @@ class RedisEventStore(EventStore):
         if batch:
             turn.sending = True
             try:
-                reply = self._write_sync(run_id, batch)
+                write, reply = self._write_sync(run_id, batch)
             except RedisUnavailable:
                 self._journal(run_id, None)
             else:
-                self._settle(run_id, batch, None, reply)
+                self._settle(run_id, batch, None, write, reply)
             turn.sending = False
         return self._patience
 
-    def _write_sync(self, run_id: str, batch: list[Waiting]) -> Any:
+    def _write_sync(self, run_id: str, batch: list[Waiting]) -> tuple[Short | None, Any]:
         if not (self._link.up or self._link.ready_sync()):
             raise RedisUnavailable(self._link.status.reason or "away")
         self._outbox.leaves(batch)
+        write = self._short(run_id, batch)
+        if write is not None:
+            with contextlib.suppress(RedisReplyError):  # the long way says what is wrong
+                ids = self._link.run_sync(self._append, self._keys(run_id).pair, write.args)
+                if ids is not None:
+                    return write, ids
         try:
-            return self._link.run_sync(self._publish, *self._publish_call(run_id, batch))
+            return None, self._link.run_sync(self._publish, *self._long(run_id, batch))
         except RedisReplyError as error:
-            return error
+            return None, error
 
     def _give_up(self, run_id: str, turn: Turn) -> None:
         """What a thread queued that is torn away is written all the same, and so is its batch."""
@@ -272,11 +282,15 @@ class RedisEventStore(EventStore):
             return None
         if not batch:
             return None
-        keys, args = self._publish_call(run_id, batch)
-        reply = self._link.send(*self._publish.evalsha(keys, args))
+        write = self._short(run_id, batch)
+        if write is None:
+            command = self._publish.evalsha(*self._long(run_id, batch))
+        else:
+            command = self._append.evalsha(self._keys(run_id).pair, write.args)
+        reply = self._link.send(*command)
         if not reply.done():  # else Redis is away, and nothing left
             self._outbox.leaves(batch)
-        reply.add_done_callback(partial(self._on_reply, run_id, batch, loop))
+        reply.add_done_callback(partial(self._on_reply, run_id, batch, loop, write))
         return reply
 
     def _ask_again(self, run_id: str, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
@@ -295,6 +309,7 @@ class RedisEventStore(EventStore):
         run_id: str,
         batch: list[Waiting],
         loop: asyncio.AbstractEventLoop,
+        write: Short | None,
         reply: asyncio.Future[Reply],
     ) -> None:
         if reply.cancelled():
@@ -304,13 +319,22 @@ class RedisEventStore(EventStore):
             self._send(run_id, loop)
             return
         error = reply.exception()
-        if isinstance(error, RedisReplyError) and error.code == "NOSCRIPT":
-            again = self._link.send(*self._publish.eval(*self._publish_call(run_id, batch)))
-            again.add_done_callback(partial(self._on_reply, run_id, batch, loop))
-        elif isinstance(error, RedisUnavailable):
+        if isinstance(error, RedisUnavailable):
             self._journal(run_id, loop)
+            return
+        unknown = isinstance(error, RedisReplyError) and error.code == "NOSCRIPT"
+        if write is not None and unknown:
+            command = self._append.eval(self._keys(run_id).pair, write.args)
+        elif unknown:
+            command = self._publish.eval(*self._long(run_id, batch))
+        elif write is not None and (error is not None or reply.result() is None):
+            # Nothing was written; what is wrong, the long way says.
+            command, write = self._publish.evalsha(*self._long(run_id, batch)), None
         else:
-            self._settle(run_id, batch, loop, error or reply.result())
+            self._settle(run_id, batch, loop, write, error or reply.result())
+            return
+        again = self._link.send(*command)
+        again.add_done_callback(partial(self._on_reply, run_id, batch, loop, write))
 
     def _journal(self, run_id: str, loop: asyncio.AbstractEventLoop | None) -> None:
         entries = self._marked(run_id, self._outbox.unavailable(run_id))
@@ -320,13 +344,22 @@ class RedisEventStore(EventStore):
             self._send_next(run_id, loop)
 
     def _settle(
-        self, run_id: str, batch: list[Waiting], loop: asyncio.AbstractEventLoop | None, reply: Any
+        self,
+        run_id: str,
+        batch: list[Waiting],
+        loop: asyncio.AbstractEventLoop | None,
+        write: Short | None,
+        reply: Any,
     ) -> None:
-        if self._learn(run_id, reply) == b"pubsub":
+        if write is None and self._learn(run_id, reply) == b"pubsub":
             self._outbox.release(run_id)
             self._send_next(run_id, loop)
             return
-        life, results = replies.results(run_id, batch, reply)
+        if write is None:
+            self._note_tail(run_id, reply)
+            life, results = replies.results(run_id, batch, reply)
+        else:
+            life, results = self._read_short(run_id, batch, write, reply)
         self._outbox.done(run_id, batch, results)
         self._bells.ring(run_id, News(life, _in_a_row(results)))
         self._send_next(run_id, loop)
@@ -359,8 +392,40 @@ class RedisEventStore(EventStore):
         else:
             self._send_sync(run_id, Turn())
 
+    def _short(self, run_id: str, batch: Sequence[Waiting]) -> Short | None:
+        """Return how *batch* may be written by the short way, where it may."""
+        known = self._tails.get(run_id)
+        if known is None or self.transports.options(run_id):
+            return None
+        return tail.short(known, batch, self._keys(run_id).bell, self._limits[0], time.monotonic())
+
+    def _long(self, run_id: str, batch: Sequence[Waiting]) -> tuple[list[str], list[Any]]:
+        """Return the call of ``stream_publish`` that also asks for what the short way has to know.
+
+        It does so where the run has that way at all.
+        """
+        return self._publish_call(run_id, batch, self.transports.options(run_id) or ASK_TAIL)
+
+    def _read_short(
+        self, run_id: str, batch: Sequence[Waiting], write: Short, reply: Any
+    ) -> tuple[str | None, list[Result]]:
+        try:
+            self._tails[run_id], results = tail.after_short(write, batch, reply)
+        except (CorruptData, TypeError, ValueError, AttributeError) as error:
+            corrupt = CorruptData(f"the answer about the run {run_id!r}: {error}")
+            return None, [corrupt] * len(batch)
+        return write.tail.life, results
+
+    def _note_tail(self, run_id: str, reply: Any) -> None:
+        known = self._tails.pop(run_id, None)
+        found = tail.after_long(known, reply, *self._limits[1:3], time.monotonic())
+        if found is not None:
+            if len(self._tails) >= _KNOWN_RUNS:
+                self._tails.clear()  # all are learnt again with their next event
+            self._tails[run_id] = found
+
     def _publish_call(
-        self, run_id: str, batch: Sequence[Waiting], heard: Sequence[str] | None = None
+        self, run_id: str, batch: Sequence[Waiting], options: Sequence[str] | None = None
     ) -> tuple[list[str], list[Any]]:
         keys = self._keys(run_id)
         args: list[Any]
@@ -373,7 +438,7 @@ class RedisEventStore(EventStore):
         else:
             name = secrets.token_hex(8)
             args = [keys.bell, self._outbox.producer, 0, *self._limits, name, "", ""]
-        options = self.transports.options(run_id) if heard is None else heard
+        options = self.transports.options(run_id) if options is None else options
         args += (len(options) // 2, *options)
         for waiting in batch:
             args += (waiting.draft.type, waiting.draft.data)

@@ -12,7 +12,8 @@
 -- lost (who has let the lease lapse; 'held' where that is not so any more), transport ('pubsub': the
 -- run is one if this is its first event), channel (where its events are published, if it is), run
 -- (its id as JSON, for them), dual (publish those of a stream there too), heard ('open' or 'ended':
--- another program publishes the run there).
+-- another program publishes the run there), tail (what is known of the run's end is added to the
+-- reply of an 'ok': {bytes, cut, kept}, which with the rest is what stream_append wants to hear).
 -- A first number of 0 is nobody's: such events are recognised by the key alone.
 --
 -- Returns {status, life, n, previous id, already written, id, id, …};
@@ -305,4 +306,7 @@ elseif n ~= known then
 end
 for i = 1, messages and #messages or 0 do call('PUBLISH', option.channel, messages[i]) end
 if status == 'ok' then reply[1] = done() end
+if option.tail and reply[1] == 'ok' and not ended then
+  reply[#reply + 1] = {bytes_text, tostring(cut), call('HGET', meta, 'kept')}
+end
 return reply
