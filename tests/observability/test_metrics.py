@@ -149,7 +149,10 @@ async def test_a_gap_that_is_told_is_counted(registry: CollectorRegistry) -> Non
 
 
 async def test_an_outage_is_told_with_its_reason_and_its_seconds(
-    registry: CollectorRegistry, fresh_redis: RedisServer, key_prefix: str
+    registry: CollectorRegistry,
+    fresh_redis: RedisServer,
+    key_prefix: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     from holdfast.link import Link
 
@@ -171,6 +174,11 @@ async def test_an_outage_is_told_with_its_reason_and_its_seconds(
     away = scrape("redis_away_seconds_total") - before
     assert away >= 1.5
     assert Scrape.of(registry)("redis_away_seconds_total") - before == away
+    down, up = (vars(record) for record in caplog.records if record.name == "holdfast.link")
+    assert (down["redis_state"], up["redis_state"]) == ("down", "up")
+    assert down["redis_reason"] == up["redis_reason"]
+    assert down["redis_reason"] in reasons
+    assert up["redis_away_seconds"] == up["redis_since"] - down["redis_since"]
     await link.aclose()
     scrape = Scrape.of(registry)
     states = [each.value for each in scrape.families["holdfast_redis_link_state"].samples]
