@@ -19,7 +19,7 @@ from holdfast import RunPublisher, Settings
 from holdfast.errors import CorruptData
 from holdfast.link import Link
 from holdfast.streams.cursor import TAIL, Cursor
-from holdfast.streams.event import ZERO, decode_data
+from holdfast.streams.event import ZERO, EventId, decode_data
 from holdfast.streams.frames import Frame
 from holdfast.streams.hub import AUDIT_SLICE, READS_AT_ONCE, Hub
 from holdfast.streams.memory import MemoryEventStore
@@ -245,6 +245,33 @@ async def test_thousand_readers_who_come_back_together_ask_in_turn() -> None:
     results = await asyncio.gather(*(read_all(hub) for _ in range(1000)))
     assert all(len(seen) == 21 for seen in results)
     assert store.most <= READS_AT_ONCE + 2
+    await hub.aclose()
+
+
+async def test_readers_who_stand_at_many_places_ask_in_turn() -> None:
+    class Counting(PatchyStore):
+        now = most = 0
+
+        async def _answer(self) -> None:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            await asyncio.sleep(0)
+            self.now -= 1
+
+    store = Counting()
+    places = [store.other().id for _ in range(100)]
+    hub = Hub(store)
+
+    async def first(after: EventId) -> int:
+        async with Subscription(hub, "r", Cursor(after)) as subscription:
+            while not (due := await subscription.take()):
+                await subscription.wait()
+            assert isinstance(due[0].item, Frame)
+            return due[0].item.entry.n
+
+    found = await asyncio.gather(*map(first, places[:-1]))
+    assert found == list(range(2, 101))
+    assert 2 < store.most <= READS_AT_ONCE + 2
     await hub.aclose()
 
 

@@ -436,3 +436,51 @@ async def test_quick_way_is_not_that_of_a_reader_with_a_suffix(
         store.own(count=2)
         await reader.has("own.2")
     assert reader.cursor == str(store.last)
+
+
+async def test_readers_who_come_back_together_share_each_page_of_history() -> None:
+    class Remote(PatchyStore):
+        async def _answer(self) -> None:
+            await asyncio.sleep(0)
+            await super()._answer()
+
+    store = Remote()
+    for _ in range(300):
+        store.other()
+    hub = Hub(store)
+    async with contextlib.AsyncExitStack() as stack:
+        readers = [await stack.enter_async_context(reading(hub)) for _ in range(20)]
+        await until(lambda: all(len(reader.entries) == 300 for reader in readers), 10)
+    assert store.reads < 20, "about as many as one of them needs"
+    shown = [[due.item for due in reader.dues] for reader in readers]
+    assert all(a is b for items in shown for a, b in zip(items, shown[0], strict=True))
+    await hub.aclose()
+
+
+async def test_page_whose_reader_leaves_is_read_by_whoever_waited_for_it(
+    store: PatchyStore, hub: Hub
+) -> None:
+    store.own(count=3)
+    async with Subscription(hub, "r", Cursor()) as one, reading(hub) as other:
+        store.gate.clear()
+        taking = asyncio.create_task(one.take())
+        await until(lambda: store.reads > 0)
+        await asyncio.sleep(0)
+        assert not other.dues
+        taking.cancel()
+        store.gate.set()
+        await other.has("own.1", "own.2", "own.3")
+
+
+async def test_page_is_of_no_use_to_who_stands_elsewhere(store: PatchyStore, hub: Hub) -> None:
+    entries = [store.other() for _ in range(3)]
+    async with (
+        Subscription(hub, "r", Cursor()) as one,
+        reading(hub, str(entries[0].id)) as other,
+    ):
+        store.gate.clear()
+        taking = asyncio.create_task(one.take())
+        await until(lambda: store.reads > 1)
+        store.gate.set()
+        await other.has("other.2", "other.3")
+        assert len(await taking) == 3

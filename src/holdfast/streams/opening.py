@@ -124,6 +124,8 @@ async def await_start(
 ) -> Opening:
     """Decide, but give somebody at most *seconds* to start the run if it is absent."""
     opening = await look_from(store, subscription, position)
+    if opening is not Opening.ABSENT:
+        return opening
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             while opening is Opening.ABSENT and not subscription.over:

@@ -11,7 +11,7 @@ import asyncio
 from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from holdfast.streams.event import ZERO, EventId
 from holdfast.streams.frames import Frame
@@ -49,6 +49,13 @@ class Break:
 Item = Frame | Break
 
 
+class Waiting(Protocol):
+    """Whoever waits for something of a ring."""
+
+    def wake(self) -> None:
+        """Look now."""
+
+
 @dataclass(slots=True, eq=False)
 class Batch:
     """Stored events in a row, the same for every reader who stands before them.
@@ -77,6 +84,29 @@ class Batch:
         if self._bytes is None:
             self._bytes = b"".join(each.event_source(each.cursor) for each in self.frames)
         return self._bytes
+
+
+class Page:
+    """Some history that one reader is reading, for all who come to the same place meanwhile.
+
+    Attributes:
+        frames: what was found; ``None`` where it could not be read.
+        waiting: who is to be woken.
+        done: nobody reads it any more.
+    """
+
+    __slots__ = ("done", "frames", "waiting")
+
+    def __init__(self) -> None:
+        self.frames: list[Frame] | None = None
+        self.waiting: set[Waiting] = set()
+        self.done = False
+
+    def finish(self) -> None:
+        """Have all who wait for it look."""
+        self.done = True
+        while self.waiting:
+            self.waiting.pop().wake()
 
 
 def continuity(after: EventId, prev: EventId | None) -> BreakKind | None:
@@ -120,6 +150,7 @@ class Ring:
         noted: whether the store has been told that another program publishes the run.
         overdue: of a Pub/Sub run, what an audit found that had not arrived, and when.
         page: how many entries to read of it at once.
+        pages: its history that is being read now, by the id after which it begins.
         encoded: how many events have been encoded for it.
         end: the position after the newest item.
     """
@@ -145,6 +176,7 @@ class Ring:
         "noted",
         "overdue",
         "page",
+        "pages",
         "readers",
         "run_id",
         "transport",
@@ -164,6 +196,7 @@ class Ring:
         self.begun = self.noted = False
         self.overdue: tuple[tuple[int, bool], float] | None = None
         self.page = FIRST_PAGE
+        self.pages: dict[EventId, Page] = {}
         self.encoded = 0
         self.end = 0
         self._start = start

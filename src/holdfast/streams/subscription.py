@@ -23,6 +23,7 @@ from holdfast.streams.ring import (
     Break,
     BreakKind,
     Item,
+    Page,
     Ring,
     continuity,
     next_page,
@@ -30,7 +31,7 @@ from holdfast.streams.ring import (
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
 
     from holdfast.signals import Operation
@@ -73,6 +74,7 @@ class Subscription:
 
     # There may be ten thousand of them, and each event visits them all.
     __slots__ = (
+        "_awaited",
         "_began",
         "_chunk_bytes",
         "_from_tail",
@@ -106,6 +108,7 @@ class Subscription:
         self._hub = hub
         self._chunk_bytes = chunk_bytes
         self._page = FIRST_PAGE
+        self._awaited: Page | None = None
         self._more = False
         self._ring: Ring | None = None
         self._position: int | None = None
@@ -205,7 +208,7 @@ class Subscription:
     @property
     def ready(self) -> bool:
         """Whether there may be something to take already."""
-        if self.done or self._more:
+        if self.done or self._more or (self._awaited is not None and self._awaited.done):
             return True
         ring, position = self._ring, self._position
         return ring is not None and position is not None and position < ring.end
@@ -331,30 +334,62 @@ class Subscription:
         While Redis is away there is none: the reader is held, not told an end.
         """
         try:
-            entries = await self._hub.read(self.run_id, self.cursor.base.next(), self._page)
-            if not entries:
+            page = await self._page_of_history(ring)
+            if page is None:
+                return []
+            if not page:
                 return await self._nothing_follows(ring)
-            broken = await self._judge(entries[0])
+            broken = await self._judge(page[0].entry)
             if broken == "reset":
                 return [await self._reset()]
         except RedisUnavailable:
             self._page = FIRST_PAGE
             ring.doubtful = True
             return []
-        self._page = next_page(entries, self._page)
-        earliest = str(entries[0].id)
+        self._page = next_page([frame.entry for frame in page], self._page)
+        earliest = str(page[0].entry.id)
         due = [Due("", Break("gap", str(self.cursor), earliest))] if broken else []
-        due += self._deliver_page(entries)
+        due += self._deliver_page(page)
         # A whole page may be known from before it was stored: then there is more to read.
         return due if due or self.done else await self._take()
 
-    def _deliver_page(self, entries: Iterable[Entry]) -> Iterable[Due]:
+    async def _page_of_history(self, ring: Ring) -> Sequence[Frame] | None:
+        """Return what follows in the store, ``None`` while another reader is reading just that.
+
+        Readers who come back together stand at few places, and go on together: each page is read
+        and encoded once, and who waits for it does so without a place in a queue.
+        """
+        base, awaited = self.cursor.base, self._awaited
+        page = ring.pages.get(base) if awaited is None else awaited
+        if page is not None and not page.done:
+            self._awaited = page
+            page.waiting.add(self)
+            return None
+        self._awaited = None
+        if page is None:
+            page = ring.pages[base] = Page()
+            try:
+                page.frames = await self._read_page(base)
+            finally:
+                ring.pages.pop(base, None)
+                page.finish()
+        if page.frames is None:
+            # Not together: where one of them fails, each of the others would in its turn.
+            return await self._read_page(base)
+        return page.frames
+
+    async def _read_page(self, base: EventId) -> list[Frame]:
+        entries = await self._hub.read(self.run_id, base.next(), self._page)
+        return [encode(self.run_id, entry) for entry in entries]
+
+    def _deliver_page(self, page: Iterable[Frame]) -> Iterable[Due]:
         last: EventId | None = None
-        for entry in entries:
+        for frame in page:
+            entry = frame.entry
             # An entry may be removed by itself, in the middle of what is kept.
             if last is not None and continuity(last, entry.prev):
                 yield Due("", Break("gap", str(self.cursor), str(entry.id)))
-            yield from self._deliver_frame(encode(self.run_id, entry))
+            yield from self._deliver_frame(frame)
             last = entry.id
             if entry.terminal:
                 self.done = True
