@@ -122,11 +122,12 @@ class _Model:
     def __init__(self) -> None:
         self.possible: dict[str, set[Any]] = {}
         self.ever: dict[str, set[Any]] = {}
-        self.ended = self.maybe_ended = False
+        self.begun = self.ended = self.maybe_ended = False
 
     def note(self, act: Act) -> None:
         if act.what in {"write", "login"}:
             key, value = act.argument
+            self.begun = self.begun or act.done
             known = self.possible.get(key, {None})
             self.possible[key] = {value} if act.done else known | {value}
             self.ever[key] = self.ever.get(key, {None}) | {value}
@@ -157,12 +158,10 @@ def _wrong_read(story: Story, model: _Model, act: Act) -> list[str]:
         return [f"I2: {act.place} still shows {data}"] if data and not _is_elsewhere(act) else []
     if not data and (model.maybe_ended or (story.loses and act.phase == "after")):
         return []  # it may be gone; whether it is, the cell's record tells
+    if not data and model.begun:
+        return [f"I1: {act.place} shows a visitor, and nobody has logged out"]
     exact = not story.loses and (act.phase != "during" or story.processes == 1)
     keys = model.wrong_keys(data, exact=exact)
-    if not keys:
-        return []
-    if not data:
-        return [f"I1: {act.place} shows a visitor, and nobody has logged out"]
     return [f"I3: {act.place} shows {key}={data.get(key)!r}, and should not" for key in keys]
 
 

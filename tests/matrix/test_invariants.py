@@ -74,6 +74,9 @@ WELL = {
 
 ILL = {
     "I1: shows a visitor": story(LOGIN, read("after")),
+    "I1: shows a visitor; where it should be unavailable": story(
+        LOGIN, Act("during", "read", 200, at=1, knows=False, body=shown()), processes=3
+    ),
     "I1: had its cookie deleted": story(
         LOGIN, Act("during", "read", 200, body=UNAVAILABLE, knows=False, cookie="deleted")
     ),
