@@ -11,6 +11,7 @@ it.
     ├── OAuthStateUnavailable              a login can neither begin nor end now (503)
     ├── SessionError
     │   ├── SessionUnavailable             the session exists, but cannot be served now (503)
+    │   │   └── SessionNotReplicated       written, but on fewer replicas than REDIS_WAIT asks for
     │   ├── SessionTooLarge (ValueError)   the write was refused, the old data is kept
     │   └── SessionTooLate                 the response has started: a cookie can no longer be sent
     └── StreamError
@@ -107,6 +108,13 @@ class SessionUnavailable(SessionError):
     ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class SessionNotReplicated(SessionUnavailable):
+    """It was written, and fewer replicas than ``HOLDFAST_REDIS_WAIT`` hold it in time.
+
+    Nothing is undone: it can be read, and a failover may lose it.
+    """
 
 
 class SessionTooLarge(SessionError, ValueError):

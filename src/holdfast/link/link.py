@@ -17,6 +17,7 @@ from holdfast.forks import watch_forks
 from holdfast.link import client, slots
 from holdfast.link.cluster import ClusterLane, ClusterThreads
 from holdfast.link.lane import Lane
+from holdfast.link.replication import Replication
 from holdfast.link.state import LinkState, LinkStatus
 from holdfast.link.supervisor import Hook, Supervisor
 from holdfast.link.sync import Answers, Command, SyncLane
@@ -56,6 +57,7 @@ class Link:
         self._inherited: list[object] = []
         self._tally = Tally(self._supervisor)
         self.on_transition(self._tally.note)
+        self._replication = Replication(self.pipeline_sync, self.slot, self.timeout)
         _watch_process(self)
 
     def __repr__(self) -> str:
@@ -244,6 +246,21 @@ class Link:
         if not self._gate.up and (self._supervisor.decided or not self.ready_sync()):
             raise self._unavailable()
         return self._threads.call(commands, deadline)
+
+    async def replicas(self, key: str, wanted: int) -> int:
+        """Return how many replicas hold what this process has written to the node of *key*.
+
+        Waits for *wanted* of them, at most four fifths of ``REDIS_TIMEOUT`` seconds.
+
+        Raises:
+            RedisUnavailable: Redis is away or did not answer.
+            RedisReplyError: its user may not call ``WAIT``.
+        """
+        return await self._replication.count_async(key, wanted)
+
+    def replicas_sync(self, key: str, wanted: int) -> int:
+        """As `replicas`, for a thread without an event loop; it blocks the thread."""
+        return self._replication.count(key, wanted)
 
     def on_recovery(self, name: str, hook: Hook) -> None:
         """Have *hook* run in the supervisor's thread whenever Redis comes up, the first time too.

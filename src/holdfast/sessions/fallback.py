@@ -15,7 +15,12 @@ import time
 from typing import TYPE_CHECKING
 
 from holdfast import signals
-from holdfast.errors import RedisReplyError, RedisUnavailable, SessionUnavailable
+from holdfast.errors import (
+    RedisReplyError,
+    RedisUnavailable,
+    SessionNotReplicated,
+    SessionUnavailable,
+)
 from holdfast.forks import watch_forks
 from holdfast.runtime import runtime
 from holdfast.sessions import calls
@@ -215,8 +220,8 @@ class FallbackSessionStore(SessionStore):
                 outcome = await self._remote.create(
                     key, fields, max_age=max_age, idle_timeout=idle_timeout
                 )
-            except SessionUnavailable:
-                self._only_if_local()
+            except SessionUnavailable as error:
+                self._only_where_kept(error)
             else:
                 if outcome is Outcome.DONE:
                     self._remember(key, record, asked)
@@ -235,8 +240,8 @@ class FallbackSessionStore(SessionStore):
                 if len(self._journal):
                     await self._write_waiting(key.id_hash)
                 outcome = await self._remote.save(key, change, idle_timeout=idle_timeout)
-            except SessionUnavailable:
-                self._only_if_local()
+            except SessionUnavailable as error:
+                self._only_where_kept(error)
             else:
                 self._follow(key, change, outcome)
                 return outcome
@@ -274,8 +279,8 @@ class FallbackSessionStore(SessionStore):
                 if len(self._journal):
                     await self._write_waiting(key.id_hash)
                 value = await self._remote.increment(key, name, by, idle_timeout=idle_timeout)
-            except SessionUnavailable:
-                self._only_if_local()
+            except SessionUnavailable as error:
+                self._only_where_kept(error)
             else:
                 if isinstance(value, Outcome):
                     self._follow(key, Change(), value)
@@ -326,8 +331,8 @@ class FallbackSessionStore(SessionStore):
         if self._asks_redis():
             try:
                 outcome = await self._remote.delete(id_hash)
-            except SessionUnavailable:
-                self._only_if_local()
+            except SessionUnavailable as error:
+                self._only_where_kept(error)
             else:
                 with self._lock:
                     self._journal.forget(id_hash)
@@ -347,6 +352,12 @@ class FallbackSessionStore(SessionStore):
         with self._lock:
             self._copies.outdate(id_hash)
         self._restoration.departed(id_hash)
+
+    def _only_where_kept(self, error: SessionUnavailable) -> None:
+        if isinstance(error, SessionNotReplicated):
+            # Redis is there and has it; to keep it here as well would be no replica.
+            raise error
+        self._only_if_local()
 
     def _only_if_local(self) -> None:
         if self._mode != "local":

@@ -97,7 +97,7 @@ class Presence:
         if not isinstance(reply, list):
             return None
         epoch, run_id, before, others, at = reply
-        # Who was killed a moment ago is remembered for a while: only who is heard after us is there.
+        # Who was killed a moment ago is remembered for a while: only who is heard after us counts.
         self._first = self._first or int(at)
         before = int(before) if before else None
         return Census(epoch, run_id, before, int(others), int(at))

@@ -13,6 +13,7 @@ from holdfast.errors import (
     ConfigurationError,
     RedisReplyError,
     RedisUnavailable,
+    SessionNotReplicated,
     SessionUnavailable,
 )
 from holdfast.runtime import runtime
@@ -54,6 +55,7 @@ class RedisSessionStore(SessionStore):
             )
         self.link = found
         self.key_prefix = default.settings.key_prefix
+        self._replicas = default.settings.redis_wait
         self._calls = calls.Calls(self.key_prefix)
         # Lifetimes are judged by the clock of Redis, which all processes share.
         self._skew = 0.0
@@ -107,12 +109,12 @@ class RedisSessionStore(SessionStore):
     ) -> Outcome:
         """See :meth:`SessionStore.create`."""
         call = self._calls.create(key, fields, max_age=max_age, idle_timeout=idle_timeout)
-        return calls.outcome(await self._run(call))
+        return calls.outcome(await self._written(call))
 
     async def save(self, key: SessionKey, change: Change, *, idle_timeout: float = 0.0) -> Outcome:
         """See :meth:`SessionStore.save`."""
         return calls.outcome(
-            await self._run(self._calls.save(key, change, idle_timeout=idle_timeout))
+            await self._written(self._calls.save(key, change, idle_timeout=idle_timeout))
         )
 
     async def increment(
@@ -120,7 +122,7 @@ class RedisSessionStore(SessionStore):
     ) -> int | Outcome:
         """See :meth:`SessionStore.increment`."""
         call = self._calls.increment(key, name, by, idle_timeout=idle_timeout)
-        return calls.incremented(await self._run(call))
+        return calls.incremented(await self._written(call))
 
     async def touch(
         self, key: SessionKey, *, idle_timeout: float, interval: float = 0.0
@@ -131,7 +133,27 @@ class RedisSessionStore(SessionStore):
 
     async def delete(self, id_hash: str) -> Outcome:
         """See :meth:`SessionStore.delete`."""
-        return calls.deleted(await self._run(self._calls.delete(id_hash)))
+        return calls.deleted(await self._written(self._calls.delete(id_hash)))
+
+    async def _written(self, call: calls.Call) -> Reply:
+        reply = await self._run(call)
+        if self._replicas:
+            await self._replicated(call.keys[0])
+        return reply
+
+    async def _replicated(self, name: str) -> None:
+        try:
+            if blocking():
+                count = self.link.replicas_sync(name, self._replicas)
+            else:
+                count = await self.link.replicas(name, self._replicas)
+        except (RedisUnavailable, RedisReplyError) as error:
+            raise SessionNotReplicated(f"replicas could not be waited for: {error}") from error
+        if count < self._replicas:
+            raise SessionNotReplicated(
+                f"{count} replicas hold the session's change, and HOLDFAST_REDIS_WAIT asks for "
+                f"{self._replicas}"
+            )
 
     async def _run(self, call: calls.Call) -> Reply:
         try:

@@ -49,7 +49,6 @@ MIN_KEY_LENGTH = 16
 #: Checked, and without effect in this version: whoever sets one is told so.
 PLANNED = frozenset(
     {
-        "redis_wait",
         "stream_capture",
         "stream_capture_abandon",
         "stream_mount",
