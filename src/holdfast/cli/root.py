@@ -12,6 +12,7 @@ from holdfast.cli.check import check
 from holdfast.cli.demo import demo
 from holdfast.cli.env import env
 from holdfast.cli.runs import runs
+from holdfast.cli.serve import serve
 from holdfast.cli.sessions import sessions
 from holdfast.errors import ConfigurationError
 
@@ -27,7 +28,7 @@ def root() -> None:
     read_dotenv(Path(".env"))
 
 
-for command in (check, demo, env, runs, sessions):
+for command in (check, demo, env, runs, serve, sessions):
     root.add_command(command)
 
 

@@ -135,17 +135,18 @@ def _nearest(name: str, known: set[str]) -> str | None:
     return PREFIX + near[0] if near else None
 
 
-def fill_environment(values: Mapping[str, str | None], origin: str) -> None:
+def fill_environment(values: Mapping[str, str | None], origin: str, *, over: bool = False) -> None:
     """Set what of *values* the environment does not say yet, for this process and its children.
 
     Args:
         values: by variable. One that is set, itself or by its ``_FILE``, is kept.
+        over: it is not kept: somebody has just said otherwise.
         origin: what :meth:`~holdfast.settings.Settings.source` tells of them, such as ``.env``.
     """
     for name, value in values.items():
         twin = name.removesuffix("_FILE") if name.endswith("_FILE") else f"{name}_FILE"
         said = os.environ.get(name, "").strip() or os.environ.get(twin, "").strip()
-        if value is not None and not said:
+        if value is not None and (over or not said):
             os.environ[name] = value
             _origins[name] = origin
 

@@ -51,8 +51,6 @@ PLANNED = frozenset(
     {
         "stream_capture",
         "stream_capture_abandon",
-        "stream_mount",
-        "app",
     }
 )
 MAKE_A_KEY = 'python -c "import secrets; print(secrets.token_urlsafe(32))"'

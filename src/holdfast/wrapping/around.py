@@ -1,0 +1,152 @@
+"""Sessions and streams around an application that knows nothing of them.
+
+An application that keeps sessions of its own is left alone, and the log says so. What an instance
+of a framework is equipped with in place is chosen here too.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from starlette.routing import Mount, Router
+
+from holdfast.errors import ConfigurationError
+from holdfast.runtime import runtime
+from holdfast.sessions.asgi import SessionMiddleware
+from holdfast.sessions.wsgi import WSGISessionMiddleware
+from holdfast.streams.app import EventStreamApp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from holdfast.settings import Settings
+
+logger = logging.getLogger("holdfast")
+
+# As many at once as a server of threads commonly has; a stream of the application's holds one.
+_THREADS = 40
+_OWN = "%s has sessions of its own (%s), which are left to it"
+
+
+class Beside:
+    """An ASGI application with the streams mounted beside it: all it does not see is their path.
+
+    Args:
+        app: what gets everything else, the lifespan too.
+        streams: at *mount*.
+        mount: a path, as ``HOLDFAST_STREAM_MOUNT``.
+    """
+
+    def __init__(self, app: ASGIApp, streams: ASGIApp, mount: str) -> None:
+        self.app = app
+        self._mount = mount
+        self._streams = Router([Mount(mount, streams)])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != "lifespan" and self._is_below(scope):
+            await self._streams(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    def _is_below(self, scope: Scope) -> bool:
+        path, root = scope["path"], scope.get("root_path", "")
+        if root and path.startswith(root + "/"):
+            path = path[len(root) :]
+        return bool(path == self._mount or path.startswith(self._mount.rstrip("/") + "/"))
+
+
+def around_asgi(app: ASGIApp, settings: Settings | None = None) -> ASGIApp:
+    """Return *app* with sessions around it, and the streams beside it.
+
+    Raises:
+        ConfigurationError: the settings cannot work.
+    """
+    own = runtime(settings).settings
+    streams = EventStreamApp(settings=settings)
+    if _equipped(app, settings) or _has_sessions(app):
+        return Beside(app, SessionMiddleware(streams, settings=settings), own.stream_mount)
+    return SessionMiddleware(Beside(app, streams, own.stream_mount), settings=settings)
+
+
+def around_wsgi(app: WSGIApplication, settings: Settings | None = None) -> WSGIApplication:
+    """Return *app* with sessions around it.
+
+    Raises:
+        ConfigurationError: the settings cannot work.
+    """
+    if _equipped(app, settings) or _has_sessions(app):
+        return app
+    return WSGISessionMiddleware(app, settings=settings)
+
+
+def bridged(app: WSGIApplication, settings: Settings | None = None) -> ASGIApp:
+    """Return a WSGI application for an ASGI server: in threads, with sessions and streams.
+
+    Raises:
+        ConfigurationError: the settings cannot work, or a2wsgi is not installed.
+    """
+    try:
+        from a2wsgi import WSGIMiddleware
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            "a WSGI application on an ASGI server needs a2wsgi: pip install 'holdfast[cli]'"
+        ) from error
+    own = runtime(settings).settings
+    own.check_workers()
+    single: Any = _Single(around_wsgi(app, settings))
+    served: Any = WSGIMiddleware(single, workers=_THREADS)
+    streams = SessionMiddleware(EventStreamApp(settings=settings), settings=settings)
+    return Beside(served, streams, own.stream_mount)
+
+
+class _Single:
+    """What the bridge says of every server, that it has several processes, is not known to it."""
+
+    def __init__(self, app: WSGIApplication) -> None:
+        self._app = app
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ["wsgi.multiprocess"] = False
+        return self._app(environ, start_response)
+
+
+def _equipped(app: Any, settings: Settings | None) -> bool:
+    """Give a Flask or a Quart application our sessions in place of its cookie's."""
+    for framework, name, usual in (
+        ("flask", "FlaskSessionInterface", "SecureCookieSessionInterface"),
+        ("quart", "QuartSessionInterface", "SecureCookieSessionInterface"),
+    ):
+        loaded = sys.modules.get(framework)
+        if loaded is None or not isinstance(app, getattr(loaded, framework.title())):
+            continue
+        if type(app.session_interface).__name__ == usual:
+            ours = getattr(import_module(f"holdfast.{framework}"), name)
+            app.session_interface = ours(settings, key_needed=False)
+        elif not type(app.session_interface).__module__.startswith("holdfast."):
+            logger.warning(_OWN, app, type(app.session_interface).__name__)
+        return True
+    return False
+
+
+def _has_sessions(app: Any) -> bool:
+    """Whether sessions are kept by *app* itself, as far as that can be seen."""
+    if type(app).__module__.startswith("django.core.handlers."):
+        logger.warning(
+            "Django keeps its sessions by SESSION_ENGINE; for ours: SESSION_ENGINE = "
+            '"holdfast.django"'
+        )
+        return True
+    # As Starlette and FastAPI keep what add_middleware() was given.
+    for each in getattr(app, "user_middleware", ()):
+        name = getattr(each.cls, "__name__", "")
+        if name.endswith("SessionMiddleware"):
+            logger.warning(_OWN, app, f"{each.cls.__module__}.{name}")
+            return True
+    return False

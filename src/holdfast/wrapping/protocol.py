@@ -1,0 +1,77 @@
+"""Which application is meant, and which protocol it speaks. Nothing is wrapped here, nor served."""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from typing import Any, Literal
+
+from holdfast.errors import ConfigurationError
+
+Protocol = Literal["asgi", "wsgi"]
+
+_ARGUMENTS: dict[int, Protocol] = {2: "wsgi", 3: "asgi"}
+
+
+def application_of(path: str | None) -> Any:
+    """Return the application that ``HOLDFAST_APP`` names.
+
+    Args:
+        path: as ``package.module:name``; the name may have dots.
+
+    Raises:
+        ConfigurationError: none is named, or it is not there. What the module itself raises while
+            it is imported is passed on as it is.
+    """
+    if path is None:
+        raise ConfigurationError(
+            "HOLDFAST_APP is not set: name the application, as in HOLDFAST_APP=shop.main:app"
+        )
+    module, _, name = path.partition(":")
+    try:
+        found: Any = import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module + ".").startswith(error.name + "."):
+            raise
+        raise ConfigurationError(
+            f"HOLDFAST_APP={path}: there is no module {error.name!r} here; run it from the folder "
+            "of the application, or set PYTHONPATH"
+        ) from error
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        raise ConfigurationError(
+            f"HOLDFAST_APP={path}: {module!r} has no application called {name!r}"
+        )
+    return found
+
+
+def protocol_of(app: Any) -> Protocol:
+    """Tell an ASGI application from a WSGI one.
+
+    | what is called             | protocol |
+    |----------------------------|----------|
+    | a coroutine function       | ASGI     |
+    | with three arguments       | ASGI     |
+    | with two arguments         | WSGI     |
+    | anything else              | unknown  |
+
+    An instance is judged by its ``__call__``; arguments with a default do not count.
+
+    Raises:
+        ConfigurationError: it cannot be seen.
+    """
+    if any(map(inspect.iscoroutinefunction, (app, getattr(app, "__call__", None)))):  # noqa: B004
+        return "asgi"
+    try:
+        given = inspect.signature(app).parameters.values()
+    except (TypeError, ValueError):
+        given = {}.values()
+    plain = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
+    needed = [each for each in given if each.kind in plain and each.default is each.empty]
+    if len(needed) not in _ARGUMENTS:
+        raise ConfigurationError(
+            f"it cannot be seen whether {app!r} is an ASGI or a WSGI application: say "
+            'protocol="asgi" or protocol="wsgi"'
+        )
+    return _ARGUMENTS[len(needed)]
