@@ -12,10 +12,11 @@ from tests.streams.patchy import PatchyStore
 
 from holdfast.errors import CorruptData
 from holdfast.streams.cursor import TAIL, Cursor, Position, parse_position
-from holdfast.streams.event import EventId
+from holdfast.streams.event import ZERO, EventId
 from holdfast.streams.frames import Frame
 from holdfast.streams.hub import Hub
 from holdfast.streams.ring import Break
+from holdfast.streams.store import Draft
 from holdfast.streams.subscription import Due, Subscription
 
 if TYPE_CHECKING:
@@ -325,6 +326,49 @@ async def test_flush_under_a_live_stream_never_mixes_two_lives(
         assert reader.dues[3].item == Break("reset", str(last), str(store.entries[0].id))
         store.own()
         await reader.has("own.1", "own.2", "own.3", "reset", "other.1", "own.1")
+
+
+class _LeavesBetween(PatchyStore):
+    """Goes away when the first page of a new life is asked for."""
+
+    leaves = False
+
+    async def read(
+        self,
+        run_id: str,
+        start: EventId,
+        end: EventId | None,
+        limit: int,
+        *,
+        max_bytes: int | None = None,
+    ) -> list[Entry]:
+        if self.leaves and start == ZERO.next():
+            self.leaves, self.away = False, True
+        return await super().read(run_id, start, end, limit, max_bytes=max_bytes)
+
+
+async def test_outage_between_a_reset_and_the_new_life_passes_over_nothing() -> None:
+    """What is accepted then comes after what is stored and was not shown yet."""
+    store = _LeavesBetween()
+    hub = Hub(store)
+    async with reading(hub) as reader:
+        store.own(count=2)
+        await reader.has("own.1", "own.2")
+        store.flush()
+        store.life, store.seq, store.leaves = "life-2", 0, True
+        for _ in range(3):
+            store._own(Draft("t", b"0"))
+        hub.look("r")
+        await reader.has("own.1", "own.2", "reset")
+        await until(lambda: store.away)
+        store.own()
+        store.come_back()
+        told = ["own.1", "own.2", "reset", "own.1", "own.2", "own.3", "own.4"]
+        await reader.has(*told)
+        store.away = True
+        store.own()
+        await reader.has(*told, "own.5")
+    await hub.aclose()
 
 
 async def test_new_life_whose_first_events_are_gone_is_a_reset_and_a_gap(
