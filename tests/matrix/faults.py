@@ -166,6 +166,7 @@ class Fault:
         prepare: what has to be there before anything is written.
         before_last: what is done before the last acts that precede the fault.
         loses: Redis comes back without something that it had acknowledged.
+        empties: it comes back without anything, which can be seen, and made good.
         reasons: what ``/readyz`` may say of it.
     """
 
@@ -176,6 +177,7 @@ class Fault:
     prepare: Callable[[Backend], None] = _nothing
     before_last: Callable[[Backend], None] = _nothing
     loses: bool = False
+    empties: bool = False
 
 
 _GONE = frozenset({"refused", "reset"})
@@ -230,6 +232,7 @@ FAULTS: dict[str, Fault] = {
         lambda b: b.server.start(),
         _GONE,
         loses=True,
+        empties=True,
     ),
     "failover": Fault(
         "SIGKILL, and a replica takes over that lacks the last writes",

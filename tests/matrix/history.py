@@ -77,6 +77,7 @@ class Story:
         mode: ``HOLDFAST_SESSION_ON_OUTAGE``.
         processes: how many there were.
         loses: the fault has Redis lose something of what it had acknowledged.
+        gives_back: processes that saw the session just before the fault have to give it back then.
         acts: in the order of their answers.
         readers: by name, what each was told.
         stored: by publisher, the numbers that Redis holds in the end, in its order.
@@ -85,6 +86,7 @@ class Story:
     mode: Mode
     processes: int
     loses: bool
+    gives_back: bool = False
     acts: list[Act] = field(default_factory=list)
     readers: dict[str, list[Frame]] = field(default_factory=dict)
     stored: dict[str, list[int]] = field(default_factory=dict)

@@ -156,11 +156,13 @@ def _wrong_read(story: Story, model: _Model, act: Act) -> list[str]:
     data = act.body["data"]
     if model.ended:
         return [f"I2: {act.place} still shows {data}"] if data and not _is_elsewhere(act) else []
-    if not data and (model.maybe_ended or (story.loses and act.phase == "after")):
-        return []  # it may be gone; whether it is, the cell's record tells
+    may_be_gone = story.loses and not story.gives_back and act.phase == "after"
+    if not data and (model.maybe_ended or may_be_gone):
+        return []  # whether it is gone, the cell's record tells
     if not data and model.begun:
         return [f"I1: {act.place} shows a visitor, and nobody has logged out"]
-    exact = not story.loses and (act.phase != "during" or story.processes == 1)
+    alone = story.processes == 1
+    exact = alone if act.phase == "during" or story.gives_back else not story.loses
     keys = model.wrong_keys(data, exact=exact)
     return [f"I3: {act.place} shows {key}={data.get(key)!r}, and should not" for key in keys]
 

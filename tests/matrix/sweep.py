@@ -108,6 +108,8 @@ async def _one_outage(
 ) -> tuple[list[Result], bool]:
     fault, backend = FAULTS[fault_name], site.backend
     doing = {name: ACTIONS[name](site, loses=fault.loses) for name in actions}
+    for action in doing.values():
+        action.story.gives_back = fault.empties and site.mode != "closed"
     await asyncio.to_thread(fault.prepare, backend)
     await site.back()
     first_look = await site.look()

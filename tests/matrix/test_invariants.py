@@ -10,7 +10,7 @@ from tests.matrix.invariants import judge, quiet_and_clean, told_loss
 
 
 def story(*acts: Act, mode: Mode = "local", processes: int = 1, loses: bool = False) -> Story:
-    return Story(mode, processes, loses, list(acts))
+    return Story(mode, processes, loses, acts=list(acts))
 
 
 def shown(**data: str) -> dict[str, Any]:
@@ -126,6 +126,14 @@ def test_a_history_as_it_should_be_is_not_complained_of(name: str) -> None:
     assert judge(WELL[name]) == []
 
 
+def test_what_processes_have_seen_they_give_back() -> None:
+    acts = [LOGIN, WRITE, read("after")]
+    assert is_told("I1", "shows a visitor", judge(Story("local", 1, True, True, acts)))
+    older = [LOGIN, WRITE, written("2"), read("after", user_id="7", k="1")]
+    assert is_told("I3", "shows k='1'", judge(Story("local", 1, True, True, older)))
+    assert judge(Story("local", 3, True, True, older)) == []
+
+
 @pytest.mark.parametrize("name", ILL)
 def test_what_is_wrong_with_a_session_is_found(name: str) -> None:
     wrong = judge(ILL[name])
@@ -147,7 +155,8 @@ def reading(*frames: Frame, stored: tuple[int, ...] = (1, 2, 3, 4), loses: bool 
         Act("before", "emit", 200, argument=("a", [1, 2])),
         Act("during", "emit", 200, argument=("a", [3, 4])),
     ]
-    return Story("local", 1, loses, acts, {"one": list(frames)}, {"a": list(stored)})
+    readers, kept = {"one": list(frames)}, {"a": list(stored)}
+    return Story("local", 1, loses, acts=acts, readers=readers, stored=kept)
 
 
 READ_WELL = {
