@@ -6,6 +6,8 @@ A client sees what it would of any app; what is right about it is decided elsewh
 from __future__ import annotations
 
 import asyncio
+import faulthandler
+import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +87,8 @@ async def inside(_: Request) -> Response:
 
 
 def create_app() -> Starlette:
-    """Return the app; ``HOLDFAST_*`` variables say the rest."""
+    """Return the app; ``HOLDFAST_*`` variables say the rest. SIGUSR1 has it print its stacks."""
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     app = Starlette(
         routes=[
             Route("/free", free),

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
+import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -62,6 +64,7 @@ class Site:
         self.client = httpx.AsyncClient(
             timeout=10, limits=httpx.Limits(max_connections=None, max_keepalive_connections=50)
         )
+        self.silent: list[str] = []
         self._read: dict[int, int] = {}
 
     @property
@@ -85,10 +88,28 @@ class Site:
         await asyncio.to_thread(self.backend.close)
 
     async def readiness(self, at: int) -> dict[str, Any]:
-        """What a process says at ``/readyz``."""
-        answer = await self.client.get(f"{self.urls[at]}/streams/readyz")
-        told: dict[str, Any] = answer.json()
-        return told
+        """What a process says at ``/readyz``; `silent` keeps the stacks of one that says nothing.
+
+        Raises:
+            AssertionError: it says nothing for as long as a minute.
+        """
+        for _ in range(6):
+            try:
+                answer = await self.client.get(f"{self.urls[at]}/streams/readyz")
+            except httpx.HTTPError:
+                self.silent.append(f"I4: process {at} was silent\n{await self._stacks(at)}")
+            else:
+                told: dict[str, Any] = answer.json()
+                return told
+        raise AssertionError(self.silent[-1])
+
+    async def _stacks(self, at: int) -> str:
+        server = self._servers[at]
+        if not server.running:
+            return f"it has ended:\n{server.log()[-4000:]}"
+        os.kill(server.pid, signal.SIGUSR1)
+        await asyncio.sleep(1)
+        return server.log()[-8000:]
 
     async def back(self) -> None:
         """Wait until every process says that Redis is up."""
@@ -138,10 +159,10 @@ class Site:
         )
 
     def printed(self) -> list[tuple[str, ...]]:
-        """Return what each process has printed since this was last asked."""
+        """Return what each process has printed since this was last asked, whole lines only."""
         news = []
         for number, server in enumerate(self._servers):
-            lines = server.log().splitlines()
+            lines = server.log().rpartition("\n")[0].splitlines()
             news.append(tuple(lines[self._read.get(number, 0) :]))
             self._read[number] = len(lines)
         return news

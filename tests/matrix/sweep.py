@@ -133,6 +133,8 @@ async def _one_outage(
     logs = [sum(parts, ()) for parts in zip(before, meanwhile, after, strict=True)]
     processes = joined(first_look, second_look, logs)
     left = [text for n, each in enumerate(processes) for text in quiet_and_clean(n, each)]
+    left += site.silent
+    site.silent.clear()
     stories = [story for action in doing.values() for story in action.stories]
     disturbed = any(map(was_disturbed, stories)) or any(map(tells_of_outage, before + after))
     results = [
