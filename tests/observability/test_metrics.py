@@ -11,10 +11,21 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Counter
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
 from tests.observability.scraping import Scrape
 from tests.support.process import ROOT
 
-from holdfast import RunPublisher, SessionUnavailable, Settings, signals
+from holdfast import (
+    MemorySessionStore,
+    RunPublisher,
+    SessionMiddleware,
+    SessionUnavailable,
+    Settings,
+    get_session,
+    signals,
+)
 from holdfast.errors import JournalFull
 from holdfast.metrics import MetricsApp, WSGIMetricsApp, record_metrics
 from holdfast.metrics.table import METRICS
@@ -29,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from starlette.requests import Request
     from tests.conftest import Serve
 
     from holdfast.testing import RedisServer
@@ -161,10 +173,10 @@ async def test_an_outage_is_told_with_its_reason_and_its_seconds(
     before = Scrape.of(registry)("redis_away_seconds_total")
     fresh_redis.kill()
     _until(lambda: not link.up)
-    scrape = Scrape.of(registry)
-    assert scrape("redis_link_state", {"state": "up"}) == 0
+    assert Scrape.of(registry)("redis_link_state", {"state": "up"}) == 0
     reasons = ("refused", "reset", "timeout")
-    assert sum(scrape("redis_outages_total", {"reason": reason}) for reason in reasons) == 1
+    outage = [{"reason": reason} for reason in reasons]
+    _until(lambda: sum(Scrape.of(registry)("redis_outages_total", each) for each in outage) == 1)
     fresh_redis.start()
     _until(lambda: link.up)
     _until(lambda: Scrape.of(registry)("redis_link_transitions_total", {"state": "up"}) == 2)
@@ -180,9 +192,22 @@ async def test_an_outage_is_told_with_its_reason_and_its_seconds(
     assert down["redis_reason"] in reasons
     assert up["redis_away_seconds"] == up["redis_since"] - down["redis_since"]
     await link.aclose()
-    scrape = Scrape.of(registry)
-    states = [each.value for each in scrape.families["holdfast_redis_link_state"].samples]
-    assert states == [0] * 5, "a link that was closed is none"
+
+
+async def test_a_link_that_was_closed_is_none(
+    registry: CollectorRegistry, redis: RedisServer
+) -> None:
+    from holdfast.link import Link
+
+    link = Link(Settings(redis_url=redis.url))
+    assert sum(states_of(registry)) == 1
+    await link.aclose()
+    assert sum(states_of(registry)) == 0
+
+
+def states_of(registry: CollectorRegistry) -> list[float]:
+    samples = Scrape.of(registry).families["holdfast_redis_link_state"].samples
+    return [each.value for each in samples]
 
 
 async def test_a_journal_is_told_and_what_it_refuses(
@@ -215,6 +240,32 @@ async def test_a_full_session_journal_is_counted_once_for_each_refusal(
         assert scrape("session_journal_full_total") == 2
         assert scrape("session_journal_sessions") == 1
         assert scrape("session_journal_limit") == 1
+
+
+async def test_a_write_to_a_session_that_is_gone_is_told_as_dropped(
+    registry: CollectorRegistry,
+) -> None:
+    store = MemorySessionStore()
+
+    async def login(request: Request) -> Response:
+        request.session["user_id"] = "ada"
+        return Response()
+
+    async def late(request: Request) -> Response:
+        request.session["cart"] = 1
+        await store.delete(get_session(request).id_hash)  # as a logout in another tab does
+        return Response()
+
+    routes = [Route("/login", login), Route("/late", late)]
+    key = "a-key-that-is-long-enough-for-tests"
+    app = SessionMiddleware(Starlette(routes=routes), secret_key=key, store=store)
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        await http.get("/login")
+        await http.get("/late")
+    scrape = Scrape.of(registry)
+    assert scrape("session_save_duration_seconds_count", {"outcome": "dropped"}) == 1
+    assert scrape("session_events_total", {"event": "refused", "reason": "ended"}) == 1
 
 
 def test_a_value_that_the_table_does_not_know_is_told_as_other(

@@ -164,6 +164,16 @@ async def test_a_reader_is_a_span_from_its_joining_to_its_leaving(tracer: Tracer
     await hub.aclose()
 
 
+async def test_what_is_traced_beside_a_reader_is_no_part_of_it(tracer: Tracer) -> None:
+    store = MemoryEventStore()
+    hub = Hub(store)
+    async with Subscription(hub, "r", Cursor()):
+        await RunPublisher("r", store=store).emit("t", 1)
+    (publish,) = tracer.spans("holdfast.stream.publish")
+    assert publish.parent is None
+    await hub.aclose()
+
+
 async def test_a_session_that_cannot_be_reached_is_a_failed_load(
     tracer: Tracer, fresh_redis: RedisServer, key_prefix: str
 ) -> None:
