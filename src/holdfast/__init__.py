@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from holdfast.errors import SessionTooLate as SessionTooLate
     from holdfast.errors import SessionUnavailable as SessionUnavailable
     from holdfast.errors import StreamRefused as StreamRefused
-    from holdfast.frameworks.extension import Holdfast as Holdfast
+    from holdfast.wrapping.extension import Holdfast as Holdfast
     from holdfast.oauth.store import OAuthStateStore as OAuthStateStore
     from holdfast.oauth.store import SyncOAuthStateStore as SyncOAuthStateStore
     from holdfast.runtime import aclose as aclose
@@ -72,7 +72,7 @@ _HOMES = {
     "EventStore": "streams.store",
     "EventStreamApp": "streams.app",
     "EventTooLarge": "errors",
-    "Holdfast": "frameworks.extension",
+    "Holdfast": "wrapping.extension",
     "HoldfastError": "errors",
     "IdempotencyKeyReused": "errors",
     "InvalidEvent": "errors",

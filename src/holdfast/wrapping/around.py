@@ -70,7 +70,7 @@ def around_asgi(app: ASGIApp, settings: Settings | None = None) -> ASGIApp:
     """
     own = runtime(settings).settings
     streams = EventStreamApp(settings=settings)
-    if _equipped(app, settings) or _has_sessions(app):
+    if _equipped(app, settings) or has_sessions(app):
         return Beside(app, SessionMiddleware(streams, settings=settings), own.stream_mount)
     return SessionMiddleware(Beside(app, streams, own.stream_mount), settings=settings)
 
@@ -81,7 +81,7 @@ def around_wsgi(app: WSGIApplication, settings: Settings | None = None) -> WSGIA
     Raises:
         ConfigurationError: the settings cannot work.
     """
-    if _equipped(app, settings) or _has_sessions(app):
+    if _equipped(app, settings) or has_sessions(app):
         return app
     return WSGISessionMiddleware(app, settings=settings)
 
@@ -135,7 +135,7 @@ def _equipped(app: Any, settings: Settings | None) -> bool:
     return False
 
 
-def _has_sessions(app: Any) -> bool:
+def has_sessions(app: Any) -> bool:
     """Whether sessions are kept by *app* itself, as far as that can be seen."""
     if type(app).__module__.startswith("django.core.handlers."):
         logger.warning(
