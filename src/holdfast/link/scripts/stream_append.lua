@@ -16,7 +16,7 @@ local m = call('HMGET', meta, 'life', 'last', 'kept', 'end', 'stop')
 local last = m[2]
 if m[1] ~= ARGV[2] or last ~= ARGV[3] or m[3] ~= ARGV[4] or m[4] or m[5] then return false end
 if call('XLEN', stream) == 0 then return false end
-if call('XREAD', 'COUNT', 1, 'STREAMS', stream, last) then return false end
+if redis.pcall('XREAD', 'COUNT', 1, 'STREAMS', stream, last) then return false end
 
 local reply, count, carried = {}, #ARGV - 8, ''
 for i = 9, #ARGV, 4 do

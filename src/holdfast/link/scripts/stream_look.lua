@@ -7,7 +7,13 @@
 local stream, meta = KEYS[1], KEYS[2]
 local m = redis.call('HMGET', meta, 'life', 'n', 'last', 'end', 'gone', 'owner', 'transport')
 local length = redis.call('XLEN', stream)
-local more = length > 0 and not m[7] and redis.call('XREAD', 'COUNT', 1, 'STREAMS', stream, m[3] or '0-0')
+local last = m[3] or '0-0'
+local more = length > 0 and not m[7] and redis.pcall('XREAD', 'COUNT', 1, 'STREAMS', stream, last)
+if more and more.err then  -- no script may ask so before Redis 6
+  local entries = redis.call('XRANGE', stream, last, '+', 'COUNT', 2)
+  if entries[1] and entries[1][1] == last then table.remove(entries, 1) end
+  more = {{stream, entries}}
+end
 local foreign = more and #more[1][2] > 0 or length > 0 and redis.call('PTTL', stream) == -1
 local lapsed, lease = '', redis.call('HGET', meta, 'lease')
 if lease then

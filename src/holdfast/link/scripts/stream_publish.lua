@@ -143,16 +143,23 @@ if live and count > written and not option.channel then return {'pubsub', life, 
 if option.heard == 'ended' and live and not ended then ended = last .. ' - 0' end
 
 -- What another program added with a bare XADD counts too. XREAD asks for what follows an id without
--- looking at any entry where nothing does.
+-- looking at any entry where nothing does; before Redis 6 no script may, and XRANGE looks at one.
+local function following()
+  local found = redis.pcall('XREAD', 'COUNT', 100, 'STREAMS', stream, last)
+  if not (found and found.err) then return found end
+  local entries = call('XRANGE', stream, last, '+', 'COUNT', 101)
+  if entries[1] and entries[1][1] == last then table.remove(entries, 1) end
+  return {{stream, entries}}
+end
 local known = n
-local more = length > 0 and not live and call('XREAD', 'COUNT', 100, 'STREAMS', stream, last)
+local more = length > 0 and not live and following()
 while more do
   for _, entry in ipairs(more[1][2]) do
     local f = fields(entry)
     n, last, bytes = n + 1, entry[1], bytes + #(f.type or '') + #(f.data or '')
     if terminal(f.type) and not ended then ended = last .. ' - 0' end
   end
-  more = #more[1][2] > 0 and call('XREAD', 'COUNT', 100, 'STREAMS', stream, last)
+  more = #more[1][2] > 0 and following()
 end
 local registered = n > known
 
