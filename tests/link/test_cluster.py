@@ -15,7 +15,9 @@ from tests.link.conftest import until
 from holdfast.errors import RedisUnavailable
 from holdfast.link import Link, LinkState, LinkStatus, Listener, Recovery, Script, ThreadListener
 from holdfast.link.capabilities import inspect
+from holdfast.link.client import Target
 from holdfast.link.slots import slot_of
+from holdfast.link.topology import Topology
 from holdfast.settings import Settings
 from holdfast.testing import redis_cluster, redis_server
 
@@ -307,6 +309,13 @@ async def test_slots_without_a_master_are_an_outage(make_link: MakeLink) -> None
         assert link.status.state is LinkState.DOWN
         alone.execute("CLUSTER", "ADDSLOTSRANGE", 16001, 16383)
         await until(lambda: link.up, 15)
+
+
+def test_a_table_with_a_hole_is_an_outage() -> None:
+    topology = Topology(Target("redis", {}, hosts=(("a", 1),)))
+    with pytest.raises(RedisUnavailable) as error:
+        topology.learn([[0, 16000, [b"a", 1]]], ("a", 1))
+    assert error.value.reason == "cluster_down"
 
 
 @pytest.mark.slow

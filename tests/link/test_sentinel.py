@@ -20,7 +20,8 @@ from tests.link.test_client import both_ways, until_both_ways
 from holdfast.errors import RedisUnavailable
 from holdfast.link import LinkState
 from holdfast.link.client import connect, target
-from holdfast.link.sentinel import Master, Sentinels, master_of
+from holdfast.link.sentinel import Master, Sentinels, WatchedConversation, master_of
+from holdfast.link.topology import Topology
 from holdfast.settings import Settings
 from holdfast.testing import FaultProxy, redis_server
 from holdfast.testing.redis_process import reserve_port, send_command
@@ -237,24 +238,31 @@ def _ask(port: int, *command: str) -> object:
     return None
 
 
+# What each of them says, by its port: the epoch, and the port of the master.
+CLAIMS: dict[int, tuple[int, int]] = {}
+
+
+class _Claim(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        while self.request.recv(4096):
+            epoch, port = CLAIMS[self.server.server_address[1]]  # type: ignore[index]
+            words = ["name", "main", "ip", "127.0.0.1", "port", str(port), "flags", "master"]
+            words += ["config-epoch", str(epoch)]
+            reply = "".join(f"${len(each)}\r\n{each}\r\n" for each in words)
+            self.request.sendall(f"*{len(words)}\r\n{reply}".encode())
+
+
 @contextmanager
-def claiming(epoch: int, port: int, flags: str = "master") -> Iterator[int]:
+def claiming(epoch: int, port: int) -> Iterator[int]:
     """Something that speaks like a sentinel, and names a master at *port*; yields its own port."""
-    words = ["name", "main", "ip", "127.0.0.1", "port", str(port), "flags", flags]
-    words += ["config-epoch", str(epoch)]
-    reply = f"*{len(words)}\r\n" + "".join(f"${len(each)}\r\n{each}\r\n" for each in words)
-
-    class Answer(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            while self.request.recv(4096):
-                self.request.sendall(reply.encode())
-
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer) as server:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Claim) as server:
         server.daemon_threads = True
+        own: int = server.server_address[1]
+        CLAIMS[own] = epoch, port
         serving = threading.Thread(target=server.serve_forever, args=(0.01,))
         serving.start()
         try:
-            yield server.server_address[1]
+            yield own
         finally:
             server.shutdown()
             serving.join()
@@ -287,6 +295,21 @@ def test_a_sentinel_that_is_not_there_is_no_reason_to_leave_the_master(free_port
         assert not both.supersede(known, 2.0)
         both._asked_in_vain = float("-inf")
         assert both.supersede(known, 2.0)
+
+
+def test_a_master_that_was_replaced_is_not_probed_any_more(redis: RedisServer) -> None:
+    with redis_server() as promoted, claiming(1, redis.port) as port:
+        url = f"redis+sentinel://127.0.0.1:{port}/main/0"
+        topology = Topology(target(Settings(redis_url=url)))
+        with contextlib.closing(WatchedConversation(topology, 2.0)) as conversation:
+            assert conversation.canaries("k") == ["k"]
+            CLAIMS[port] = 2, promoted.port
+            with pytest.raises(RedisUnavailable) as error:
+                conversation.canaries("k")
+            assert error.value.reason == "failover"
+        with contextlib.closing(WatchedConversation(topology, 2.0)) as conversation:
+            assert topology.target.options["port"] == promoted.port
+            assert not conversation.stale()
 
 
 @pytest.mark.parametrize(
