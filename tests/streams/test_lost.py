@@ -80,7 +80,7 @@ class TestWrittenAgain:
         key_prefix: str,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        async with opened(url_of(proxy), key_prefix, redis_timeout=0.5) as store:
+        async with opened(url_of(proxy), key_prefix, redis_timeout=5) as store:
             for n in range(5):
                 await store.add(RUN, "t", n)
             proxy.refuse()
@@ -96,7 +96,7 @@ class TestWrittenAgain:
     async def test_a_lost_end_is_written_again_though_nobody_publishes(
         self, redis: RedisServer, proxy: FaultProxy, key_prefix: str
     ) -> None:
-        async with opened(url_of(proxy), key_prefix, redis_timeout=0.5) as store:
+        async with opened(url_of(proxy), key_prefix, redis_timeout=5) as store:
             await store.add(RUN, "t", 0)
             await store.add(RUN, "workflow_complete", 1)
             proxy.refuse()
@@ -110,7 +110,7 @@ class TestWrittenAgain:
     async def test_a_run_that_is_gone_whole_is_begun_anew_with_all_it_had(
         self, redis: RedisServer, proxy: FaultProxy, key_prefix: str
     ) -> None:
-        async with opened(url_of(proxy), key_prefix, redis_timeout=0.5) as store:
+        async with opened(url_of(proxy), key_prefix, redis_timeout=5) as store:
             for n in range(3):
                 await store.add(RUN, "t", n)
             proxy.refuse()
@@ -124,8 +124,8 @@ class TestWrittenAgain:
         self, redis: RedisServer, proxy: FaultProxy, key_prefix: str
     ) -> None:
         async with (
-            opened(url_of(proxy), key_prefix, redis_timeout=0.5) as store,
-            opened(redis.url, key_prefix) as other,
+            opened(url_of(proxy), key_prefix, redis_timeout=5) as store,
+            opened(redis.url, key_prefix, redis_timeout=5) as other,
         ):
             await store.add(RUN, "t", 0)
             proxy.refuse()
@@ -139,7 +139,7 @@ class TestWrittenAgain:
     async def test_readers_who_had_it_are_told_that_the_run_is_another(
         self, redis: RedisServer, proxy: FaultProxy, key_prefix: str
     ) -> None:
-        async with opened(url_of(proxy), key_prefix, redis_timeout=0.5) as store:
+        async with opened(url_of(proxy), key_prefix, redis_timeout=5) as store:
             hub = Hub(store)
             async with Subscription(hub, RUN, Cursor()) as had:
                 for n in range(3):
@@ -160,8 +160,8 @@ class TestStartedEmpty:
     ) -> None:
         url = fresh_redis.url
         async with (
-            opened(url, "", redis_timeout=0.5) as here,
-            opened(url, "", redis_timeout=0.5) as there,
+            opened(url, "", redis_timeout=5) as here,
+            opened(url, "", redis_timeout=5) as there,
         ):
             hubs = Hub(here), Hub(there)
             async with (
@@ -186,7 +186,7 @@ class TestStartedEmpty:
         self, fresh_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(outbox, "MAX_RECENT_EVENTS", 1)
-        async with opened(fresh_redis.url, "", redis_timeout=0.5) as store:
+        async with opened(fresh_redis.url, "", redis_timeout=5) as store:
             hub = Hub(store)
             async with Subscription(hub, RUN, Cursor()) as reader:
                 for n in range(3):
@@ -212,8 +212,8 @@ class TestTold:
     ) -> None:
         monkeypatch.setattr(outbox, "MAX_RECENT_EVENTS", 1)
         async with (
-            opened(url_of(proxy), key_prefix, redis_timeout=0.5) as store,
-            opened(redis.url, key_prefix) as other,
+            opened(url_of(proxy), key_prefix, redis_timeout=5) as store,
+            opened(redis.url, key_prefix, redis_timeout=5) as other,
         ):
             for n in range(4):
                 await store.add(RUN, "t", n)
@@ -236,9 +236,9 @@ class TestTold:
         self, redis: RedisServer, key_prefix: str
     ) -> None:
         async with (
-            opened(redis.url, key_prefix) as here,
-            opened(redis.url, key_prefix) as there,
-            opened(redis.url, key_prefix) as third,
+            opened(redis.url, key_prefix, redis_timeout=5) as here,
+            opened(redis.url, key_prefix, redis_timeout=5) as there,
+            opened(redis.url, key_prefix, redis_timeout=5) as third,
         ):
             hub = Hub(here)
             async with Subscription(hub, RUN, Cursor()) as live:

@@ -63,8 +63,8 @@ class Hub:
         self._refreshing: set[str] = set()
         # Events of this process that wait for an earlier one, of another process, to be read.
         self._unread: dict[str, list[Entry]] = {}
-        # Runs of which another life has begun that has not been read up to its end yet.
-        self._begun: set[str] = set()
+        # Runs of which something may be stored, also of ours, that has not been read yet.
+        self._behind: set[str] = set()
         # Runs of which the audit has told already that it cannot look at them.
         self._unreadable: set[str] = set()
         self._bell = store.doorbell(self._on_ring, self._on_missed)
@@ -193,6 +193,8 @@ class Hub:
         ring.readers = opening.waiting
         self._rings[run_id] = ring
         # What rang while we looked was not for a ring yet.
+        if not ring.doubtful:
+            self._behind.add(run_id)
         self.look(run_id)
         return ring
 
@@ -226,7 +228,7 @@ class Hub:
             del self._rings[run_id]
             self._dirty.discard(run_id)
             self._unread.pop(run_id, None)
-            self._begun.discard(run_id)
+            self._behind.discard(run_id)
             self._unreadable.discard(run_id)
             self._spawn(self._bell.discard(run_id))
 
@@ -286,7 +288,7 @@ class Hub:
         Not while what comes before it has to be read: a cursor that passes an event passes all that
         its producer wrote before.
         """
-        if ring.run_id in self._begun:
+        if ring.run_id in self._behind:
             return
         waiting = self._unread.pop(ring.run_id, ())
         self._show(ring, [entry._replace(provisional=True) for entry in waiting])
@@ -294,7 +296,7 @@ class Hub:
 
     def _show_pending(self, ring: Ring) -> None:
         pending: Pending | None = self.store.pending(ring.run_id)
-        if pending is None or ring.run_id in self._begun:
+        if pending is None or ring.run_id in self._behind:
             return
         news = News(None, pending.entries)
         if _is_live(news):
@@ -387,7 +389,7 @@ class Hub:
                 await self._look_live(ring)
             while ring.transport != "pubsub" and await self._read_page(ring):
                 pass
-            self._begun.discard(ring.run_id)
+            self._behind.discard(ring.run_id)
         except RedisUnavailable:
             ring.doubtful = True
             ring.page = FIRST_PAGE
@@ -458,7 +460,7 @@ class Hub:
         first = await self.read(ring.run_id, ZERO, 1)
         life = info.life if info.status != "absent" else None
         ring.begin_life(life, str(ring.last), str(first[0].id) if first else None)
-        self._begun.add(ring.run_id)
+        self._behind.add(ring.run_id)
         self._unread.pop(ring.run_id, None)
         ring.wake()
         if self._rings.get(ring.run_id) is ring:
