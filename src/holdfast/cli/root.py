@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 import holdfast
+from holdfast.cli.chaos import chaos
 from holdfast.cli.check import check
 from holdfast.cli.demo import demo
 from holdfast.cli.env import env
@@ -28,7 +29,7 @@ def root() -> None:
     read_dotenv(Path(".env"))
 
 
-for command in (check, demo, env, runs, serve, sessions):
+for command in (chaos, check, demo, env, runs, serve, sessions):
     root.add_command(command)
 
 
