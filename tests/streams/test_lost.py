@@ -5,20 +5,20 @@ The loss is made by hand, as a replica that lagged shows it; ``tests/outages`` h
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.streams.redis_stores import data_of, opened, until
 
-from holdfast.link import supervisor
+from holdfast.link import Script, supervisor
 from holdfast.streams import outbox
 from holdfast.streams.cursor import Cursor
 from holdfast.streams.event import EventId, decode_data
 from holdfast.streams.frames import Frame
 from holdfast.streams.hub import Hub
 from holdfast.streams.lost import read
-from holdfast.streams.ring import Break
 from holdfast.streams.subscription import Subscription
 from holdfast.testing import FaultProxy
 
@@ -58,18 +58,18 @@ def lose(redis: RedisServer, store: RedisEventStore, keep: int) -> None:
     redis.execute("HDEL", keys.meta, "end")
 
 
-async def take(subscription: Subscription, count: int) -> list[Any]:
-    """Return so many things that a reader is shown: data, or what a break is called."""
-    seen: list[Any] = []
-    while len(seen) < count:
-        due = await subscription.take()
-        for each in due:
-            item = each.item
-            seen.append(item.kind if isinstance(item, Break) else decode_data(item.entry.data))
-            assert isinstance(item, Break | Frame)
-        if not due:
-            await subscription.wait()
-    return seen
+async def shows(subscription: Subscription, *expected: Any) -> None:
+    """Wait until a reader is shown just this: data, or what a break is called."""
+    left = list(expected)
+    async with asyncio.timeout(10):
+        while left:
+            due = await subscription.take()
+            for each in due:
+                item = each.item
+                seen = decode_data(item.entry.data) if isinstance(item, Frame) else item.kind
+                assert seen == left.pop(0), f"{seen!r} of {expected}"
+            if not due:
+                await subscription.wait()
 
 
 class TestWrittenAgain:
@@ -144,13 +144,13 @@ class TestWrittenAgain:
             async with Subscription(hub, RUN, Cursor()) as had:
                 for n in range(3):
                     await store.add(RUN, "t", n)
-                assert await take(had, 3) == [0, 1, 2]
+                await shows(had, 0, 1, 2)
                 proxy.refuse()
                 await store.add(RUN, "t", 3)
-                assert await take(had, 1) == [3]
+                await shows(had, 3)
                 lose(redis, store, 2)
                 proxy.heal()
-                assert await take(had, 5) == ["reset", 0, 1, 2, 3]
+                await shows(had, "reset", 0, 1, 2, 3)
             await hub.aclose()
 
 
@@ -170,15 +170,17 @@ class TestStartedEmpty:
             ):
                 for n in range(3):
                     await here.add(RUN, "t", n)
-                assert await take(near, 3) == await take(far, 3) == [0, 1, 2]
+                for each in (near, far):
+                    await shows(each, 0, 1, 2)
                 fresh_redis.kill()
                 await here.add(RUN, "t", 3)
-                assert await take(near, 1) == [3]
+                await shows(near, 3)
                 fresh_redis.start()
-                expected = ["reset", 0, 1, 2, 3]
-                assert await take(near, 5) == await take(far, 5) == expected
+                for each in (near, far):
+                    await shows(each, "reset", 0, 1, 2, 3)
                 await there.add(RUN, "t", 4)
-                assert await take(near, 1) == await take(far, 1) == [4]
+                for each in (near, far):
+                    await shows(each, 4)
             for hub in hubs:
                 await hub.aclose()
 
@@ -191,14 +193,14 @@ class TestStartedEmpty:
             async with Subscription(hub, RUN, Cursor()) as reader:
                 for n in range(3):
                     await store.add(RUN, "t", n)
-                assert await take(reader, 3) == [0, 1, 2]
+                await shows(reader, 0, 1, 2)
                 fresh_redis.kill()
                 await store.add(RUN, "t", 3)
-                assert await take(reader, 1) == [3]
+                await shows(reader, 3)
                 fresh_redis.start()
-                assert await take(reader, 2) == ["reset", 3]
+                await shows(reader, "reset", 3)
                 await store.add(RUN, "t", 4)
-                assert await take(reader, 1) == [4]
+                await shows(reader, 4)
             await hub.aclose()
 
 
@@ -222,14 +224,14 @@ class TestTold:
             lose(redis, store, 2)
             hub = Hub(other)
             async with Subscription(hub, RUN, Cursor()) as live:
-                assert await take(live, 2) == [0, 1]
+                await shows(live, 0, 1)
                 proxy.heal()
                 # At once, though nobody publishes; what is published then follows.
-                assert await take(live, 1) == ["gap"]
+                await shows(live, "gap")
                 await store.add(RUN, "t", 4)
-                assert await take(live, 1) == [4]
+                await shows(live, 4)
             async with Subscription(hub, RUN, Cursor()) as late:
-                assert await take(late, 4) == [0, 1, "gap", 4]
+                await shows(late, 0, 1, "gap", 4)
             await hub.aclose()
 
     async def test_a_number_that_is_given_again_hides_nothing(
@@ -244,12 +246,12 @@ class TestTold:
             async with Subscription(hub, RUN, Cursor()) as live:
                 for n in range(5):
                     await there.add(RUN, "t", n)
-                assert await take(live, 5) == [0, 1, 2, 3, 4]
+                await shows(live, 0, 1, 2, 3, 4)
                 lose(redis, there, 3)
                 # Numbers 4 and 5, which the reader has, and 6, which seems to follow.
                 await third.append(RUN, [third.draft("t", word) for word in "ab"])
                 await third.append(RUN, [third.draft("t", "c")])
-                assert await take(live, 7) == ["reset", 0, 1, 2, "a", "b", "c"]
+                await shows(live, "reset", 0, 1, 2, "a", "b", "c")
             await hub.aclose()
 
 
@@ -268,3 +270,26 @@ class TestTold:
 )
 def test_what_redis_says_of_a_run(answer: Any, life: str, found: Any) -> None:
     assert read(answer, life) == found
+
+
+@pytest.mark.parametrize(
+    ("command", "meta"),
+    [
+        pytest.param(("HSET", "gone", "1"), True, id="deleted"),
+        pytest.param(("HSET", "end", "7-0 p 1"), True, id="ended"),
+        pytest.param(("HSET", "life", "1.x"), True, id="a later life"),
+        pytest.param(("XTRIM", "MAXLEN", 0), False, id="nothing left to follow"),
+        pytest.param(("DEL",), True, id="nothing known"),
+    ],
+)
+async def test_no_gap_is_noted_of_a_run_to_which_nothing_follows(
+    redis: RedisServer, key_prefix: str, command: tuple[Any, ...], *, meta: bool
+) -> None:
+    async with opened(redis.url, key_prefix, redis_timeout=5) as store:
+        keys = store.keys(RUN)
+        await store.add(RUN, "t", 0)
+        redis.execute(command[0], keys.meta if meta else keys.stream, *command[1:])
+        before = redis.execute("HGETALL", keys.meta)
+        source = Script.load("stream_lost").source
+        assert redis.execute("EVAL", source, 2, keys.stream, keys.meta, keys.bell, "0") == 0
+        assert redis.execute("HGETALL", keys.meta) == before
