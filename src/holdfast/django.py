@@ -17,8 +17,10 @@ from django.contrib.sessions.middleware import SessionMiddleware as _DjangoMiddl
 from django.http import HttpResponse
 from django.utils import timezone
 
+from holdfast import signals
 from holdfast.errors import CorruptData, SessionUnavailable
 from holdfast.frameworks.django import LONGEST, engine, register_checks
+from holdfast.sessions import observed
 from holdfast.sessions.conversation import UNREACHABLE
 from holdfast.sessions.cookie import new_credential
 from holdfast.sessions.events import SessionCreated, SessionDestroyed, SessionRotated
@@ -189,12 +191,15 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         """Ask the store, and judge by Django's expiry what it has."""
         key, setup = presented.credential.key, engine().setup
         try:
-            found = self._ask(setup.store.load(key, idle_timeout=setup.terms.idle_timeout))
+            loading = setup.store.load(key, idle_timeout=setup.terms.idle_timeout)
+            told = observed.asked(key.id_hash, loading) if signals.observers else loading
+            found = self._ask(told)
             if isinstance(found, Record) and self._is_past(found, decode_fields(found.fields)):
                 return Missing.EXPIRED
         except CorruptData as error:
-            told = "the stored session %.8s… is corrupt and is ignored: %s", key.id_hash, error
-            logger.error(*told)  # noqa: TRY400 - where it was raised says nothing
+            signals.count("session_corrupt")
+            line = "the stored session %.8s… is corrupt and is ignored: %s", key.id_hash, error
+            logger.error(*line)  # noqa: TRY400 - where it was raised says nothing
             return Missing.ABSENT
         return found
 
@@ -225,7 +230,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         creating = setup.store.create(
             credential.key, fields, max_age=engine().lifetime, idle_timeout=_idle(age)
         )
-        if self._ask(creating) is not Outcome.DONE:
+        if self._written(credential, creating) is not Outcome.DONE:
             raise CreateError
         self._settle(fields, (), user)
         setup.tidings.tell(SessionCreated(id_hash=credential.key.id_hash, user=user))
@@ -254,7 +259,8 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         if user != before:
             self._note(user, id_hash)
         change = Change(changed, removed, rotation)
-        outcome = self._ask(setup.store.save(credential.key, change, idle_timeout=_idle(age)))
+        saving = setup.store.save(credential.key, change, idle_timeout=_idle(age))
+        outcome = self._written(credential, saving)
         if outcome is not Outcome.GONE:
             self._settle(changed, removed, user)
         if user != before:
@@ -275,11 +281,16 @@ class SessionStore(SessionBase):  # type: ignore[misc]
             self._ledger.settle(changed, removed)
         self._user = user
 
+    def _written(self, credential: Credential, saving: Coroutine[Any, Any, Outcome]) -> Outcome:
+        id_hash = credential.key.id_hash
+        return self._ask(observed.written(id_hash, saving) if signals.observers else saving)
+
     def _ask(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         try:
             return driven(coroutine)
         except SessionUnavailable:
             self.refused = True
+            signals.count("session_refused")
             raise
 
 

@@ -23,6 +23,7 @@ from holdfast import (
     SessionMiddleware,
     SessionUnavailable,
     Settings,
+    WSGISessionMiddleware,
     get_session,
     signals,
 )
@@ -78,15 +79,18 @@ def env(request: pytest.FixtureRequest, key_prefix: str) -> dict[str, str]:
     return {**shared, "HOLDFAST_REDIS_URL": redis.url, "HOLDFAST_KEY_PREFIX": key_prefix}
 
 
-def test_a_scrape_tells_what_requests_have_done(serve: Serve, env: dict[str, str]) -> None:
+def test_a_scrape_tells_what_requests_have_done_and_of_whom_nothing(
+    serve: Serve, env: dict[str, str]
+) -> None:
     url = serve(EXAMPLE, env=env).url
     with httpx.Client(base_url=url) as http:
         http.post("/login/ada").raise_for_status()
-        stream = http.post("/runs/r1").json()["url"]
+        stream = http.post("/runs/a-telling-name").json()["url"]
         assert http.get(stream).text.count("event: step") == 3
         http.post("/logout").raise_for_status()
+    text = httpx.get(f"{url}/metrics").text
+    assert not [each for each in ("a-telling-name", "ada", "127.0.0.1") if each in text]
     scrape = Scrape.at(f"{url}/metrics")
-
     assert scrape("session_events_total", {"event": "created", "reason": ""}) == 1
     ended = {"event": "destroyed", "reason": "invalidated"}
     assert scrape("session_events_total", ended) == 1
@@ -113,16 +117,6 @@ def test_every_metric_of_the_table_is_told_from_the_start(registry: CollectorReg
                 tuple(each.labels.get(name) for name in metric.labels) for each in family.samples
             }
             assert told == set(metric.values or ((),))
-
-
-def test_a_scrape_names_no_run_no_session_and_no_host(serve: Serve, env: dict[str, str]) -> None:
-    url = serve(EXAMPLE, env=env).url
-    with httpx.Client(base_url=url) as http:
-        http.post("/login/ada").raise_for_status()
-        http.post("/runs/a-telling-name").raise_for_status()
-    text = httpx.get(f"{url}/metrics").text
-    for told in ("a-telling-name", "ada", "127.0.0.1"):
-        assert told not in text
 
 
 async def test_readers_rings_and_runs_are_read(registry: CollectorRegistry) -> None:
@@ -251,21 +245,76 @@ async def test_a_write_to_a_session_that_is_gone_is_told_as_dropped(
         request.session["user_id"] = "ada"
         return Response()
 
+    async def count(request: Request) -> Response:
+        return Response(str(await get_session(request).incr("visits")))
+
     async def late(request: Request) -> Response:
         request.session["cart"] = 1
         await store.delete(get_session(request).id_hash)  # as a logout in another tab does
         return Response()
 
-    routes = [Route("/login", login), Route("/late", late)]
+    routes = [Route("/login", login), Route("/count", count), Route("/late", late)]
     key = "a-key-that-is-long-enough-for-tests"
     app = SessionMiddleware(Starlette(routes=routes), secret_key=key, store=store)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         await http.get("/login")
+        assert (await http.get("/count")).text == "1"
         await http.get("/late")
     scrape = Scrape.of(registry)
     assert scrape("session_save_duration_seconds_count", {"outcome": "dropped"}) == 1
+    assert scrape("session_save_duration_seconds_count", {"outcome": "stored"}) == 2
     assert scrape("session_events_total", {"event": "refused", "reason": "ended"}) == 1
+
+
+def test_sessions_of_wsgi_apps_are_told_too(registry: CollectorRegistry) -> None:
+    def app(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
+        session = environ["holdfast.session"]
+        session["visits"] = session.get("visits", 0) + 1
+        start_response("200 OK", [])
+        return [b""]
+
+    key = "a-key-that-is-long-enough-for-tests"
+    served = WSGISessionMiddleware(app, secret_key=key, store=MemorySessionStore())
+    transport = httpx.WSGITransport(app=served)
+    with httpx.Client(transport=transport, base_url="http://test") as http:
+        for _ in range(2):
+            http.get("/").raise_for_status()
+    scrape = Scrape.of(registry)
+    assert scrape("session_load_duration_seconds_count", {"outcome": "found"}) == 1
+    assert scrape("session_save_duration_seconds_count", {"outcome": "stored"}) == 2
+
+
+DJANGO = """
+    import django
+    from django.conf import settings
+    settings.configure(SECRET_KEY="a-key-that-is-long-enough-for-tests")
+    django.setup()
+    from prometheus_client import REGISTRY, generate_latest
+    from holdfast.django import SessionStore
+    from holdfast.metrics import record_metrics
+    record_metrics()
+    session = SessionStore()
+    session["cart"] = 1
+    session.save()
+    assert SessionStore(session.session_key)["cart"] == 1
+    print(generate_latest(REGISTRY).decode())
+"""
+
+
+def test_sessions_of_django_are_told_too() -> None:
+    pytest.importorskip("django")
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(DJANGO)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    scrape = Scrape(done.stdout)
+    assert scrape("session_load_duration_seconds_count", {"outcome": "found"}) == 1
+    assert scrape("session_save_duration_seconds_count", {"outcome": "stored"}) == 1
 
 
 def test_a_value_that_the_table_does_not_know_is_told_as_other(

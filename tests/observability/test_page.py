@@ -117,7 +117,8 @@ def run_promtool(arguments: list[str]) -> None:
 def test_the_fields_of_log_lines_are_those_of_the_page() -> None:
     found: set[str] = set()
     for path in Path(holdfast.__file__).parent.rglob("*.py"):
-        for function in ast.walk(ast.parse(path.read_text())):
+        text = path.read_text()
+        for function in ast.walk(ast.parse(text)) if "extra=" in text else ():
             if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) and any(
                 isinstance(node, ast.keyword) and node.arg == "extra" for node in ast.walk(function)
             ):

@@ -89,9 +89,10 @@ METRICS = (
     Metric(
         "session_save",
         "histogram",
-        "Writes at the end of a request or by save(), by what came of them.",
+        "Writes at the end of a request, by save(), incr() or a try of update_with(), by what came"
+        " of them; dropped: the session had ended.",
         ("outcome",),
-        _each("stored", "dropped", "unavailable", "too_large", "cancelled", "error"),
+        _each("stored", "dropped", "conflict", "unavailable", "too_large", "cancelled", "error"),
     ),
     Metric(
         "session_events",

@@ -5,16 +5,19 @@ Called only where somebody does. What is done is done elsewhere; here it is name
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from holdfast.sessions.cookie import Presented
 from holdfast.sessions.lifecycle import Notice, Standing
+from holdfast.sessions.store import Missing, Outcome, Record
 from holdfast.signals import Operation
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from holdfast.sessions.exchange import Exchange
+
+_T = TypeVar("_T")
 
 
 async def load(exchange: Exchange, loading: Awaitable[None]) -> None:
@@ -26,12 +29,40 @@ async def load(exchange: Exchange, loading: Awaitable[None]) -> None:
         operation.outcome = found(exchange)
 
 
-async def save(exchange: Exchange, saving: Awaitable[None]) -> None:
+async def save(exchange: Exchange, saving: Awaitable[_T]) -> _T:
     """Wait for *saving*, and tell what came of it."""
     with Operation("session_save", session=_named(exchange)) as operation:
-        await saving
-        operation.outcome = "dropped" if Notice.DROPPED in exchange.told else "stored"
+        outcome = await saving
+        dropped = Notice.DROPPED in exchange.told
+        operation.outcome = "dropped" if dropped else came_to(outcome)
         operation.session = operation.session or _named(exchange)
+    return outcome
+
+
+async def asked(id_hash: str, loading: Awaitable[Record | Missing]) -> Record | Missing:
+    """Wait for the answer of a store, where there is no exchange, and tell what it was."""
+    with Operation("session_load", session=id_hash) as operation:
+        answer = await loading
+        if isinstance(answer, Record):
+            operation.outcome = answer.degraded or "found"
+        else:
+            operation.outcome = "superseded" if answer is Missing.SUPERSEDED else "absent"
+    return answer
+
+
+async def written(id_hash: str, saving: Awaitable[Outcome]) -> Outcome:
+    """Wait for what a store says of a write, where there is no exchange, and tell it."""
+    with Operation("session_save", session=id_hash) as operation:
+        outcome = await saving
+        operation.outcome = came_to(outcome)
+    return outcome
+
+
+def came_to(outcome: object) -> str:
+    """Return what a write came to, in one word."""
+    if outcome is Outcome.GONE:
+        return "dropped"
+    return "conflict" if outcome is Outcome.CONFLICT else "stored"
 
 
 def found(exchange: Exchange) -> str:

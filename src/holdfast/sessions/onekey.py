@@ -8,7 +8,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from holdfast import signals
 from holdfast.errors import SessionTooLate, SessionUnavailable
+from holdfast.sessions import observed
 from holdfast.sessions.commit import TOO_LATE, settle, written
 from holdfast.sessions.lifecycle import Command, Notice, Standing
 from holdfast.sessions.store import Change, Outcome, Record
@@ -62,20 +64,25 @@ async def swap(exchange: Exchange, change: Change) -> Outcome:
     """Have the store apply *change* now."""
     idle = exchange.setup.terms.idle_timeout
     saving = exchange.setup.store.save(exchange.held().key, change, idle_timeout=idle)
-    return await _asked(exchange, written(exchange, saving))
+    return await _asked(exchange, _told(exchange, written(exchange, saving)))
 
 
 async def increment(exchange: Exchange, key: str, by: int) -> int | Outcome:
     """Have the store add to one value now."""
     idle = exchange.setup.terms.idle_timeout
     adding = exchange.setup.store.increment(exchange.held().key, key, by, idle_timeout=idle)
-    return await _asked(exchange, written(exchange, adding))
+    return await _asked(exchange, _told(exchange, written(exchange, adding)))
+
+
+def _told(exchange: Exchange, saving: Awaitable[_T]) -> Awaitable[_T]:
+    return observed.save(exchange, saving) if signals.observers else saving
 
 
 async def _asked(exchange: Exchange, asking: Awaitable[_T]) -> _T:
     try:
         return await asking
     except SessionUnavailable as error:
+        signals.count("session_refused")
         raise exchange.setup.unavailable(str(error)) from error
 
 
