@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 @pytest.mark.slow
 async def test_chaos_violates_nothing_and_really_bites(tmp_path: Path) -> None:
     sites = [("local", 1), ("readonly", 2)]
-    outcome = await soak(10, tmp_path, seed=3, sites=sites, pace=HASTE)  # type: ignore[arg-type]
+    outcome = await soak(8, tmp_path, seed=3, sites=sites, pace=HASTE)  # type: ignore[arg-type]
     assert outcome.wrong == []
-    assert outcome.bit >= 2
+    assert outcome.bit >= 1
     assert outcome.acknowledged > 100
     assert outcome.events > 100
     assert outcome.lives > 10
@@ -27,7 +27,7 @@ async def test_chaos_violates_nothing_and_really_bites(tmp_path: Path) -> None:
 @pytest.mark.slow
 async def test_the_checker_finds_what_is_wrong_without_a_guard(tmp_path: Path) -> None:
     (mutant,) = [each for each in MUTANTS if "before it was stored" in each.words]
-    outcome = await hunt(mutant, tmp_path, seconds=8)
+    outcome = await hunt(mutant, tmp_path, seconds=6)
     assert outcome is not None
     assert is_caught(mutant, outcome), str(outcome)
 
