@@ -14,6 +14,7 @@ from quart.sessions import SessionInterface
 from holdfast.errors import SessionError
 from holdfast.frameworks.pallets import HTTPSessionUnavailable, PalletsInterface
 from holdfast.frameworks.tagged import TaggedSession, tagged, untagged
+from holdfast.sessions.session import Session
 from holdfast.sessions.verbs import settled
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class QuartSessionInterface(PalletsInterface, SessionInterface):
         ConfigurationError: the settings cannot work; raised by the first request at the latest.
     """
 
-    in_threads = False
+    held_class = Session
 
     async def open_session(self, app: Quart, request: BaseRequestWebsocket) -> QuartSession | None:
         """Return the session of *request*, loaded.

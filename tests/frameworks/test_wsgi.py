@@ -517,3 +517,12 @@ def test_the_503_is_an_error_of_sessions() -> None:
         raise SessionUnavailable("the app's own word", retry_after=7)
 
     assert in_front_of(inner).get().one("retry-after") == "7"
+
+
+def test_a_session_that_was_loaded_and_not_looked_at_does_not_vary_the_answer() -> None:
+    browser, app = browser_on(MemorySessionStore())
+    logged_in(browser, app)
+    app.handle = lambda _: None
+    assert browser.get().one("vary") is None
+    app.handle = lambda session: session.owner and None
+    assert browser.get().one("vary") == "Cookie"

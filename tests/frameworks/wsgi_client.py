@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import anyio.from_thread
 import anyio.to_thread
 
-from holdfast.sessions.sync_session import SyncSession
+from holdfast.sessions.sync_session import EnvironSession, SyncSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -122,7 +122,7 @@ class Browser:
         return answer
 
 
-class AwaitedSession(SyncSession):
+class AwaitedSession(EnvironSession):
     """As handlers of the suite take it, which await."""
 
     async def save(self) -> None:  # type: ignore[override]
@@ -144,7 +144,7 @@ def session_wsgi_app(
 
 def awaited(handle: Handle, session: Any) -> Any:
     """Return what *handle* returns, from a worker thread of an event loop."""
-    if type(session) is SyncSession:
+    if type(session) is EnvironSession:
         session.__class__ = AwaitedSession
 
     async def handled() -> Any:

@@ -15,6 +15,7 @@ from django.core.signals import setting_changed
 
 from holdfast.errors import ConfigurationError, SessionUnavailable
 from holdfast.sessions.door import UNSET, Door
+from holdfast.sessions.sync_session import SyncSession
 from holdfast.sessions.wsgi import may_serve
 from holdfast.settings import Settings
 
@@ -71,7 +72,7 @@ def engine() -> Engine:
     """
     own = Settings()
     given = {} if own.is_set("secret_key") else {"secret_key": _keys()}
-    door = Door(None, given, UNSET, None, SessionUnavailable, in_threads=True)
+    door = Door(None, given, UNSET, None, SessionUnavailable, SyncSession)
     lifetime = door.setup.terms.lifetime if own.is_set("session_max_age") else LONGEST
     return Engine(door, lifetime)
 

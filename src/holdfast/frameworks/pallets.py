@@ -21,6 +21,7 @@ from holdfast.sessions.conversation import UNREACHABLE
 from holdfast.sessions.cookie import Presented
 from holdfast.sessions.door import UNSET, Door, Unset
 from holdfast.sessions.lifecycle import Header
+from holdfast.sessions.sync_session import SyncSession
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from holdfast.frameworks.tagged import TaggedSession
     from holdfast.sessions.cookie import CookieAttributes
     from holdfast.sessions.exchange import Exchange
+    from holdfast.sessions.session import Session
     from holdfast.sessions.store import SessionStore
     from holdfast.settings import Settings
 
@@ -77,7 +79,7 @@ class PalletsInterface:
             else, without Redis, sign with one that this process makes up.
     """
 
-    in_threads = True
+    held_class: type[Session] = SyncSession
 
     def __init__(
         self,
@@ -120,7 +122,7 @@ class PalletsInterface:
             lifetime,
             self._store,
             HTTPSessionUnavailable,
-            in_threads=self.in_threads,
+            self.held_class,
         )
 
     def has_key(self, app: Any) -> bool:

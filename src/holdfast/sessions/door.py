@@ -66,7 +66,8 @@ class Door:
         max_age: as the middleware's argument.
         store: in place of the default one.
         unavailable: raised to handlers, as their framework's own 503.
-        in_threads: handlers cannot await: theirs is a :class:`SyncSession`, and its store waits.
+        session_class: of what handlers get. Those of a :class:`SyncSession` cannot await, so that
+            the store waits in their threads.
 
     Raises:
         ConfigurationError: it cannot work.
@@ -79,8 +80,7 @@ class Door:
         max_age: int | Unset | None,
         store: SessionStore | None,
         unavailable: type[SessionUnavailable],
-        *,
-        in_threads: bool = False,
+        session_class: type[Session] = Session,
     ) -> None:
         self.runtime: Runtime = runtime(settings)
         self.required = Requirement(self.runtime)
@@ -102,7 +102,7 @@ class Door:
         self.own_store = store is not None
         chosen = default_store(self.runtime) if store is None else encrypted(store, own)
         self.setup = Setup(
-            store=waiting_in_place(chosen) if in_threads else chosen,
+            store=waiting_in_place(chosen) if issubclass(session_class, SyncSession) else chosen,
             signer=CookieSigner(own.signing_keys()),
             attributes=attributes,
             terms=Terms.of(own, lifetime),
@@ -112,7 +112,7 @@ class Door:
                 user_index(chosen),
                 address=own.session_index_address,
             ),
-            session_class=SyncSession if in_threads else Session,
+            session_class=session_class,
         )
         self.importer = importer_of(own, self.runtime.link, self.setup)
 

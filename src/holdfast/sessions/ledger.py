@@ -96,7 +96,7 @@ class Ledger:
             TypeError: a value is not JSON (any more).
             SessionTooLarge: data is too large.
         """
-        whole = _mark(dict.copy(data))
+        whole = _mark(_copy(data))
         if whole == self._whole:
             return {}, ()
         present, clean = self._suspects(data)
@@ -121,7 +121,7 @@ class Ledger:
         """Return the marks of what may have changed, as it is in *data* and as it is stored."""
         noted, whole = self._marks, self._whole
         if noted and self._clean is None and isinstance(whole, bytes):
-            before, trial = loads(whole), dict.copy(data)  # noqa: S302 - bytes made here
+            before, trial = loads(whole), _copy(data)  # noqa: S302 - bytes made here
             for key in noted:
                 if key in before:
                     trial[key] = before[key]
@@ -192,6 +192,11 @@ class Ledger:
                 f"{self._max_bytes}; its largest key is {largest!r} with {len(fields[largest])}"
             )
         return size
+
+
+def _copy(data: dict[str, Any]) -> dict[str, Any]:
+    # dict.copy asks a subclass with an __iter__ of its own for each item, which looks like reading.
+    return dict.copy(data) if type(data).__iter__ is dict.__iter__ else dict(dict.items(data))
 
 
 def _marks(data: dict[str, Any]) -> dict[str, object]:

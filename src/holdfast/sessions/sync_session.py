@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class SyncSession(Session):
     """A :class:`Session` whose ``save``, ``incr`` and ``update_with`` return when they are done.
 
-    Found at ``environ["holdfast.session"]``. Reading it counts as an access by itself.
+    Found at ``environ["holdfast.session"]``, where reading it counts as an access by itself.
     """
 
     def save(self) -> None:  # type: ignore[override]
@@ -37,7 +37,9 @@ class SyncSession(Session):
         """Return what stands in its place where its data may not be guessed at."""
         return UnreadableSyncSession()
 
-    # --- reading --------------------------------------------------------------------------------
+
+class EnvironSession(SyncSession):
+    """A :class:`SyncSession` that anybody may look up, unseen: its reading counts as an access."""
 
     def __getitem__(self, key: str) -> Any:
         self.accessed = True

@@ -16,6 +16,7 @@ from holdfast.sessions.door import UNSET, Door, Unset, plain_keys
 from holdfast.sessions.headers import response_headers
 from holdfast.sessions.session import ENVIRON_KEY, Session
 from holdfast.sessions.sync import driven
+from holdfast.sessions.sync_session import EnvironSession
 from holdfast.startup import RETRY_AFTER_SECONDS, refusal
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class WSGISessionMiddleware:
             "session_partitioned": partitioned,
         }
         given = {name: value for name, value in arguments.items() if value is not UNSET}
-        self._door = Door(settings, given, max_age, store, SessionUnavailable, in_threads=True)
+        self._door = Door(settings, given, max_age, store, SessionUnavailable, EnvironSession)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
