@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.link.conftest import until_sync
 
 from holdfast.link.capabilities import (
     Finding,
@@ -16,12 +17,15 @@ from holdfast.link.capabilities import (
     persistence,
     role,
     version,
+    worries,
 )
 from holdfast.settings import Settings
 from holdfast.testing import FaultProxy, redis_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from tests.link.conftest import MakeLink
 
     from holdfast.link.capabilities import Verdict
     from holdfast.testing import RedisServer
@@ -158,3 +162,26 @@ def test_a_narrow_user_is_a_warning_and_no_crash() -> None:
         server.execute("ACL", "SETUSER", "narrow", "-eval", "-get")
         report = look(f"redis://narrow:pw@127.0.0.1:{server.port}")
         assert verdicts(report)["scripts"] == verdicts(report)["write"] == "problem"
+
+
+def test_only_what_endangers_a_redis_in_use_is_worth_a_line() -> None:
+    well = {"maxmemory_policy": "noeviction", "aof_enabled": "0", "rdb_saves": "0"}
+    assert worries(well | {"uptime_in_seconds": "60", "rdb_changes_since_last_save": "9"}) == []
+    assert worries(well | {"uptime_in_seconds": "9999", "rdb_changes_since_last_save": "0"}) == []
+    (text,) = worries(well | {"uptime_in_seconds": "9999", "rdb_changes_since_last_save": "9"})
+    assert "a restart loses all" in text
+    kept = {"uptime_in_seconds": "9999", "rdb_changes_since_last_save": "9", "rdb_saves": "1"}
+    assert worries(well | kept) == []
+    (text,) = worries(well | {"maxmemory_policy": "allkeys-lru"})
+    assert "use noeviction" in text
+
+
+def test_a_redis_that_throws_sessions_out_is_told_when_it_is_first_used(
+    make_link: MakeLink, caplog: pytest.LogCaptureFixture
+) -> None:
+    with redis_server("--maxmemory-policy", "allkeys-lru") as server:
+        link = make_link(server.url, timeout=5.0)
+        assert link.execute_sync("PING") == b"PONG"
+        until_sync(
+            lambda: "not set up to keep sessions and streams: allkeys-lru" in caplog.text, 15
+        )

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # XADD came with Redis 5.0, and with it all that the rest of the package uses.
 NEEDED = ("XADD", "EVALSHA")
 PINGS = 20
+# The longest of the default rules ("save 3600 1"), and the time to do it.
+SNAPSHOT_SECONDS = 3900
 
 Verdict = Literal["ok", "warning", "problem"]
 Info = Mapping[str, str]
@@ -205,6 +207,19 @@ def persistence(info: Info) -> Finding:
     return Finding(
         "persistence", "warning", "neither an append-only file nor a snapshot: a restart loses all"
     )
+
+
+def worries(info: Info) -> list[str]:
+    """Say what of a Redis in use endangers what it keeps, each with its remedy; for the log.
+
+    Persistence only where it is sure to be missing: a snapshot of the default rules is due within
+    the hour after a change, and of the rules themselves INFO says nothing.
+    """
+    found = [eviction(info)]
+    old, changed = info.get("uptime_in_seconds", "0"), info.get("rdb_changes_since_last_save", "0")
+    if old.isdecimal() and int(old) > SNAPSHOT_SECONDS and changed != "0":
+        found.append(persistence(info))
+    return [each.text for each in found if each.verdict == "warning"]
 
 
 def _commands(asking: _Asking) -> Finding:

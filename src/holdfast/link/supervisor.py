@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from holdfast.errors import RedisReplyError, RedisUnavailable
-from holdfast.link.capabilities import missing_commands
+from holdfast.link.capabilities import missing_commands, parse_info, worries
 from holdfast.link.conversing import converse
 from holdfast.link.state import Event, LinkState, LinkStatus, after, event_of_probe
 from holdfast.link.translate import Arg, Reply, raised
@@ -101,6 +101,7 @@ class Supervisor:
         self._beats: list[tuple[str, Hook]] = []
         self._callbacks: list[Callback] = []
         self._stopping = False
+        self._warned: set[str] = set()
         self._begin()
 
     def _begin(self) -> None:
@@ -317,6 +318,19 @@ class Supervisor:
             self._drop()
         with self._lock:
             self._apply(Event.RECOVERED if failure is None else Event.RECOVERY_FAILED, failure)
+        if failure is None:
+            self._look_over()
+
+    def _look_over(self) -> None:
+        """Warn of a Redis that will lose what it keeps: once of each danger."""
+        try:
+            (answer,) = self.call([("INFO",)])
+        except RedisUnavailable:
+            return  # a user that may not ask, or it is gone again, which the next probe tells
+        for text in worries(parse_info(answer)) if isinstance(answer, bytes) else ():
+            if text not in self._warned:
+                self._warned.add(text)
+                log.warning("Redis is not set up to keep sessions and streams: %s", text)
 
     def _run_hooks(self, hooks: list[tuple[str, Hook]]) -> RedisUnavailable | None:
         recovery = _Recovery(self)
