@@ -28,7 +28,7 @@ from holdfast.sessions.copies import Copies
 from holdfast.sessions.journal import Entry, Journal, alive
 from holdfast.sessions.presence import Loss
 from holdfast.sessions.redis import RedisSessionStore
-from holdfast.sessions.restoration import Restoration, restorable_since
+from holdfast.sessions.restoration import Restoration, restorable_since, run_all
 from holdfast.sessions.store import (
     Change,
     Missing,
@@ -41,7 +41,7 @@ from holdfast.sessions.sync import blocking, pause
 from holdfast.signals import Reading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from holdfast.link import Link, LinkStatus, Recovery, Reply
     from holdfast.settings import Settings
@@ -54,6 +54,8 @@ COPY_SECONDS = 900.0
 _MAX_SESSIONS = 10_000
 _MAX_BYTES = 32 * 1024 * 1024
 _REPLAY_PASSES = 10
+# Sessions that nobody else may write while they are.
+_TURNS = 50
 _TURN_SECONDS = 0.25
 _TURN_PAUSE = 0.002
 _SEVERAL = (
@@ -379,10 +381,9 @@ class FallbackSessionStore(SessionStore):
         self._conflicts = written = ended = 0
         # What requests add meanwhile is written as well, but not for ever.
         for _ in range(_REPLAY_PASSES):
-            for entry in self._waiting_now():
-                told = self._write(entry, recovery.run, lost=since is not None)
-                written += told is True
-                ended += told is False
+            for told in self._write_all(self._waiting_now(), recovery, lost=since is not None):
+                written += told
+                ended += not told
             if not self.waiting:
                 break
         if written or ended:
@@ -466,8 +467,28 @@ class FallbackSessionStore(SessionStore):
         with self._lock:
             return self._journal.in_order()
 
-    def _write(self, entry: Entry, run: Callable[..., Reply], *, lost: bool = False) -> bool | None:
-        """Have Redis told of *entry*, by *run* in this thread; it may have *lost* the session.
+    def _write_all(
+        self, entries: Sequence[Entry], recovery: Recovery, *, lost: bool
+    ) -> Iterator[bool]:
+        """Have Redis told of *entries*, many at a time; it may have *lost* the sessions.
+
+        Yields for each that still was what waits whether its session was there.
+        """
+        for first in range(0, len(entries), _TURNS):
+            mine = [each for each in entries[first : first + _TURNS] if self._claim(each)]
+            try:
+                groups = [each.calls(self._calls, time.time(), lost=lost) for each in mine]
+                for entry, reply in zip(mine, run_all(recovery, groups), strict=True):
+                    if isinstance(reply, RedisReplyError):
+                        _tell_refused(reply)
+                        reply = None  # noqa: PLW2901 - dropped: it would be refused for ever
+                    yield self._written(entry, reply)
+            finally:
+                for entry in mine:
+                    self._end_turn(entry)
+
+    def _write(self, entry: Entry, run: Callable[..., Reply]) -> bool | None:
+        """Have Redis told of *entry*, by *run* in this thread.
 
         Returns:
             False where the session had ended; ``None`` where *entry* is no more what waits.
@@ -476,7 +497,7 @@ class FallbackSessionStore(SessionStore):
             return None
         reply: Reply = None
         try:
-            for call in entry.calls(self._calls, time.time(), lost=lost):
+            for call in entry.calls(self._calls, time.time()):
                 reply = run(*call)
         except RedisReplyError as error:
             _tell_refused(error)

@@ -11,22 +11,23 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from holdfast.errors import RedisReplyError
+from holdfast.errors import HoldfastError, RedisReplyError
 from holdfast.sessions.copies import Departed
 from holdfast.sessions.presence import Census, Loss, Presence
 from holdfast.sessions.store import TOMBSTONE_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from holdfast.link import Recovery
+    from holdfast.link import Recovery, Reply
     from holdfast.sessions.calls import Call, Calls
     from holdfast.sessions.store import Record, SessionKey
 
 logger = logging.getLogger("holdfast.sessions")
 
-# Scripts in one round trip, for all of which there is one deadline.
+# What goes in one round trip, for all of which there is one deadline.
 _SLICE = 50
+_SLICE_BYTES = 256 * 1024
 
 
 class Restoration:
@@ -73,14 +74,16 @@ class Restoration:
         """Tell again who has ended here at *since* or later, in seconds since the epoch."""
         with self._lock:
             departed = self._departed.since(since)
-        _run_all(recovery, [self._calls.delete(each) for each in departed])
+        for _ in run_all(recovery, [(self._calls.delete(each),) for each in departed]):
+            pass
 
     def put_back(
         self, recovery: Recovery, loss: Loss, copies: Sequence[tuple[SessionKey, Record]]
     ) -> int:
         """Give Redis the sessions of *copies* that it has lost; return how many they were."""
         now = time.time()
-        restored = _run_all(recovery, [self._calls.restore(*copy, now) for copy in copies]).count(1)
+        restoring = [(self._calls.restore(*copy, now),) for copy in copies]
+        restored = sum(reply == 1 for reply in run_all(recovery, restoring))
         logger.warning(
             "Redis came back without %s: %d sessions were put back that this process had seen",
             loss.value,
@@ -104,14 +107,50 @@ def restorable_since(loss: Loss, bridged: float, now: float) -> float | None:
     return bridged if loss is Loss.EVERYTHING or loss is Loss.EMPTIED else None
 
 
-def _run_all(recovery: Recovery, scripts: Sequence[Call]) -> list[object]:
-    """Run many, some at a time, and return their replies; an error stays in its place."""
-    replies: list[object] = []
-    for first in range(0, len(scripts), _SLICE):
-        part = scripts[first : first + _SLICE]
-        answers = recovery.pipeline([each.script.evalsha(each.keys, each.args) for each in part])
-        for each, answer in zip(part, answers, strict=True):
-            # A Redis that has begun anew knows no script.
-            unknown = isinstance(answer, RedisReplyError) and answer.code == "NOSCRIPT"
-            replies.append(recovery.run(*each) if unknown else answer)
-    return replies
+def run_all(
+    recovery: Recovery, groups: Sequence[Sequence[Call]]
+) -> Iterator[Reply | RedisReplyError]:
+    """Run groups of scripts, many in one round trip, and yield what came of each.
+
+    That is the reply of its last script, or the first error of any. A group may run twice: what it
+    does has to come to the same then.
+
+    Raises:
+        RedisUnavailable: Redis is gone.
+    """
+    for part in _parts(groups):
+        commands = [each.script.evalsha(each.keys, each.args) for group in part for each in group]
+        answers = iter(recovery.pipeline(commands))
+        for group in part:
+            replies = [_refusal_in_place(next(answers)) for _ in group]
+            if any(isinstance(r, RedisReplyError) and r.code == "NOSCRIPT" for r in replies):
+                # A Redis that has begun anew knows no script. In their order, so all of them.
+                replies = [_reply(recovery, each) for each in group]
+            yield next((r for r in replies if isinstance(r, RedisReplyError)), replies[-1])
+
+
+def _parts(groups: Sequence[Sequence[Call]]) -> Iterator[list[Sequence[Call]]]:
+    part: list[Sequence[Call]] = []
+    size = 0
+    for group in groups:
+        weight = sum(len(arg) for each in group for arg in each.args if isinstance(arg, bytes))
+        if part and (len(part) >= _SLICE or size + weight > _SLICE_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(group)
+        size += weight
+    if part:
+        yield part
+
+
+def _reply(recovery: Recovery, call: Call) -> Reply | RedisReplyError:
+    try:
+        return recovery.run(*call)
+    except RedisReplyError as error:
+        return error
+
+
+def _refusal_in_place(answer: Reply | HoldfastError) -> Reply | RedisReplyError:
+    if isinstance(answer, HoldfastError) and not isinstance(answer, RedisReplyError):
+        raise answer
+    return answer
