@@ -20,6 +20,7 @@ from holdfast.streams.access import PolicyError
 from holdfast.streams.asking import form_of, position_of, wait_of
 from holdfast.streams.runs import stop_run
 from holdfast.streams.service import ask
+from holdfast.streams.subscription import Subscription
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -158,7 +159,8 @@ class _HttpDoor:
             envelope=request.query_params.get("envelope") == "1",
         )
         undecided = None if verdict else permit
-        return partial(sse.serve, hub, run_id, position, terms, permit=undecided)
+        subscription = Subscription(hub, run_id, position)
+        return partial(sse.serve, hub, subscription, position, terms, permit=undecided)
 
 
 async def _answered(scope: Scope, receive: Receive, send: Send) -> None:

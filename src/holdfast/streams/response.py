@@ -141,7 +141,7 @@ class RunResponse(Response):
             verdict = await ask(permit)
             if verdict is not None and verdict.status != 200:
                 return problems.RUN_NOT_YOURS.response()
-            await sse.serve_joined(
+            await sse.serve(
                 *(hub, subscription, position, terms, request.scope, request.receive, send),
                 permit=None if verdict else permit,
             )

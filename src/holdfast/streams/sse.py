@@ -20,7 +20,6 @@ from holdfast.streams import frames, problems
 from holdfast.streams.frames import Frame
 from holdfast.streams.opening import Opening, Permit, await_start, decide, judge, look
 from holdfast.streams.pulse import Expiry, Pulse, listening
-from holdfast.streams.subscription import Due, Subscription
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from holdfast.streams.cursor import Position
     from holdfast.streams.hub import Hub
     from holdfast.streams.store import EventStore
+    from holdfast.streams.subscription import Due, Subscription
 
 log = logging.getLogger("holdfast.streams")
 
@@ -72,7 +72,7 @@ class Terms:
 
 async def serve(
     hub: Hub,
-    run_id: str,
+    subscription: Subscription,
     position: Position,
     terms: Terms,
     scope: Scope,
@@ -86,27 +86,11 @@ async def serve(
     It ends with the run, the client, the right or the process.
 
     Args:
+        subscription: of the run; it may have joined already, before the run that the request
+            begins.
         permit: given where it could not be decided yet whether the reader is allowed.
     """
-    async with Subscription(hub, run_id, position) as subscription:
-        await serve_joined(
-            *(hub, subscription, position, terms, scope, receive, send), permit=permit
-        )
-
-
-async def serve_joined(
-    hub: Hub,
-    subscription: Subscription,
-    position: Position,
-    terms: Terms,
-    scope: Scope,
-    receive: Receive,
-    send: Send,
-    *,
-    permit: Permit | None = None,
-) -> None:
-    """The same for a reader who has joined already, before the run that his request begins."""
-    async with listening(receive, subscription):
+    async with subscription, listening(receive, subscription):
         opening = Opening.UNDECIDED
         if permit is None:
             opening = await await_start(hub.store, subscription, position, terms.wait)

@@ -123,6 +123,8 @@ class Subscription:
         return f"<Subscription {self.run_id!r} at {self.cursor}>"
 
     async def __aenter__(self) -> Self:
+        if self._ring is not None:
+            return self  # joined already, by who hands it on
         # Counted before it is open, or any number could open at once.
         self._hub.subscribers.add(self)
         there = self._hub.watches(self.run_id)
