@@ -188,12 +188,14 @@ async def test_an_outage_is_told_with_its_reason_and_its_seconds(
     await link.aclose()
 
 
-async def test_a_link_that_was_closed_is_none(
+async def test_a_link_that_nobody_has_used_or_that_was_closed_is_none(
     registry: CollectorRegistry, redis: RedisServer
 ) -> None:
     from holdfast.link import Link
 
     link = Link(Settings(redis_url=redis.url))
+    assert sum(states_of(registry)) == 0
+    assert await link.ready()
     assert sum(states_of(registry)) == 1
     await link.aclose()
     assert sum(states_of(registry)) == 0
@@ -405,6 +407,9 @@ def test_processes_that_share_a_directory_are_told_as_one(
     shared = {"PROMETHEUS_MULTIPROC_DIR": str(directory)}
     if "HOLDFAST_REDIS_URL" not in env:
         shared |= {"HOLDFAST_SESSION_STORE": "memory"}
+    else:
+        # Forked with what measures in it, and not begun anew by an import.
+        command.insert(2, "--preload")
     url = serve(command, env={**env, **shared}).url
     for user in range(20):
         # The socket is there before the workers are.

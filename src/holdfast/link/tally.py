@@ -16,12 +16,16 @@ from holdfast.signals import Reading
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: The status of a link that its own process has closed: there is nothing to measure then.
+#: The reason of a link that its own process has closed: there is nothing to measure then.
 _CLOSED = "closed"
 
 
-class HasStatus(Protocol):
-    """Whoever knows the status of a link."""
+class Source(Protocol):
+    """Whoever supervises a link."""
+
+    @property
+    def running(self) -> bool:
+        """Whether it does so now."""
 
     @property
     def status(self) -> LinkStatus:
@@ -32,10 +36,10 @@ class Tally:
     """What one link has come to.
 
     Args:
-        source: has the status of the link.
+        source: what supervises the link.
     """
 
-    def __init__(self, source: HasStatus) -> None:
+    def __init__(self, source: Source) -> None:
         self._source = source
         self.forked()
         watch_forks(self)
@@ -65,7 +69,7 @@ class Tally:
     def readings(self) -> Iterator[Reading]:
         """See :meth:`~holdfast.signals.Readable.readings`."""
         status = self._source.status
-        if status.reason == _CLOSED:
+        if status.reason == _CLOSED or not self._source.running:
             return
         for state in LinkState:
             yield Reading("redis_link_state", float(state is status.state), (state.value,))

@@ -63,7 +63,7 @@ METRICS = (
     Metric(
         "redis_link_state",
         "gauge",
-        "1 for the state that the link to Redis is in, 0 for the others; all 0 without Redis.",
+        "1 for the state that the link to Redis is in, 0 for the others; all 0 where none is used.",
         ("state",),
         _each("starting", "up", "suspect", "down", "recovering"),
     ),
@@ -164,7 +164,11 @@ METRICS = (
         ("cause",),
         _each("silent", "behind"),
     ),
-    Metric("stream_subscribers", "gauge", "Open readers."),
+    Metric(
+        "stream_subscribers",
+        "gauge",
+        "Open readers; a connection of many runs is one more than its runs.",
+    ),
     Metric("stream_runs", "gauge", "Runs that have a reader."),
     Metric("stream_ring_bytes", "gauge", "Bytes of encoded events kept for the readers."),
     Metric("stream_outbox_events", "gauge", "Events accepted that Redis has not confirmed."),
