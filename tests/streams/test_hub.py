@@ -248,6 +248,32 @@ async def test_thousand_readers_who_come_back_together_ask_in_turn() -> None:
     await hub.aclose()
 
 
+async def test_a_reader_who_awaited_a_page_and_found_the_ring_first_waits_again() -> None:
+    store = PatchyStore()
+    store.own(count=3)
+    hub = Hub(store)
+    async with Subscription(hub, "r", TAIL) as tail:
+        there = store.other().id  # where two readers stand whom the ring does not know yet
+        async with (
+            Subscription(hub, "r", Cursor(there)) as first,
+            Subscription(hub, "r", Cursor(there)) as second,
+        ):
+            store.gate.clear()
+            reading = asyncio.create_task(first.take())
+            await asyncio.sleep(0)
+            assert await second.take() == []
+            store.other(bell=True)
+            store.gate.set()
+            await reading
+            # Now the ring has it: who was at the end of the run has heard of both.
+            while tail.cursor.base != store.last:
+                await tail.wait()
+                await tail.take()
+            assert [due.cursor for due in await second.take()] == [str(store.last)]
+            assert not second.ready
+    await hub.aclose()
+
+
 async def test_readers_who_stand_at_many_places_ask_in_turn() -> None:
     class Counting(PatchyStore):
         now = most = 0

@@ -262,6 +262,7 @@ class Subscription:
     async def _take(self) -> list[Due]:
         ring = self._joined()
         if ring.transport == "pubsub":
+            self._awaited = None
             return self._take_live(ring)
         if self._from_tail:
             await self._find_tail(ring)
@@ -271,7 +272,8 @@ class Subscription:
             due = await self._take_from_store(ring)
             self._more = bool(due)
             return due
-        self._more = False
+        # Who has a place in the ring waits for no page, and is not ready because one was read.
+        self._awaited, self._more = None, False
         items = ring.slice(self._position, self._chunk_bytes)
         if items is None:
             self._position = None
