@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -11,6 +12,7 @@ import anyio.to_thread
 import pytest
 
 from holdfast.errors import SessionUnavailable
+from holdfast.link import Link
 from holdfast.sessions.encryption import EncryptedSessionStore
 from holdfast.sessions.fallback import FallbackSessionStore
 from holdfast.sessions.memory import MemorySessionStore
@@ -23,6 +25,7 @@ from holdfast.testing.session_store import SessionStoreSuite, new_key
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from holdfast.link import Recovery
     from holdfast.testing import RedisServer
 
 KEY = "a key of more than sixteen characters"
@@ -194,3 +197,37 @@ def test_a_pause_waits_in_the_thread_where_nobody_awaits() -> None:
     assert driven(asked())
     assert not blocking()
     assert not anyio.run(asked)
+
+
+def test_a_session_asked_for_while_the_link_comes_up_first_is_waited_for(
+    redis: RedisServer, key_prefix: str
+) -> None:
+    settings = Settings(redis_url=redis.url, key_prefix=key_prefix, redis_timeout=10)
+    key = new_key()
+    SyncSessionStore(RedisSessionStore(settings)).create(key, {"a": b"1"}, max_age=60)
+    link = Link(settings)
+    opened, found = threading.Event(), list[object]()
+
+    def slow(_: Recovery) -> None:
+        opened.wait(10)
+
+    link.on_recovery("slow", slow)
+    store = SyncSessionStore(FallbackSessionStore(settings, link=link))
+    link.start()
+    deadline = time.monotonic() + 10
+    while link.status.state.value != "recovering" and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    def load() -> None:
+        try:
+            found.append(store.load(key))
+        except SessionUnavailable as error:
+            found.append(error)
+
+    asking = threading.Thread(target=load)
+    asking.start()
+    asking.join(0.1)
+    opened.set()
+    asking.join(10)
+    link.close()
+    assert isinstance(found[0], Record)

@@ -69,6 +69,11 @@ class Link:
         return self._gate.up
 
     @property
+    def decided(self) -> bool:
+        """Whether the first verdict has been given: until then commands wait for it."""
+        return self._supervisor.decided
+
+    @property
     def status(self) -> LinkStatus:
         """The state, since when, and why."""
         return self._supervisor.status

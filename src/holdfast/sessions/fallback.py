@@ -155,7 +155,7 @@ class FallbackSessionStore(SessionStore):
 
     def _asks_redis(self) -> bool:
         # Before the first verdict the link itself waits for it.
-        return self._link.up or self._link.status.state.value == "starting"
+        return self._link.up or not self._link.decided
 
     # --- reading --------------------------------------------------------------------------------
 
