@@ -64,7 +64,8 @@ _CHECKS: tuple[Callable[[Story], list[str]], ...] = (
     nothing_resurrected,
     delivered,
 )
-_END_PATIENCE = 60.0
+_ON_ITS_WAY = 0.3
+"""Seconds within which an answer arrives that was given before the fault."""
 
 
 @dataclass(frozen=True)
@@ -254,19 +255,29 @@ class _Chaos:
     async def _one_fault(self, name: str) -> None:
         fault, backend = ANY[name], self._site.backend
         await _in_thread(fault.prepare, backend)
-        if fault.loses:
-            for life in self._living:
-                life.story.loses = True
         seconds = self._chance.uniform(*self._pace.fault)
         await _in_thread(fault.before_last, backend)
         await asyncio.sleep(0.1)
         await _in_thread(fault.begin, backend)
+        if fault.loses:
+            await asyncio.sleep(_ON_ITS_WAY)
+            self._mark_losses()
         watching = asyncio.create_task(self._site.noticed(seconds + 1.0))
         await asyncio.sleep(seconds)
         await _in_thread(fault.end, backend)
         self._outcome.faults[name] += 1
         self._outcome.bit += bool(await watching)
         await self._site.back()
+
+    def _mark_losses(self) -> None:
+        """Have whoever lives now know that Redis may have lost what it had acknowledged."""
+        for life in self._living:
+            story = life.story
+            story.loses = True
+            story.acts[:] = [
+                replace(act, phase="before") if act.what == "emit" and act.done else act
+                for act in story.acts
+            ]
 
 
 async def _in_thread(do: Callable[[Backend], None], backend: Backend) -> None:

@@ -73,9 +73,9 @@ def cookie_kept(story: Story) -> list[str]:
     for act in story.acts:
         allowed = {"kept"}
         if act.done and act.what in _SETS:
-            allowed = {"set"} if not (story.loses and act.phase == "after") else {"set", "kept"}
+            allowed = {"set", "kept"} if _may_be_gone(story, act) else {"set"}
         elif act.done and act.what == "logout":
-            allowed = {"deleted"}
+            allowed = {"deleted", "kept"} if _may_be_gone(story, act) else {"deleted"}
         elif act.done and act.what == "write" and (not act.had_cookie or _may_be_gone(story, act)):
             allowed = {"set", "kept"}
         if act.cookie not in allowed:
@@ -317,8 +317,10 @@ def _of_producer(
 def quiet_and_clean(number: int, process: Process) -> list[str]:
     """One line for each transition, nothing left behind, memory bounded."""
     wrong = []
-    if any("Traceback" in line for line in process.log):
-        wrong.append(f"I5: process {number} logged a traceback")
+    for place, line in enumerate(process.log):
+        if "Traceback" in line:
+            ending = (each for each in process.log[place + 1 :] if not each.startswith(" "))
+            wrong.append(f"I5: process {number} logged a traceback: {next(ending, '')}")
     told = [found[1] for line in process.log if (found := _TRANSITION.search(line))]
     if any(one == other for one, other in pairwise(told)):
         wrong.append(f"I5: process {number} told {', '.join(told)}")
