@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.link.conftest import until
 from tests.oauth.door import Browser as OAuthBrowser
 from tests.oauth.door import Door
 from tests.sessions.browser import Browser, app_of
 from tests.test_smallest_user import PASSWORD, rule_of_the_page
 
-from holdfast import OAuthStateStore, SessionIndex, SessionMiddleware, Settings
+from holdfast import OAuthStateStore, RunPublisher, SessionIndex, SessionMiddleware, Settings
 from holdfast.link import Link
+from holdfast.runtime import runtime
 from holdfast.sessions.redis import RedisSessionStore
 from holdfast.streams.redis import RedisEventStore
 from holdfast.streams.store import Known
@@ -22,6 +24,7 @@ from holdfast.testing import EventStoreSuite, SessionStoreSuite, redis_cluster
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from holdfast import Session
     from holdfast.sessions.store import SessionStore
     from holdfast.streams.store import EventStore
 
@@ -128,3 +131,52 @@ async def test_runs_of_every_node_are_audited(url: str) -> None:
     await store.add("audit-8", "t", "more")
     assert sorted(await store.changed(known)) == ["audit-3", "audit-8"]
     await link.aclose()
+
+
+@pytest.mark.slow
+async def test_a_lost_master_logs_nobody_out_and_loses_no_event() -> None:
+    with redis_cluster(replicas=1) as cluster:
+        settings = settings_of(cluster.url, session_on_outage="local").override(redis_timeout=1)
+        link = runtime(settings).link
+        assert link is not None
+        enter, look, leave = (
+            SessionMiddleware(app_of(handle), settings=settings) for handle in (_in, _who, _out)
+        )
+        users = [Browser(enter) for _ in range(12)]
+        for user in users:
+            await user.get()
+            user.app = look
+            assert (await user.get()).body == b"1"
+        publishers = [RunPublisher(f"failover-{n}", settings=settings) for n in range(6)]
+        for publisher in publishers:
+            await publisher.emit("t", "before")
+        await until(cluster.in_step, 15)
+        cluster.masters[0].kill()
+        await until(lambda: not link.up, 30)
+        for user in users[:4]:
+            user.app = leave
+            await user.get()
+            user.app = look
+        assert {(await user.get()).body for user in users[4:]} == {b"1"}
+        for publisher in publishers:
+            await publisher.emit("t", "meanwhile")
+        await until(lambda: link.up, 60)
+        assert {(await user.get()).body for user in users[4:]} == {b"1"}
+        assert {(await user.get()).body for user in users[:4]} == {b"None"}
+        store = RedisEventStore(link, settings)
+        for n, publisher in enumerate(publishers):
+            await publisher.emit("t", "after")
+            events = await store.get_events(f"failover-{n}", "0", None, 10)
+            assert [event.data for event in events] == ["before", "meanwhile", "after"]
+
+
+def _in(session: Session) -> None:
+    session["user_id"] = 1
+
+
+def _who(session: Session) -> object:
+    return session.get("user_id")
+
+
+def _out(session: Session) -> None:
+    session.invalidate()

@@ -85,6 +85,13 @@ class RedisCluster:
             replica.execute("CLUSTER", "REPLICATE", self.id_of(self.masters[n % len(self.masters)]))
         self._wait(lambda: all(self._follows(replica) for replica in self.replicas))
 
+    def in_step(self) -> bool:
+        """Whether every replica has all that its master has, as long as nobody has failed over."""
+        return all(
+            _offset(self.masters[n % len(self.masters)]) == _offset(replica)
+            for n, replica in enumerate(self.replicas)
+        )
+
     def owner(self, slot: int) -> RedisServer:
         """Return the server that says it is the master of *slot*.
 
@@ -179,6 +186,11 @@ def redis_cluster(
         yield cluster
     finally:
         cluster.close()
+
+
+def _offset(server: RedisServer) -> str:
+    told = _text(server.execute("INFO", "replication"))
+    return told.partition("master_repl_offset:")[2].partition("\r")[0]
 
 
 def _text(reply: object) -> str:
