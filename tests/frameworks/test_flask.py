@@ -327,6 +327,13 @@ def test_a_session_lives_from_visit_to_visit_and_at_most_as_long_as_ours_says() 
         assert tuple(ends[-2:]) == lifetime
 
 
+def test_a_cookie_never_outlives_its_session() -> None:
+    site = Site(None, session_max_age=60)
+    expires = expiry_of(site.write(_permanent=True))
+    assert expires is not None
+    assert expires - datetime.now(UTC) <= timedelta(seconds=61)
+
+
 def test_a_lifetime_of_nothing_expires_at_once() -> None:
     site = Site()
     site.app.permanent_session_lifetime = timedelta(0)

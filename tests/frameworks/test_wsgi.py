@@ -420,10 +420,12 @@ def test_a_store_that_waits_for_an_event_loop_gets_one_for_each_verb() -> None:
 
 def test_of_two_middlewares_the_outer_one_is_in_charge() -> None:
     app = App()
-    inner = WSGISessionMiddleware(app, settings=SETTINGS, store=CountingStore())
+    unused = CountingStore()
+    inner = WSGISessionMiddleware(app, settings=SETTINGS, store=unused)
     browser = in_front_of(inner)
     app.handle = lambda session: session.update(a=1)
     assert len(browser.get().all("set-cookie")) == 1
+    assert unused.told() == []
 
 
 def test_an_excluded_path_has_no_session() -> None:
