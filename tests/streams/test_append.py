@@ -13,8 +13,9 @@ from holdfast.errors import CorruptData, RunEnded, RunExpired
 from holdfast.streams.event import EventId
 from holdfast.streams.outbox import Waiting
 from holdfast.streams.publisher import RunPublisher
+from holdfast.streams.replies import Keys
 from holdfast.streams.store import Draft, News
-from holdfast.streams.tail import Tail, after_long, short
+from holdfast.streams.tail import FEW, Tail, after_long, short
 from holdfast.testing import FaultProxy
 
 if TYPE_CHECKING:
@@ -70,9 +71,9 @@ class TestTheWay:
     ) -> None:
         forget_scripts(redis)
         assert isinstance((await run.emit("tä", 3)).id, str)
-        await asyncio.gather(*(run.emit("t", n) for n in range(4, 40)))
+        await asyncio.gather(*(run.emit("t", n) for n in range(4, 4 + FEW)))
         assert ways(redis, store) == ["short"]
-        assert await data_of(store, RUN) == list(range(40))
+        assert await data_of(store, RUN) == list(range(4 + FEW))
         await whole(store)
 
     async def test_it_leaves_what_the_long_one_does(
@@ -247,6 +248,7 @@ class TestGuards:
         redis.execute("DEL", store.keys(RUN).meta)
 
 
+KEYS = Keys.of("", "s", RUN)
 KNOWN = Tail("1.x", EventId(5, 0), "5-0", 7, 100, 50, "5", 10.0, True)
 
 
@@ -268,14 +270,19 @@ class TestPolicy:
         ids=["unknown", "others write", "expiry due", "end", "other life", "budget"],
     )
     def test_the_long_way_is_taken(self, known: Tail | None, event: Waiting, now: float) -> None:
-        assert short(known, [event], "bell", 10, now) is None
+        assert short(known, [event], KEYS, "10", now) is None
+
+    @pytest.mark.parametrize(("count", "is_short"), [(FEW, True), (FEW + 1, False)])
+    def test_only_few_events_go_the_short_way(self, count: int, is_short: bool) -> None:
+        assert (short(KNOWN, [waiting()] * count, KEYS, "10", 0.0) is not None) is is_short
 
     def test_the_call_says_what_is_known_and_what_will_be(self) -> None:
-        write = short(KNOWN, [waiting("ä", b"12", "1.x")], "bell", 10, 0.0)
+        write = short(KNOWN, [waiting("ä", b"12", "1.x")], KEYS, "10", 0.0)
         assert write is not None
         assert write.size == 104
-        known = ["bell", "1.x", "5-0", "5", 10, "s:p", 8, 104]
-        assert write.args == [*known, "ä", b"12", "8", " 104 p 8"]
+        known = ["{s}:bell", "1.x", "5-0", "5", "10", "s:p", "8", "104"]
+        args = [*known, "ä", b"12", "8", " 104 p 8"]
+        assert write.call == (("s", "{s}:meta"), args)
 
     @pytest.mark.parametrize(("retention", "step"), [(3_600_000, 1.0), (5_000, 0.05)])
     def test_the_expiry_is_due_a_step_after_it_was_set(self, retention: int, step: float) -> None:

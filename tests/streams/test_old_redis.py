@@ -43,6 +43,18 @@ async def test_what_another_program_added_is_counted_and_followed(
     assert [event.data for event in await store.get_events("r", "0", None, 10)] == [1, 2, 3, 4, {}]
 
 
+async def test_the_short_way_of_a_write_is_tried_once(
+    store: RedisEventStore, fresh_redis: RedisServer
+) -> None:
+    for n in range(5):
+        await store.add("r", "t", n)
+    fresh_redis.execute("SCRIPT", "FLUSH")
+    for n in range(5, 10):
+        await store.add("r", "t", n)
+    assert fresh_redis.execute("SCRIPT", "EXISTS", store._append.sha) == [0]
+    assert [event.data for event in await store.get_events("r")] == list(range(10))
+
+
 async def test_an_audit_finds_what_has_changed_and_no_more(
     store: RedisEventStore, fresh_redis: RedisServer
 ) -> None:

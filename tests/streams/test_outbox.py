@@ -90,6 +90,28 @@ class TestBatches:
         settle(publishers.outbox, batch)
         assert [waiting.seq for waiting in take(publishers.outbox)] == [2]
 
+    def test_who_comes_again_and_again_is_sent_in_halves(self) -> None:
+        publishers = make()
+        publishers.put("first")
+        sizes = []
+        coming = 99
+        for _ in range(5):
+            batch = take(publishers.outbox)
+            for _ in range(coming):
+                publishers.put("x")
+            settle(publishers.outbox, batch)
+            sizes.append(len(batch))
+            coming = len(batch)
+        assert sizes == [1, 50, 50, 50, 50]
+
+    def test_few_are_sent_at_once(self) -> None:
+        publishers = make()
+        publishers.put("first")
+        settle(publishers.outbox, take(publishers.outbox))
+        for _ in range(module.MIN_HALF):
+            publishers.put("x")
+        assert len(take(publishers.outbox)) == module.MIN_HALF
+
     def test_another_sender_is_told_when_to_ask_again(self) -> None:
         publishers = make()
         publishers.put("a")

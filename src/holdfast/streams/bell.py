@@ -35,6 +35,10 @@ class LocalBells:
             else:
                 self._listeners.pop(run_id, None)
 
+    def heard(self, run_id: str) -> bool:
+        """Whether anybody listens to *run_id*: what nobody hears need not be put together."""
+        return run_id in self._listeners
+
     def ring(self, run_id: str, news: News) -> None:
         """Tell everybody who listens to *run_id*."""
         for listener in self._listeners.get(run_id, ()):

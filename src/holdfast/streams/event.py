@@ -6,7 +6,7 @@ and protocols share one idea of what is allowed.
 
 from __future__ import annotations
 
-import json
+import json.encoder
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -54,6 +54,7 @@ class EventId(NamedTuple):
         return EventId(self.ms + 1, 0) if self.seq == MAX_PART else EventId(self.ms, self.seq + 1)
 
 
+@lru_cache(256)  # events come in bursts
 def moment(ms: int) -> datetime:
     """Return the moment *ms* milliseconds after 1970, UTC, within what a date can say."""
     return datetime.fromtimestamp(min(ms, _END_OF_TIME) / 1000, UTC)
@@ -156,6 +157,28 @@ def check_owner(owner: object) -> str | None:
 
 
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+# What that makes anew for each text, made once; it looks for no cycle before it is in one.
+_c_encoder: Any = getattr(json.encoder, "c_make_encoder", None)
+_chunks = _c_encoder and _c_encoder(
+    None,
+    _encoder.default,
+    json.encoder.encode_basestring,
+    _encoder.indent,
+    _encoder.key_separator,
+    _encoder.item_separator,
+    _encoder.sort_keys,
+    _encoder.skipkeys,
+    _encoder.allow_nan,
+)
+
+
+def _encode(value: Any) -> str:
+    if _chunks is None:  # a Python that has none in C
+        return _encoder.encode(value)
+    try:
+        return "".join(_chunks(value, 0))
+    except RecursionError:
+        return _encoder.encode(value)  # it tells a cycle from what is nested too deeply
 
 
 def encode_data(data: Any, max_bytes: int) -> bytes:
@@ -166,7 +189,7 @@ def encode_data(data: Any, max_bytes: int) -> bytes:
         EventTooLarge: more than *max_bytes* bytes.
     """
     try:
-        encoded = _encoder.encode(data).encode()
+        encoded = _encode(data).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidEvent(
             f"the event's data is not JSON: {str(error) or type(error).__name__}"

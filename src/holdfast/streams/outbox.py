@@ -21,6 +21,7 @@ from holdfast.streams.store import Draft, Entry, Pending
 
 MAX_BATCH_EVENTS = 500
 MAX_BATCH_BYTES = 1 << 20
+MIN_HALF = 16
 MAX_IDLE_RUNS = 10_000
 MAX_RECENT_EVENTS = 4096
 MAX_RECENT_BYTES = 4 << 20
@@ -98,6 +99,7 @@ class Lane:
         life: the life of the run that this process has written to.
         stored: the newest number known to be stored; ``dropped``: the newest one of these that is
             no longer kept here.
+        size: how many events the last batch had.
     """
 
     next_seq: int
@@ -107,6 +109,7 @@ class Lane:
     dropped: int = 0
     sender: Hashable | None = None
     busy_until: float = 0.0
+    size: int = 0
     queue: deque[Waiting] = field(default_factory=deque)
 
     @property
@@ -184,22 +187,16 @@ class Outbox:
                 )
             if self.journalled and not self._room(drafts):
                 raise self._full()
-            last = len(drafts) - 1
-            for index, draft in enumerate(drafts):
+            seq, left = lane.next_seq, len(drafts)
+            for draft, answer in zip(drafts, answers, strict=True):
+                left -= 1
                 lane.queue.append(
                     Waiting(
-                        draft,
-                        self.producer,
-                        lane.next_seq,
-                        now_ms,
-                        life,
-                        owner,
-                        sender,
-                        index < last,
-                        answers[index],
+                        draft, self.producer, seq, now_ms, life, owner, sender, left > 0, answer
                     )
                 )
-                lane.next_seq += 1
+                seq += 1
+            lane.next_seq = seq
 
     def take(
         self, run_id: str, sender: Hashable, now: float, patience: float
@@ -218,7 +215,9 @@ class Outbox:
             if lane.sender is not None and now < lane.busy_until:
                 return [] if lane.sender == sender else lane.busy_until - now
             lane.sender, lane.busy_until = sender, now + patience
-            return _batch(lane.queue)
+            batch = _batch(lane.queue, balanced(lane.size, len(lane.queue)))
+            lane.size = len(batch)
+            return batch
 
     def next_sender(self, run_id: str) -> Hashable | None:
         """Return who should send the next batch, ``None`` where none waits or one is on its way.
@@ -398,7 +397,7 @@ class Outbox:
     def _remember(self, lane: Lane, waiting: Waiting) -> None:
         lane.stored = waiting.seq
         self._recent.append((lane, waiting))
-        self._recent_bytes += waiting.size
+        self._recent_bytes += len(waiting.draft.data)
         while len(self._recent) > MAX_RECENT_EVENTS or self._recent_bytes > MAX_RECENT_BYTES:
             of, oldest = self._recent.popleft()
             self._recent_bytes -= oldest.size
@@ -437,18 +436,31 @@ class Outbox:
         )
 
 
-def _batch(queue: deque[Waiting]) -> list[Waiting]:
+def balanced(before: int, waiting: int) -> int:
+    """Return how many of *waiting* events to send after a batch of *before*.
+
+    Whoever was answered comes again: with one half on its way while the other half is prepared,
+    neither side waits for the other. Of few there is nothing to halve.
+    """
+    if not before or waiting <= MIN_HALF:
+        return MAX_BATCH_EVENTS
+    return min(max((before + waiting + 1) // 2, MIN_HALF), MAX_BATCH_EVENTS)
+
+
+def _batch(queue: deque[Waiting], most: int = MAX_BATCH_EVENTS) -> list[Waiting]:
     """Return from the head what may go as one batch: whole groups, numbers in a row, one life.
 
     It is bounded in count and bytes, but the first group goes whatever its size.
     """
     first = queue[0]
+    if len(queue) == 1:
+        return [first]
     batch: list[Waiting] = []
     group: list[Waiting] = []
     size = 0
     for count, waiting in enumerate(queue):
         size += waiting.size
-        full = count >= MAX_BATCH_EVENTS or size > MAX_BATCH_BYTES
+        full = count >= most or size > MAX_BATCH_BYTES
         if batch and (full or waiting.life != first.life or waiting.seq != first.seq + count):
             break
         group.append(waiting)

@@ -15,7 +15,7 @@ import secrets
 import time
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from holdfast import signals
 from holdfast.errors import CorruptData, HoldfastError, RedisReplyError, RedisUnavailable
@@ -84,6 +84,7 @@ class RedisEventStore(EventStore):
         self._patience = 2 * settings.redis_timeout
         self._watching: set[tuple[str, asyncio.AbstractEventLoop]] = set()
         self._tails: dict[str, Tail] = {}
+        self._may_ask = True
         self._retention = int(settings.stream_retention * 1000)
         self._meta_extra = int(max(settings.stream_retention, META_EXTRA) * 1000)
         self._limits = (
@@ -92,6 +93,7 @@ class RedisEventStore(EventStore):
             self._retention,
             self._meta_extra,
         )
+        self._maxlen = str(settings.stream_maxlen)
         self._keys = lru_cache(_KNOWN_RUNS)(
             partial(_checked_keys, settings.key_prefix, settings.stream_key)
         )
@@ -150,11 +152,11 @@ class RedisEventStore(EventStore):
         if not drafts:
             return []
         loop = asyncio.get_running_loop()
-        tickets = [_Ticket(loop) for _ in drafts]
+        ticket = _Ticket(loop, len(drafts))
         self._outbox.put(
             run_id,
             drafts,
-            [ticket.tell for ticket in tickets],
+            [ticket.tell] * len(drafts),
             sender=loop,
             owner=owner,
             life=life,
@@ -171,7 +173,9 @@ class RedisEventStore(EventStore):
                 await reply
             except HoldfastError:
                 pass
-        return [await ticket.result() for ticket in tickets]
+        if not ticket.done:
+            await ticket.wait()
+        return ticket.entries()
 
     def append_sync(
         self,
@@ -227,8 +231,8 @@ class RedisEventStore(EventStore):
         write = self._short(run_id, batch)
         if write is not None:
             with contextlib.suppress(RedisReplyError):  # the long way says what is wrong
-                ids = self._link.run_sync(self._append, self._keys(run_id).pair, write.args)
-                if ids is not None:
+                ids = self._link.run_sync(self._append, *write.call)
+                if not self._declined(ids):
                     return write, ids
         try:
             return None, self._link.run_sync(self._publish, *self._long(run_id, batch))
@@ -286,7 +290,7 @@ class RedisEventStore(EventStore):
         if write is None:
             command = self._publish.evalsha(*self._long(run_id, batch))
         else:
-            command = self._append.evalsha(self._keys(run_id).pair, write.args)
+            command = self._append.evalsha(*write.call)
         reply = self._link.send(*command)
         if not reply.done():  # else Redis is away, and nothing left
             self._outbox.leaves(batch)
@@ -324,10 +328,10 @@ class RedisEventStore(EventStore):
             return
         unknown = isinstance(error, RedisReplyError) and error.code == "NOSCRIPT"
         if write is not None and unknown:
-            command = self._append.eval(self._keys(run_id).pair, write.args)
+            command = self._append.eval(*write.call)
         elif unknown:
             command = self._publish.eval(*self._long(run_id, batch))
-        elif write is not None and (error is not None or reply.result() is None):
+        elif write is not None and (error is not None or self._declined(reply.result())):
             # Nothing was written; what is wrong, the long way says.
             command, write = self._publish.evalsha(*self._long(run_id, batch)), None
         else:
@@ -361,7 +365,8 @@ class RedisEventStore(EventStore):
         else:
             life, results = self._read_short(run_id, batch, write, reply)
         self._outbox.done(run_id, batch, results)
-        self._bells.ring(run_id, News(life, _in_a_row(results)))
+        if self._bells.heard(run_id):
+            self._bells.ring(run_id, News(life, _in_a_row(results)))
         self._send_next(run_id, loop)
 
     def _learn(self, run_id: str, reply: Any) -> bytes | None:
@@ -395,9 +400,15 @@ class RedisEventStore(EventStore):
     def _short(self, run_id: str, batch: Sequence[Waiting]) -> Short | None:
         """Return how *batch* may be written by the short way, where it may."""
         known = self._tails.get(run_id)
-        if known is None or self.transports.options(run_id):
+        if known is None or not self._may_ask or self.transports.options(run_id):
             return None
-        return tail.short(known, batch, self._keys(run_id).bell, self._limits[0], time.monotonic())
+        return tail.short(known, batch, self._keys(run_id), self._maxlen, time.monotonic())
+
+    def _declined(self, reply: Reply) -> bool:
+        """Whether the short way wrote nothing; whether it ever will is noted."""
+        if reply == b"":
+            self._may_ask = False
+        return not reply
 
     def _long(self, run_id: str, batch: Sequence[Waiting]) -> tuple[list[str], list[Any]]:
         """Return the call of ``stream_publish`` that also asks for what the short way has to know.
@@ -704,19 +715,32 @@ class _Direct:
 
 
 class _Ticket:
-    """What one publisher waits with; it is told in whatever thread the answer is found."""
+    """What one publisher waits with; it is told in whatever thread the answers are found.
 
-    __slots__ = ("_future", "_loop", "_result")
+    Args:
+        loop: where it waits.
+        size: how many answers are to come; they come in order.
+    """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    __slots__ = ("_found", "_future", "_loop", "_size")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, size: int) -> None:
+        self._size = size
         self._loop = loop
-        self._result: Result | None = None
+        self._found: list[Result] = []
         self._future: asyncio.Future[None] | None = None
 
+    @property
+    def done(self) -> bool:
+        """Whether every answer is there."""
+        return len(self._found) >= self._size
+
     def tell(self, result: Result) -> None:
-        self._result = result
-        # Read after the result was put down, as result() looks for it after the future was: one of
-        # the two sees the other.
+        self._found.append(result)
+        if len(self._found) < self._size:
+            return
+        # Read after the last was put down, as wait() looks for it after the future was: one of the
+        # two sees the other.
         future = self._future
         if future is None:
             return
@@ -727,14 +751,22 @@ class _Ticket:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(_wake, future)
 
-    async def result(self) -> Entry:
-        if self._result is None:
-            self._future = self._loop.create_future()
-            while self._result is None:
-                await self._future
-        if isinstance(self._result, HoldfastError):
-            raise self._result
-        return self._result
+    async def wait(self) -> None:
+        """Wait for the last answer."""
+        self._future = self._loop.create_future()
+        while not self.done:
+            await self._future
+
+    def entries(self) -> list[Entry]:
+        """Return the answers, once every one is there.
+
+        Raises:
+            HoldfastError: the first refusal among them.
+        """
+        for each in self._found:
+            if isinstance(each, HoldfastError):
+                raise each
+        return cast("list[Entry]", self._found)
 
 
 def _wake(future: asyncio.Future[None]) -> None:

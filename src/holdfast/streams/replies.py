@@ -48,11 +48,6 @@ class Keys:
     bell: str
     stop: str
 
-    @property
-    def pair(self) -> tuple[str, str]:
-        """What the scripts of a run take as their keys."""
-        return self.stream, self.meta
-
     @classmethod
     def of(cls, prefix: str, template: str, run_id: str) -> Keys:
         """Return the names of *run_id*, which holds no braces."""

@@ -6,7 +6,8 @@
 --         the publisher knows them
 --       5 maxlen   6 's:' and the producer   7 number of its last event here   8 bytes of the life then
 --       9 … type, data, number in this life, what follows the id before it in h, of each event
--- Returns the ids, the id alone of a single event, or false where the run is not as it is known: then nothing was written.
+-- Returns the ids, the id alone of a single event, or what says that nothing was written: false where
+-- the run is not as it is known, '' where no script may ask (XREAD before Redis 6).
 --
 -- An id is given once: where 'last' is the same, so is everything that a write changes with it, and
 -- none of these events is stored yet. What changes without it is compared (kept, which a deletion takes,
@@ -16,7 +17,8 @@ local m = call('HMGET', meta, 'life', 'last', 'kept', 'end', 'stop')
 local last = m[2]
 if m[1] ~= ARGV[2] or last ~= ARGV[3] or m[3] ~= ARGV[4] or m[4] or m[5] then return false end
 if call('XLEN', stream) == 0 then return false end
-if redis.pcall('XREAD', 'COUNT', 1, 'STREAMS', stream, last) then return false end
+local news = redis.pcall('XREAD', 'COUNT', 1, 'STREAMS', stream, last)
+if news then return news.err and '' or false end
 
 local reply, count, carried = {}, #ARGV - 8, ''
 for i = 9, #ARGV, 4 do
