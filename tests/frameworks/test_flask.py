@@ -16,6 +16,7 @@ from tests.sessions.browser import CountingStore
 from werkzeug.exceptions import ServiceUnavailable
 
 from holdfast import WSGISessionMiddleware
+from holdfast import get_session as get_wsgi_session
 from holdfast.errors import ConfigurationError, SessionError, SessionTooLate, SessionUnavailable
 from holdfast.flask import FlaskSession, FlaskSessionInterface, HTTPSessionUnavailable, get_session
 from holdfast.frameworks.pallets import LONGEST
@@ -27,6 +28,7 @@ from holdfast.testing.session_middleware import Handle, SessionMiddlewareSuite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from wsgiref.types import StartResponse, WSGIEnvironment
 
     from flask.testing import FlaskClient
     from starlette.types import ASGIApp
@@ -553,6 +555,56 @@ def test_memory_is_refused_where_there_are_other_processes(
     app.add_url_rule("/", "page", lambda: str(flask.session.get("a")))
     several = environ_of() | {"wsgi.multiprocess": True}
     assert answer_of(app, several).code == 503
+
+
+def test_what_another_framework_shares_keeps_what_only_flask_can_write(
+    store: SessionStore,
+) -> None:
+    site, seen = Site(store), []
+    site.write(pair=(1, b"x"), n=1)
+    cookie = site.cookie()
+
+    def other(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        session = get_wsgi_session(environ)
+        seen.append(session["pair"])
+        session["n"] = 2
+        start_response("200 OK", [])
+        return [b""]
+
+    settings = Settings(secret_key=KEY)
+    beside = WSGISessionMiddleware(other, settings=settings, store=store)
+    assert answer_of(beside, environ_of(cookie=f"session={cookie}")).set_cookie is None
+    assert seen == [{" t": [1, {" b": "eA=="}]}]
+    site.do(lambda: seen.append(dict(flask.session)))
+    assert seen[-1] == {"pair": (1, b"x"), "n": 2}
+
+
+def test_an_async_view_has_the_same_session(store: SessionStore) -> None:
+    site = Site(store)
+
+    @site.app.get("/async")
+    async def awaited_page() -> str:
+        flask.session["n"] = flask.session.get("n", 0) + 1
+        get_session().save()
+        return str(get_session().incr("n"))
+
+    assert [site.client.get("/async").text for _ in range(2)] == ["2", "4"]
+
+
+def test_an_answer_that_failed_to_leave_is_followed_by_one_with_the_cookie(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    site = Site()
+    site.app.testing = False
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError
+
+    with flask.request_finished.connected_to(fail, site.app):
+        answer = site.write(a=1)
+    assert (answer.status_code, set_cookie(answer) is None) == (500, False)
+    assert site.do(lambda: flask.session["a"]).json == 1
 
 
 def test_a_middleware_around_flask_is_in_charge() -> None:
