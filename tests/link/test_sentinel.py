@@ -69,7 +69,7 @@ def sentinels(
             stack.callback(process.kill)
             ports.append(own)
         for own in ports:
-            until_sync(partial(_listens, own), 15)
+            until_sync(partial(_listens, own), 30)
         yield ports
 
 
@@ -84,7 +84,7 @@ def master_and_replica() -> Iterator[tuple[RedisServer, RedisServer]]:
     """Two servers, the one in step with the other, so that a sentinel sees both at once."""
     with redis_server("--repl-diskless-sync-delay", "0") as master, redis_server() as replica:
         replica.execute("REPLICAOF", "127.0.0.1", master.port)
-        until_sync(lambda: b"master_link_status:up" in _told(replica), 15)
+        until_sync(lambda: b"master_link_status:up" in _told(replica), 30)
         yield master, replica
 
 
@@ -102,14 +102,14 @@ async def test_sentinels_lead_to_the_master_and_to_the_next_one(
         dead = reserve_port()
         with dead, sentinels(master.port, tmp_path) as (port,):
             places = f"127.0.0.1:{dead.getsockname()[1]},127.0.0.1:{port}"
-            link = make_link(f"redis+sentinel://{places}/main/0", timeout=0.5)
+            link = make_link(f"redis+sentinel://{places}/main/0", timeout=2.0)
             link.start()
-            await until(lambda: link.up, 10)
+            await until(lambda: link.up, 30)
             await both_ways(link)
             await link.execute("SET", "k", "v")
-            await until(lambda: replica.execute("GET", "k") == b"v", 15)
+            await until(lambda: replica.execute("GET", "k") == b"v", 30)
             # The sentinel knows the replica, or there would be nobody to promote.
-            await until(lambda: _replicas(port), 15)
+            await until(lambda: _replicas(port), 30)
             master.kill()
             await until(lambda: link.status.state is LinkState.DOWN)
             await until_both_ways(link)
@@ -147,7 +147,7 @@ async def test_once_the_master_is_found_nobody_asks_for_it_again(
         places = f"127.0.0.1:{free_port},127.0.0.1:{silent.port},127.0.0.1:{port}"
         link = make_link(f"redis+sentinel://{places}/main/0", timeout=2.0)
         link.start()
-        await until(lambda: link.up, 15)
+        await until(lambda: link.up, 30)
         asked = silent.request_bytes
         await both_ways(link)
         await asyncio.to_thread(asyncio.run, both_ways(link))
@@ -172,7 +172,7 @@ async def test_sentinels_and_master_with_passwords_of_their_own(
             f"redis+sentinel://:of-the-master@{place}?sentinel_password=of-sentinel", timeout=2.0
         )
         link.start()
-        await until(lambda: link.up, 15)
+        await until(lambda: link.up, 30)
         await both_ways(link)
         wrong = make_link(f"redis+sentinel://:of-the-master@{place}", timeout=2.0)
         assert not await wrong.ready()
@@ -190,7 +190,7 @@ async def test_sentinels_and_master_over_tls(make_link: MakeLink, tmp_path: Path
                 f"rediss+sentinel://127.0.0.1:{port}/main/0?{made.client_query}", timeout=2.0
             )
             link.start()
-            await until(lambda: link.up, 15)
+            await until(lambda: link.up, 30)
             await both_ways(link)
 
 
@@ -206,7 +206,7 @@ async def test_a_failover_on_purpose_in_mid_traffic_is_followed(
         places = ",".join(f"127.0.0.1:{port}" for port in ports)
         link = make_link(f"redis+sentinel://{places}/main/0", timeout=1.0)
         link.start()
-        await until(lambda: link.up, 15)
+        await until(lambda: link.up, 30)
         await until(lambda: all(_replicas(port) for port in ports), 30)
         writing, refused = True, set[str]()
 
@@ -223,7 +223,7 @@ async def test_a_failover_on_purpose_in_mid_traffic_is_followed(
         await until(lambda: _ask(ports[0], "SENTINEL", "FAILOVER", "main") == b"OK", 60)
         await until(lambda: link.up and link.target.options["port"] == replica.port, 60)
         before = replica.execute("GET", f"{key_prefix}n")
-        await until(lambda: replica.execute("GET", f"{key_prefix}n") != before, 15)
+        await until(lambda: replica.execute("GET", f"{key_prefix}n") != before, 30)
         writing = False
         await asyncio.gather(*writers)
         assert refused <= {"failover", "reset", "readonly", "refused", "canary", "timeout"}
