@@ -15,6 +15,8 @@ from holdfast import EventStore, EventStreamApp, RunPublisher
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+PATIENCE = 120.0
+
 _feeds: dict[str, asyncio.Task[None]] = {}
 _told: dict[str, list[list[Any]]] = {}
 _errors: list[str] = []
@@ -47,9 +49,13 @@ async def _feed(run: str, name: str, pause: float) -> None:
 async def stop(request: Request) -> Response:
     """Stop to publish; return what was acknowledged of each run, once all of it is stored."""
     _stopping.set()
-    await asyncio.gather(*_feeds.values())
     store: Any = EventStore.from_settings()
-    async with asyncio.timeout(120):
+    _, stuck = await asyncio.wait(_feeds.values(), timeout=PATIENCE)
+    if stuck:
+        runs = [run for run, task in _feeds.items() if task in stuck]
+        _errors.append(f"publishers wait for ever: {runs[:5]}, {store!r}")
+        return JSONResponse({"told": _told, "errors": _errors})
+    async with asyncio.timeout(PATIENCE):
         while store.journalled or not store.available:
             await asyncio.sleep(0.02)
     return JSONResponse({"told": _told, "errors": _errors})
