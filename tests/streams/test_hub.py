@@ -16,7 +16,7 @@ from tests.streams.clients import until
 from tests.streams.patchy import PatchyStore
 
 from holdfast import RunPublisher, Settings
-from holdfast.errors import CorruptData
+from holdfast.errors import CorruptData, RedisUnavailable
 from holdfast.link import Link
 from holdfast.streams.cursor import TAIL, Cursor
 from holdfast.streams.event import ZERO, EventId, decode_data
@@ -31,7 +31,7 @@ from holdfast.streams.subscription import Subscription
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from holdfast.streams.store import EventStore
+    from holdfast.streams.store import EventStore, RunInfo
     from holdfast.testing import RedisServer
 
 
@@ -298,6 +298,44 @@ async def test_readers_who_stand_at_many_places_ask_in_turn() -> None:
     found = await asyncio.gather(*map(first, places[:-1]))
     assert found == list(range(2, 101))
     assert 2 < store.most <= READS_AT_ONCE + 2
+    await hub.aclose()
+
+
+class Asked(PatchyStore):
+    """Counts how often it was asked what a run is, and answers when its gate is open."""
+
+    asked = 0
+
+    async def describe(self, run_id: str) -> RunInfo:
+        self.asked += 1
+        await self.gate.wait()
+        return await super().describe(run_id)
+
+
+async def test_all_who_ask_at_once_share_one_question_and_who_comes_later_asks_anew() -> None:
+    store = Asked()
+    store.own()
+    hub = Hub(store)
+    store.gate.clear()
+    first = [asyncio.ensure_future(hub.describe("r")) for _ in range(100)]
+    await until(lambda: store.asked == 1)
+    later = asyncio.ensure_future(hub.describe("r"))
+    await until(lambda: store.asked == 2)
+    first[0].cancel()
+    store.own(kind="workflow_complete")
+    store.gate.set()
+    assert [(await each).n for each in first[1:]] == [2] * 99
+    assert (await later).status == "ended"
+    assert first[0].cancelled()
+    await hub.aclose()
+
+
+async def test_outage_is_told_to_all_who_asked() -> None:
+    store = PatchyStore()
+    store.away = True
+    hub = Hub(store)
+    told = await asyncio.gather(*(hub.describe("r") for _ in range(3)), return_exceptions=True)
+    assert [type(each) for each in told] == [RedisUnavailable] * 3
     await hub.aclose()
 
 

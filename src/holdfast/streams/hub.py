@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from holdfast import signals
@@ -59,6 +60,9 @@ class Hub:
         self._loop = asyncio.get_running_loop()
         self._rings: dict[str, Ring] = {}
         self._opening: dict[str, _Opening] = {}
+        # Who shares the question that the next turn of the loop asks, and what is on its way.
+        self._asking: dict[str, list[asyncio.Future[RunInfo]]] = {}
+        self._describing: set[asyncio.Task[RunInfo]] = set()
         self._dirty: set[str] = set()
         self._refreshing: set[str] = set()
         # Events of this process that wait for an earlier one, of another process, to be read.
@@ -121,6 +125,43 @@ class Hub:
         """
         async with self._reads:
             return await self.store.read(run_id, start, None, limit)
+
+    def describe(self, run_id: str) -> Awaitable[RunInfo]:
+        """Ask the store what a run is: one question for all who ask in one turn of the loop.
+
+        A thousand readers who come back together would each have one on its way, and the memory of
+        that is not given back.
+
+        Raises:
+            RedisUnavailable: the store cannot be asked now.
+        """
+        answer: asyncio.Future[RunInfo] = self._loop.create_future()
+        asking = self._asking.get(run_id)
+        if asking is None:
+            asking = self._asking[run_id] = []
+            self._loop.call_soon(self._ask, run_id)
+        asking.append(answer)
+        return answer
+
+    def _ask(self, run_id: str) -> None:
+        # Whoever asks from now on is to learn of what happens from now on.
+        asking = self._asking.pop(run_id)
+        task = self._loop.create_task(self.store.describe(run_id))
+        self._describing.add(task)
+        task.add_done_callback(partial(self._answer, asking))
+
+    def _answer(self, asking: list[asyncio.Future[RunInfo]], task: asyncio.Task[RunInfo]) -> None:
+        self._describing.discard(task)
+        error = None if task.cancelled() else task.exception()
+        for answer in asking:
+            if answer.done():
+                continue
+            if task.cancelled():
+                answer.cancel()
+            elif error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(task.result())
 
     def look(self, run_id: str) -> None:
         """Read what is new in *run_id*, as if its bell had rung."""

@@ -146,7 +146,11 @@ async def look_from(store: EventStore, subscription: Subscription, position: Pos
     What comes by on Pub/Sub from then on is theirs, also of a run that has ended meanwhile, and of
     one that the store knows nothing of, because another program publishes it.
     """
-    info = await look(store, subscription.run_id)
+    info: RunInfo | None
+    try:
+        info = await subscription.describe()
+    except RedisUnavailable:
+        info = from_pending(store, subscription.run_id)
     on_pubsub = info is not None and info.transport == "pubsub"
     if subscription.begun or (on_pubsub and not subscription.late):
         return Opening.SERVE

@@ -31,12 +31,12 @@ from holdfast.streams.ring import (
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Awaitable, Iterable, Sequence
     from types import TracebackType
 
     from holdfast.signals import Operation
     from holdfast.streams.hub import Hub
-    from holdfast.streams.store import Entry
+    from holdfast.streams.store import Entry, RunInfo
 
 CHUNK_BYTES = 65536
 """The most that is handed over at once (a larger single event goes alone)."""
@@ -206,6 +206,14 @@ class Subscription:
     def doubt(self) -> None:
         """Have :meth:`wait` end when the store can be asked again."""
         self._joined().doubtful = True
+
+    def describe(self) -> Awaitable[RunInfo]:
+        """Ask the store what the run is, together with whoever else asks now.
+
+        Raises:
+            RedisUnavailable: it cannot be asked.
+        """
+        return self._hub.describe(self.run_id)
 
     @property
     def ready(self) -> bool:
