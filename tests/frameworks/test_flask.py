@@ -529,7 +529,7 @@ def test_while_redis_is_away_a_write_is_503_and_a_page_without_one_is_served(
 ) -> None:
     caplog.set_level(logging.CRITICAL)
     settings = {"redis_url": fresh_redis.url, "key_prefix": key_prefix, "secret_key": KEY}
-    made = Settings(**settings, session_on_outage="readonly")  # type: ignore[arg-type]
+    made = Settings(**settings, redis_timeout=10, session_on_outage="readonly")  # type: ignore[arg-type]
     store = FallbackSessionStore(made)
     site = Site(store, **settings)
     site.write(a=[1], _permanent=True)

@@ -181,6 +181,7 @@ async def test_while_redis_is_away_a_write_is_503(
         key_prefix=key_prefix,
         secret_key=KEY,
         session_on_outage="readonly",
+        redis_timeout=10,
     )
     store = FallbackSessionStore(settings)
     site = Site(store)

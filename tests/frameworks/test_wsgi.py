@@ -382,6 +382,7 @@ def test_a_closed_session_that_cannot_be_seen_is_refused_at_its_first_look(
         redis_url=fresh_redis.url,
         key_prefix=key_prefix,
         session_on_outage="closed",
+        redis_timeout=10,
     )
     store = FallbackSessionStore(settings)
     browser, app = browser_on(store, settings=settings)
