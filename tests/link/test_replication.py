@@ -10,8 +10,9 @@ import pytest
 from tests.sessions.browser import Browser, app_of
 from tests.sessions.outage import HOUR, KEY, until
 
-from holdfast import SessionMiddleware
+from holdfast import RunPublisher, SessionMiddleware, SyncRunPublisher
 from holdfast.errors import SessionNotReplicated
+from holdfast.runtime import aclose
 from holdfast.sessions.fallback import FallbackSessionStore
 from holdfast.sessions.redis import RedisSessionStore
 from holdfast.sessions.store import Change, Missing, Outcome, Record
@@ -110,6 +111,26 @@ async def test_a_write_that_too_few_replicas_hold_is_not_acknowledged(
         SessionMiddleware(app_of(lambda session: session.update(a=1)), settings=settings)
     ).get()
     assert (answer.status, answer.set_cookie) == (503, None)
+
+
+async def test_the_end_of_a_run_is_on_the_replica_or_told(
+    pair: tuple[RedisServer, RedisServer], key_prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    master, replica = pair
+    for wait in (1, 2):
+        settings = settings_of(master, f"{key_prefix}{wait}:", wait)
+        async with RunPublisher("a", settings=settings) as run:
+            await run.emit("step")
+        await asyncio.to_thread(_publish_in_a_thread, settings)
+        for run_id in ("a", "b"):
+            assert replica.execute("XLEN", f"{key_prefix}{wait}:run:{run_id}:events") == 2
+            assert (f"the end of run {run_id} is on 1 replicas" in caplog.text) is (wait == 2)
+    await aclose()
+
+
+def _publish_in_a_thread(settings: Settings) -> None:
+    with SyncRunPublisher("b", settings=settings) as run:
+        run.emit("step")
 
 
 async def test_what_waits_for_replicas_is_told_of_an_outage(key_prefix: str) -> None:

@@ -24,7 +24,7 @@ from holdfast.link import Link, LinkState, LinkStatus, Listener, Recovery, Reply
 from holdfast.streams import replies, tail
 from holdfast.streams.adoption import Dated, move_in
 from holdfast.streams.bell import LocalBells, LocalDoorbell
-from holdfast.streams.event import MAX_PART, EventId, check_run_id
+from holdfast.streams.event import MAX_PART, TERMINAL_TYPES, EventId, check_run_id
 from holdfast.streams.lost import Losses
 from holdfast.streams.outbox import Outbox, Waiting
 from holdfast.streams.pubsub import Heard, Transports
@@ -82,6 +82,7 @@ class RedisEventStore(EventStore):
         self.transports = Transports(settings)
         self._outbox = Outbox(settings.stream_journal, settings.stream_max_run_bytes)
         self._patience = 2 * settings.redis_timeout
+        self._replicas = settings.redis_wait
         self._watching: set[tuple[str, asyncio.AbstractEventLoop]] = set()
         self._tails: dict[str, Tail] = {}
         self._may_ask = True
@@ -175,7 +176,14 @@ class RedisEventStore(EventStore):
                 pass
         if not ticket.done:
             await ticket.wait()
-        return ticket.entries()
+        entries = ticket.entries()
+        if self._replicas and _ends_a_run(entries):
+            try:
+                held = await self._link.replicas(self._keys(run_id).stream, self._replicas)
+            except HoldfastError:
+                held = 0
+            self._tell_of_replicas(run_id, held)
+        return entries
 
     def append_sync(
         self,
@@ -206,7 +214,25 @@ class RedisEventStore(EventStore):
         except BaseException:
             self._give_up(run_id, turn)
             raise
-        return turn.entries()
+        entries = turn.entries()
+        if self._replicas and _ends_a_run(entries):
+            try:
+                held = self._link.replicas_sync(self._keys(run_id).stream, self._replicas)
+            except HoldfastError:
+                held = 0
+            self._tell_of_replicas(run_id, held)
+        return entries
+
+    def _tell_of_replicas(self, run_id: str, held: int) -> None:
+        # It is written, its readers have it, and after a failover this process writes it again:
+        # an error would have its publisher end a run that has ended.
+        if held < self._replicas:
+            log.warning(
+                "the end of run %s is on %d replicas, and HOLDFAST_REDIS_WAIT asks for %d",
+                run_id,
+                held,
+                self._replicas,
+            )
 
     def _send_sync(self, run_id: str, turn: Turn) -> float:
         """Send the next batch of a run, if none is on its way; return when to look again."""
@@ -635,6 +661,10 @@ class RedisEventStore(EventStore):
 
     def doorbell(self, ring: Ring, missed: Callable[[], None]) -> Doorbell:
         return _RedisDoorbell(self, self._link, self._bells, ring, missed)
+
+
+def _ends_a_run(entries: Sequence[Entry]) -> bool:
+    return any(each.type in TERMINAL_TYPES and not each.provisional for each in entries)
 
 
 class _RedisDoorbell(Doorbell):
