@@ -39,7 +39,7 @@ class Life:
 
     def __init__(self, site: Site, calm: Calm, chance: random.Random, seconds: float) -> None:
         self.site = site
-        self.story = Story(site.mode, len(site.urls), loses=False)
+        self.story = Story(site.mode, len(site.urls), loses=False, in_traffic=True)
         self.browser = Browser(site.client, site.urls, self.story)
         self.browser.phase = "during"
         self._calm = calm

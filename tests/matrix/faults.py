@@ -85,7 +85,11 @@ class Backend:
         return self.server.directory / "dump.rdb"
 
     def load_slowly(self) -> None:
-        """Restart it with so many keys that it answers LOADING for some seconds."""
+        """Restart it with so many keys that it answers LOADING for some seconds.
+
+        Nobody writes between its snapshot and its end: it is to lose nothing.
+        """
+        self.proxy.refuse()
         script = f"for i = 1, {_FILLER} do redis.call('SET', 'filler:' .. i, i) end"
         self.server.execute("EVAL", script, 0)
         self.server.execute("SAVE")
@@ -93,6 +97,7 @@ class Backend:
         # Its own wait for an answer would outlast the loading: what is to be seen is before it.
         with self._not_waiting():
             self.server.start()
+        self.proxy.heal()
 
     @contextlib.contextmanager
     def _not_waiting(self) -> Iterator[None]:

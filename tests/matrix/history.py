@@ -78,6 +78,8 @@ class Story:
         processes: how many there were.
         loses: the fault has Redis lose something of what it had acknowledged.
         gives_back: processes that saw the session just before the fault have to give it back then.
+        in_traffic: a fault may have come between what a request read and what it wrote. A login or
+            a new cookie that was refused then may have been made all the same, and nobody has it.
         acts: in the order of their answers.
         readers: by name, what each was told.
         stored: by publisher, the numbers that Redis holds in the end, in its order.
@@ -87,6 +89,7 @@ class Story:
     processes: int
     loses: bool
     gives_back: bool = False
+    in_traffic: bool = False
     acts: list[Act] = field(default_factory=list)
     readers: dict[str, list[Frame]] = field(default_factory=dict)
     stored: dict[str, list[int]] = field(default_factory=dict)

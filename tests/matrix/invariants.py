@@ -119,7 +119,8 @@ def _is_served(act: Act) -> bool:
 class _Model:
     """What a session may hold by what was acknowledged, and by what only may have happened."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_traffic: bool = False) -> None:
+        self._in_traffic = in_traffic
         self.possible: dict[str, set[Any]] = {}
         self.ever: dict[str, set[Any]] = {}
         self.begun = self.ended = self.maybe_ended = False
@@ -131,7 +132,9 @@ class _Model:
             known = self.possible.get(key, {None})
             self.possible[key] = {value} if act.done else known | {value}
             self.ever[key] = self.ever.get(key, {None}) | {value}
-        elif act.what == "logout":
+        if act.what in _SETS and not act.done and act.had_cookie and self._in_traffic:
+            self.maybe_ended = True
+        if act.what == "logout":
             self.ended = self.ended or act.done
             self.maybe_ended = True
 
@@ -143,7 +146,7 @@ class _Model:
 
 def nothing_lost(story: Story) -> list[str]:
     """A session shows what was acknowledged: here while Redis is away, everywhere after it."""
-    model, wrong = _Model(), []
+    model, wrong = _Model(in_traffic=story.in_traffic), []
     for act in story.acts:
         model.note(act)
         if act.what != "read" or not act.done or act.body["available"] is False:

@@ -126,12 +126,18 @@ def test_a_history_as_it_should_be_is_not_complained_of(name: str) -> None:
     assert judge(WELL[name]) == []
 
 
+def test_a_new_cookie_that_was_refused_in_traffic_may_have_been_made() -> None:
+    acts = [LOGIN, Act("during", "rotate", 503), read("after")]
+    assert is_told("I1", "shows a visitor", judge(Story("closed", 1, False, acts=acts)))
+    assert judge(Story("closed", 1, False, in_traffic=True, acts=acts)) == []
+
+
 def test_what_processes_have_seen_they_give_back() -> None:
     acts = [LOGIN, WRITE, read("after")]
-    assert is_told("I1", "shows a visitor", judge(Story("local", 1, True, True, acts)))
+    assert is_told("I1", "shows a visitor", judge(Story("local", 1, True, True, acts=acts)))
     older = [LOGIN, WRITE, written("2"), read("after", user_id="7", k="1")]
-    assert is_told("I3", "shows k='1'", judge(Story("local", 1, True, True, older)))
-    assert judge(Story("local", 3, True, True, older)) == []
+    assert is_told("I3", "shows k='1'", judge(Story("local", 1, True, True, acts=older)))
+    assert judge(Story("local", 3, True, True, acts=older)) == []
 
 
 @pytest.mark.parametrize("name", ILL)
