@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -44,14 +45,17 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from tests.conftest import Serve
 
+    from holdfast.link import Recovery
     from holdfast.testing import RedisServer
 
 EXAMPLE = ROOT / "examples" / "metrics.py"
 
 
 @pytest.fixture
-def registry() -> Iterator[CollectorRegistry]:
+def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[CollectorRegistry]:
     """A registry of the test's own, into which this process is measured."""
+    # What earlier tests have left is read no more, whenever the garbage collector comes by.
+    monkeypatch.setattr(signals, "_readable", weakref.WeakSet())
     registry = CollectorRegistry()
     end = record_metrics(registry)
     yield registry
@@ -199,6 +203,21 @@ async def test_a_link_that_nobody_has_used_or_that_was_closed_is_none(
     assert sum(states_of(registry)) == 1
     await link.aclose()
     assert sum(states_of(registry)) == 0
+
+
+async def test_a_recovery_that_fails_is_counted(
+    registry: CollectorRegistry, redis: RedisServer
+) -> None:
+    from holdfast.link import Link
+
+    def fail(_: Recovery) -> None:
+        raise LookupError("of the test")
+
+    link = Link(Settings(redis_url=redis.url))
+    link.on_recovery("test", fail)
+    _until(link.ready_sync)
+    assert Scrape.of(registry)("redis_recovery_errors_total") == 1
+    await link.aclose()
 
 
 def states_of(registry: CollectorRegistry) -> list[float]:

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from holdfast import signals
 from holdfast.errors import RedisReplyError, RedisUnavailable
 from holdfast.link.capabilities import missing_commands, parse_info, worries
 from holdfast.link.conversing import converse
@@ -340,6 +341,7 @@ class Supervisor:
             except RedisUnavailable as error:
                 return error
             except Exception:
+                signals.count("redis_recovery_errors")
                 log.exception("the recovery hook %r failed; recovery goes on", name)
         return None
 

@@ -76,6 +76,11 @@ METRICS = (
     ),
     Metric("redis_outages", "counter", "Outages, by why they began.", ("reason",), _REASONS),
     Metric("redis_away_seconds", "total", "Seconds in which Redis was away, the present included."),
+    Metric(
+        "redis_recovery_errors",
+        "counter",
+        "Failures of what writes what waited when Redis is back; the log has them.",
+    ),
     # Sessions
     Metric(
         "session_load",
