@@ -256,8 +256,8 @@ class Outbox:
 
     def done(
         self, run_id: str, batch: Sequence[Waiting], results: Sequence[Entry | HoldfastError]
-    ) -> None:
-        """Take *batch* off the queue and tell its publishers."""
+    ) -> bool:
+        """Take *batch* off the queue, tell its publishers, and return whether more waits there."""
         with self._lock:
             lane = self._lane(run_id)
             lane.sender = None
@@ -267,8 +267,10 @@ class Outbox:
                     continue  # another sender was quicker; the store answered both alike
                 queue.popleft()
                 self._settle(lane, waiting, result)
+            more = bool(queue)
         for waiting, result in zip(batch, results, strict=True):
             waiting.tell(result)
+        return more
 
     def unavailable(self, run_id: str) -> list[Entry]:
         """Turn all that waits for *run_id* into the journal; return what that acknowledges."""

@@ -390,10 +390,11 @@ class RedisEventStore(EventStore):
             life, results = replies.results(run_id, batch, reply)
         else:
             life, results = self._read_short(run_id, batch, write, reply)
-        self._outbox.done(run_id, batch, results)
+        more = self._outbox.done(run_id, batch, results)
         if self._bells.heard(run_id):
             self._bells.ring(run_id, News(life, _in_a_row(results)))
-        self._send_next(run_id, loop)
+        if more:
+            self._send_next(run_id, loop)
 
     def _learn(self, run_id: str, reply: Any) -> bytes | None:
         """Take note of the transport that a reply shows; return the reply's status."""
