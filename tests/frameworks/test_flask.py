@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
     from werkzeug.test import TestResponse
 
-    from holdfast.sessions.store import SessionStore
+    from holdfast.sessions.store import Change, Outcome, SessionKey, SessionStore
     from holdfast.testing import RedisServer
 
 KEY = "a key of more than sixteen characters"
@@ -589,6 +590,29 @@ def test_an_async_view_has_the_same_session(store: SessionStore) -> None:
         return str(get_session().incr("n"))
 
     assert [site.client.get("/async").text for _ in range(2)] == ["2", "4"]
+
+
+def test_an_async_view_has_the_session_of_a_store_that_waits_for_a_loop() -> None:
+    class Elsewhere(MemorySessionStore):
+        @property
+        def waits_in_place(self) -> bool:
+            return False
+
+        async def save(
+            self, key: SessionKey, change: Change, *, idle_timeout: float = 0.0
+        ) -> Outcome:
+            await asyncio.sleep(0)
+            return await super().save(key, change, idle_timeout=idle_timeout)
+
+    site = Site(Elsewhere())
+
+    @site.app.get("/async")
+    async def awaited_page() -> str:
+        flask.session["n"] = flask.session.get("n", 0) + 1
+        get_session().save()
+        return str(flask.session["n"])
+
+    assert [site.client.get("/async").text for _ in range(2)] == ["1", "2"]
 
 
 def test_an_answer_that_failed_to_leave_is_followed_by_one_with_the_cookie(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -117,7 +118,17 @@ class SyncSessionStore:
         self._run(self.store.flush())
 
     def _run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        return driven(coroutine) if self.store.waits_in_place else asyncio.run(coroutine)
+        return driven(coroutine) if self.store.waits_in_place else _on_a_loop(coroutine)
+
+
+def _on_a_loop(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    # An async view of a synchronous framework: its thread has a loop, which waits for us.
+    with ThreadPoolExecutor(1) as helper:
+        return helper.submit(asyncio.run, coroutine).result()
 
 
 def waiting_in_place(store: SessionStore) -> SessionStore:
