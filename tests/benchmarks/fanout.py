@@ -1,18 +1,19 @@
 """One event to many readers: what a delivery costs, how late it is, and who is held up.
 
-Run it as ``python -m tests.benchmarks.fanout [rounds] [subscribers]``. Rounds are interleaved, so
-that a slow moment of the machine falls on every contender alike; ratios are taken within a round.
-The subscribers read over raw sockets in this process, on another core than the uvicorn that serves
-them. Three measurements:
+Run it as ``python -m tests.benchmarks.fanout [rounds] [subscribers] [--only PART]``. Rounds are
+interleaved, so that a slow moment of the machine falls on every contender alike; ratios are taken
+within a round. The subscribers read over raw sockets in this process, on another core than the
+uvicorn that serves them. Three measurements, ``deliveries``, ``rates`` and ``stalls``:
 
 * the CPU time of a delivery: a bare ASGI app sending the same bytes, holdfast, and sse-starlette
   with an ``XREAD`` for each client;
-* latency against the publisher's clock, at rising rates of one run;
+* latency against the publisher's clock, at rising rates of one run, and where the CPU time goes;
 * the latency of a hundred readers and the memory of the server while one of them takes nothing.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
@@ -20,7 +21,6 @@ import re
 import resource
 import selectors
 import socket
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -148,7 +148,7 @@ class Served:
             query = {k: float(v) for k, v in parse_qsl(scope["query_string"].decode())}
             used = await self.publish(which, run_id, **query)
             await send({"type": "http.response.start", "status": 200, "headers": []})
-            await send(_body(f"{used:.6f}".encode(), more=False))
+            await send(_body("{:.6f} {:.6f}".format(*used).encode(), more=False))
         else:
             await self.streams(scope, receive, send)
 
@@ -159,13 +159,13 @@ class Served:
         frames: float = FRAMES,
         interval: float = INTERVAL,
         fill: float = 0,
-    ) -> float:
-        """Publish *frames* events, evenly, and return the CPU seconds that this took."""
+    ) -> tuple[float, float]:
+        """Publish *frames* events evenly; return the CPU seconds of it, ours and the kernel's."""
         run = RunPublisher(run_id)
         await run.emit("hello")
         await asyncio.sleep(0.2)
         filling = {"fill": "x" * int(fill)} if fill else {}
-        cpu, due = time.process_time(), time.monotonic()
+        before, due = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
         for _ in range(int(frames)):
             data = {"t": time.monotonic_ns(), **DATA, **filling}
             if which == "bare":
@@ -178,7 +178,8 @@ class Served:
             await asyncio.sleep(max(due - time.monotonic(), 0))
         # What was published last is still on its way to some.
         await asyncio.sleep(0.3)
-        return time.process_time() - cpu
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        return after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
 
 
 app = Served()
@@ -190,7 +191,7 @@ def _body(body: bytes, *, more: bool = True) -> dict[str, Any]:
 
 # --- the readers ----------------------------------------------------------------------------------
 
-_FRAME = re.compile(rb'data: \{"t":(\d+)')
+_DATA = b'data: {"t":'
 
 
 class Measured(NamedTuple):
@@ -206,6 +207,7 @@ class Readers:
 
     def __init__(self, port: int, path: str, count: int) -> None:
         self.latencies: list[float] = []
+        self.reads = 0
         self._selector = selectors.DefaultSelector()
         self._rest: dict[socket.socket, bytes] = {}
         for _ in range(count):
@@ -230,12 +232,16 @@ class Readers:
                 self._take(reader, reader.recv(1 << 20))
 
     def _take(self, reader: socket.socket, data: bytes) -> None:
+        """Note when each event came. It must cost less than the server takes to send it."""
         now = time.monotonic_ns()
-        text = self._rest[reader] + data
-        whole = text.rfind(b"\n\n") + 2 if b"\n\n" in text else 0
-        self._rest[reader] = text[whole:]
-        for found in _FRAME.finditer(text, 0, whole):
-            self.latencies.append((now - int(found[1])) / 1e6)
+        data = self._rest[reader] + data
+        at = data.find(_DATA)
+        self.reads += at >= 0
+        while at >= 0 and (end := data.find(b",", at)) >= 0:
+            self.latencies.append((now - int(data[at + len(_DATA) : end])) / 1e6)
+            at = data.find(_DATA, end)
+        # What is cut off: an event whose time is not here yet, or the beginning of one.
+        self._rest[reader] = data[at:] if at >= 0 else data[1 - len(_DATA) :]
 
     def close(self) -> None:
         """Hang up."""
@@ -252,11 +258,25 @@ def request(port: int, path: str) -> socket.socket:
 
 
 class Told(NamedTuple):
-    """What a round told: CPU seconds of the server, of how many, and milliseconds."""
+    """What a round told.
 
-    cpu: float
+    Attributes:
+        user, kernel: CPU seconds of the server, its own and the kernel's.
+        seconds: how long it took.
+        latencies: of each event to each reader, in milliseconds.
+        together: how many events came at once, on average.
+    """
+
+    user: float
+    kernel: float
     seconds: float
     latencies: list[float]
+    together: float
+
+    @property
+    def cpu(self) -> float:
+        """CPU seconds of the server."""
+        return self.user + self.kernel
 
 
 def deliver(
@@ -272,20 +292,20 @@ def deliver(
     began = time.monotonic()
     control = request(port, _publishing(which, run_id, how))
     readers.read(expected)
-    cpu, seconds = _cpu_told(control), time.monotonic() - began
+    (user, kernel), seconds = _cpu_told(control), time.monotonic() - began
     for connection in (control, *idlers):
         connection.close()
     readers.close()
     got = len(readers.latencies)
     assert got == expected, f"{which}: {got} of {expected} were delivered"
     time.sleep(0.5)  # until the server has noticed that they left
-    return Told(cpu, seconds, readers.latencies)
+    return Told(user, kernel, seconds, readers.latencies, got / readers.reads)
 
 
-def publish(port: int, which: str, run_id: str, **how: float) -> float:
-    """Have *which* publish, and return the CPU seconds that it took."""
+def publish(port: int, which: str, run_id: str, **how: float) -> None:
+    """Have *which* publish."""
     with request(port, _publishing(which, run_id, how)) as control:
-        return _cpu_told(control)
+        _cpu_told(control)
 
 
 def _publishing(which: str, run_id: str, how: Mapping[str, float]) -> str:
@@ -293,13 +313,13 @@ def _publishing(which: str, run_id: str, how: Mapping[str, float]) -> str:
     return f"/publish/{which}/{run_id}?{query}"
 
 
-def _cpu_told(control: socket.socket) -> float:
+def _cpu_told(control: socket.socket) -> tuple[float, float]:
     answer = b""
-    while not (found := re.search(rb"\r\n(\d+\.\d+)\r\n", answer)):
+    while not (found := re.search(rb"\r\n(\d+\.\d+) (\d+\.\d+)\r\n", answer)):
         more = control.recv(65536)
         assert more, answer
         answer += more
-    return float(found[1])
+    return float(found[1]), float(found[2])
 
 
 def quantile(values: list[float], part: float) -> float:
@@ -343,19 +363,23 @@ def fan_outs(redis: RedisServer, rounds: int, subscribers: int) -> None:
 
 
 def rates(redis: RedisServer, subscribers: int, seconds: float = 4.0) -> None:
-    """Measure the latency at rising rates, until the 95th percentile is above 100 ms."""
+    """Measure the latency at rising rates, until the 95th percentile stays above 100 ms."""
     print(f"\none run to {subscribers} SSE subscribers, latency against the publisher's clock")
+    print("  events/s    P50    P95    P99 ms   own + kernel, of a core   events at once")
+    late = 0
     with served(redis) as server:
-        for rate in (5, 25, 50, 75, 100, 125, 150, 200, 250):
+        for rate in (5, 25, 50, 75, 100, 150, 250, 500, 1000, 2000):
             how = {"frames": int(rate * seconds), "interval": 1 / rate}
             told = deliver(server.port, "holdfast", f"rate-{rate}", subscribers, how)
             p50, p95, p99 = (quantile(told.latencies, part) for part in (0.5, 0.95, 0.99))
-            core = told.cpu / told.seconds
+            user, kernel = told.user / told.seconds, told.kernel / told.seconds
             print(
-                f"  {rate:4} events/s  P50 {p50:6.1f}  P95 {p95:6.1f}  P99 {p99:6.1f} ms"
-                f"  {core:4.0%} of a core"
+                f"  {rate:8} {p50:6.1f} {p95:6.1f} {p99:6.1f}"
+                f"      {user:4.0%} + {kernel:3.0%} {told.together:22.1f}",
+                flush=True,
             )
-            if p95 > 100:
+            late = late + 1 if p95 > 100 else 0
+            if late == 2:
                 break
 
 
@@ -391,14 +415,20 @@ def many_files() -> None:
 
 def main() -> None:
     """Measure on a server of our own."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
-    subscribers = int(sys.argv[2]) if len(sys.argv) > 2 else 1000
+    parser = argparse.ArgumentParser()
+    parser.add_argument("rounds", type=int, nargs="?", default=7)
+    parser.add_argument("subscribers", type=int, nargs="?", default=1000)
+    parser.add_argument("--only", choices=("deliveries", "rates", "stalls"))
+    asked = parser.parse_args()
     many_files()
     with ExitStack() as stack:
         redis = stack.enter_context(redis_server())
-        fan_outs(redis, rounds, subscribers)
-        rates(redis, subscribers)
-        stalls(redis, rounds)
+        if asked.only in {None, "deliveries"}:
+            fan_outs(redis, asked.rounds, asked.subscribers)
+        if asked.only in {None, "rates"}:
+            rates(redis, asked.subscribers)
+        if asked.only in {None, "stalls"}:
+            stalls(redis, asked.rounds)
 
 
 if __name__ == "__main__":
