@@ -407,6 +407,44 @@ async def test_what_was_written_without_an_answer_is_not_taken_for_somebody_else
             assert await other.load(old) is Missing.SUPERSEDED
 
 
+@pytest.mark.parametrize("mode", ["readonly", "closed"])
+@pytest.mark.parametrize("grace", [0.0, 30.0], ids=["regenerated", "renewed"])
+async def test_a_new_secret_that_was_refused_and_made_all_the_same_logs_nobody_out(
+    forgetful: RedisServer, mode: str, grace: float
+) -> None:
+    with FaultProxy.threaded("127.0.0.1", forgetful.port) as proxy:
+        settings = Settings(
+            redis_url=proxy.url, redis_timeout=0.5, secret_key=KEY, session_on_outage=mode
+        )
+        store, other = FallbackSessionStore(settings), RedisSessionStore(settings_for(forgetful))
+        key = new_key()
+        await store.create(key, {"a": b"1"}, max_age=HOUR)
+        await store.save(key, Change({"a": b"2"}))
+        unheard = new_secret(key)
+        rotation = Rotation(unheard.secret_hash, grace=grace)
+        proxy.blackhole("replies")
+        with pytest.raises(SessionUnavailable):
+            await store.save(key, Change({"a": b"3"}, rotation=rotation))
+        await until(lambda: not store.link.up)
+        assert isinstance(await other.load(unheard), Record)
+        proxy.heal()
+        await back(settings)
+        for each in (store, other):
+            found = await each.load(key)
+            assert fields_of(found) == {"a": b"3"}
+            assert isinstance(found, Record)
+            assert found.current
+        assert await other.load(unheard) is Missing.ABSENT
+        # It may be done later still: Redis had it, and was slow.
+        await other.save(key, Change(rotation=rotation))
+        assert fields_of(await store.load(key)) == {"a": b"3"}
+        # Whoever has renewed it since is not undone.
+        newer = new_secret(key)
+        await other.save(key, Change(rotation=Rotation(newer.secret_hash)))
+        assert await store.load(key) is Missing.SUPERSEDED
+        assert fields_of(await store.load(newer)) == {"a": b"3"}
+
+
 def test_who_is_revoked_by_a_thread_is_not_served_in_an_outage(forgetful: RedisServer) -> None:
     outage = Outage(forgetful, redis_timeout=2)
     anyio.run(outage.log_in)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from holdfast import signals
@@ -30,6 +31,7 @@ from holdfast.sessions.presence import Loss
 from holdfast.sessions.redis import RedisSessionStore
 from holdfast.sessions.restoration import Restoration, restorable_since, run_all
 from holdfast.sessions.store import (
+    TOMBSTONE_SECONDS,
     Change,
     Missing,
     Outcome,
@@ -56,6 +58,8 @@ _MAX_BYTES = 32 * 1024 * 1024
 _REPLAY_PASSES = 10
 # Sessions that nobody else may write while they are.
 _TURNS = 50
+# Rotations that were refused, and may have been done.
+_MAX_REFUSED = 1000
 _TURN_SECONDS = 0.25
 _TURN_PAUSE = 0.002
 _SEVERAL = (
@@ -113,6 +117,7 @@ class FallbackSessionStore(SessionStore):
         self._restoration = Restoration(self._calls, self._prefix, self._bounds[0])
         self._told_of_others = False
         self._journal = Journal(*self._bounds)
+        self._refused: OrderedDict[str, tuple[SessionKey, float]] = OrderedDict()
         self._writing: set[str] = set()
         self._away_since: float | None = None
         self._replayed = False
@@ -167,6 +172,8 @@ class FallbackSessionStore(SessionStore):
                     await self._write_waiting(key.id_hash)
                 asked = self._copies.asked
                 found = await self._remote.load(key, idle_timeout=idle_timeout)
+                if isinstance(found, Missing) and self._refused and await self._taken_back(key):
+                    found = await self._remote.load(key, idle_timeout=idle_timeout)
             except SessionUnavailable:
                 pass
             else:
@@ -243,6 +250,7 @@ class FallbackSessionStore(SessionStore):
                     await self._write_waiting(key.id_hash)
                 outcome = await self._remote.save(key, change, idle_timeout=idle_timeout)
             except SessionUnavailable as error:
+                self._note_refused(key, change, error)
                 self._only_where_kept(error)
             else:
                 self._follow(key, change, outcome)
@@ -355,6 +363,40 @@ class FallbackSessionStore(SessionStore):
             self._copies.outdate(id_hash)
         self._restoration.departed(id_hash)
 
+    def _note_refused(self, key: SessionKey, change: Change, error: SessionUnavailable) -> None:
+        """Note a rotation that may have been done, and of which the browser will not be told."""
+        told = self._mode == "local" and not isinstance(error, SessionNotReplicated)
+        if change.rotation is None or told:
+            return
+        with self._lock:
+            self._refused[change.rotation.secret_hash] = (key, time.time())
+            while len(self._refused) > _MAX_REFUSED:
+                self._refused.popitem(last=False)
+
+    def _takings_back(self, id_hash: str | None = None) -> list[calls.Call]:
+        since = time.time() - TOMBSTONE_SECONDS
+        with self._lock:
+            return [
+                self._calls.take_back(key, secret_hash)
+                for secret_hash, (key, at) in self._refused.items()
+                if at > since and id_hash in {None, key.id_hash}
+            ]
+
+    async def _taken_back(self, key: SessionKey) -> bool:
+        """Take back what was refused of a session, and done when nobody waited for it any more."""
+        found = self._takings_back(key.id_hash)
+        for call in found:
+            try:
+                if blocking():
+                    self._link.run_sync(*call)
+                else:
+                    await self._link.run(*call)
+            except RedisUnavailable as error:
+                raise SessionUnavailable(str(error)) from error
+            except RedisReplyError:
+                return False  # what is there now is no session
+        return bool(found)
+
     def _only_where_kept(self, error: SessionUnavailable) -> None:
         if isinstance(error, SessionNotReplicated):
             # Redis is there and has it; to keep it here as well would be no replica.
@@ -403,6 +445,8 @@ class FallbackSessionStore(SessionStore):
                 },
             )
         self._put_back(recovery, loss, since)
+        for _ in run_all(recovery, [(each,) for each in self._takings_back()]):
+            pass
         self._restoration.settle(census)
         self._replayed = True
 
