@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
+import sys
 import threading
 import time
 from functools import partial
@@ -309,6 +311,7 @@ async def test_a_server_that_is_no_node_is_told(make_link: MakeLink) -> None:
         assert "not a node of a cluster" in told["reachable"].text
 
 
+@pytest.mark.slow
 async def test_slots_without_a_master_are_an_outage(make_link: MakeLink) -> None:
     with redis_server("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no",
                       "--cluster-port", "0") as alone:  # fmt: skip
@@ -326,6 +329,81 @@ def test_a_table_with_a_hole_is_an_outage() -> None:
     with pytest.raises(RedisUnavailable) as error:
         topology.learn([[0, 16000, [b"a", 1]]], ("a", 1))
     assert error.value.reason == "cluster_down"
+
+
+async def test_a_caller_may_leave_while_its_slot_is_on_its_way(
+    cluster: RedisCluster, link: Link, key_prefix: str
+) -> None:
+    tag = f"{{{key_prefix}}}"
+    slot = slot_of(tag)
+    to = cluster.masters[elsewhere(cluster, slot)]
+    cluster.owner(slot).execute("SET", f"{tag}a", 1)
+    source = cluster.begin_move(slot, to)
+    try:
+        refused = _refusals(cluster)
+        waiting = asyncio.create_task(link.run(BOTH, [f"{tag}a", f"{tag}b"]))
+        await until(lambda: _refusals(cluster) > refused, 30)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert await link.execute("GET", f"{tag}a") == b"1"
+    finally:
+        cluster.move_keys(slot, source, to)
+        cluster.end_move(slot, to)
+
+
+FORKING = """
+import asyncio, os, sys, threading
+from holdfast.link import Link
+from holdfast.settings import Settings
+link = Link(Settings(redis_url=sys.argv[1], redis_timeout=10))
+async def both(name):
+    written = await asyncio.gather(*[link.execute("SET", f"{name}{n}", n) for n in range(9)])
+    assert written == [b"OK"] * 9
+    found = await asyncio.to_thread(link.pipeline_sync, [("GET", f"{name}{n}") for n in range(9)])
+    assert found == [b"%d" % n for n in range(9)]
+def child():
+    # A thread, because the child is still inside the parent's coroutine.
+    done = []
+    def run():
+        asyncio.run(both("child"))
+        done.append(True)
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(30)
+    os._exit(0 if done else 1)
+async def main():
+    await both("before")
+    pid = os.fork()
+    if pid == 0:
+        child()
+    await both("parent")
+    assert (await asyncio.to_thread(os.waitpid, pid, 0))[1] == 0
+    await both("again")
+    await link.aclose()
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+def test_after_a_fork_both_sides_have_connections_of_their_own(cluster: RedisCluster) -> None:
+    subprocess.run([sys.executable, "-c", FORKING, cluster.url], check=True, timeout=60)
+
+
+@pytest.mark.slow
+async def test_a_master_that_says_nothing_is_an_outage(
+    cluster: RedisCluster, make_link: MakeLink
+) -> None:
+    link = make_link(cluster.url, timeout=1.0)
+    link.start()
+    await until(lambda: link.up, 30)
+    cluster.masters[1].freeze()
+    try:
+        await until(lambda: link.status.state is LinkState.DOWN, 30)
+        assert link.status.reason in ("timeout", "cluster_down")
+    finally:
+        cluster.masters[1].thaw()
+    await until(lambda: link.up, 60)
 
 
 @pytest.mark.slow
