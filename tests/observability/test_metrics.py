@@ -318,7 +318,10 @@ DJANGO = """
     session = SessionStore()
     session["cart"] = 1
     session.save()
-    assert SessionStore(session.session_key)["cart"] == 1
+    key = session.session_key
+    assert SessionStore(key)["cart"] == 1
+    session.delete()
+    assert SessionStore(key).load() == {}
     print(generate_latest(REGISTRY).decode())
 """
 
@@ -334,6 +337,7 @@ def test_sessions_of_django_are_told_too() -> None:
     )
     assert done.returncode == 0, done.stderr
     scrape = Scrape(done.stdout)
+    assert scrape("session_load_duration_seconds_count", {"outcome": "absent"}) == 1
     assert scrape("session_load_duration_seconds_count", {"outcome": "found"}) == 1
     assert scrape("session_save_duration_seconds_count", {"outcome": "stored"}) == 1
 
@@ -362,6 +366,16 @@ def test_what_has_ended_leaves_the_registry_and_hears_no_more() -> None:
     assert signals.observers == ()
     assert Scrape.of(registry).families == {}
     record_metrics(registry)()
+
+
+def test_a_registry_that_has_one_of_our_names_is_left_as_it_was() -> None:
+    registry = CollectorRegistry()
+    Counter("holdfast_session_corrupt", "Of somebody else.", registry=registry)
+    with pytest.raises(ValueError, match="holdfast_session_corrupt"):
+        record_metrics(registry)
+    left = {name.removesuffix("_created") for name in Scrape.of(registry).families}
+    assert left == {"holdfast_session_corrupt"}
+    assert signals.observers == ()
 
 
 def test_the_app_s_own_metrics_are_scraped_with_ours(registry: CollectorRegistry) -> None:

@@ -7,6 +7,7 @@ is scraped cannot read the others: there each process reads itself every few sec
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from holdfast.sessions.events import SessionEvent
     from holdfast.signals import Operation, Readable, Reading
 
+log = logging.getLogger("holdfast")
+
 INTERVAL = 5.0
 """Seconds between two readings where several processes share their metrics."""
 
@@ -47,7 +50,13 @@ class Exporter:
         self._stopped = threading.Event()
         # First in the registry, so that every scrape reads before it writes.
         registry.register(self)
-        self._made = {metric.word: self._make(metric) for metric in METRICS}
+        self._made: dict[str, Counter | Gauge | Histogram] = {}
+        try:
+            for metric in METRICS:
+                self._made[metric.word] = self._make(metric)
+        except ValueError:
+            self._leave()
+            raise
         # Each with all its labels at 0 from the start: a rate needs a beginning.
         self._children = {
             (metric.word, labels): self._child(metric.word, labels)
@@ -73,6 +82,9 @@ class Exporter:
         self._stopped.set()
         for end in self._enders:
             end()
+        self._leave()
+
+    def _leave(self) -> None:
         for each in [self, *self._made.values()]:
             self._registry.unregister(each)
 
@@ -135,7 +147,10 @@ class Exporter:
 
     def _read_on(self) -> None:
         while not self._stopped.wait(INTERVAL):
-            self.read()
+            try:
+                self.read()
+            except Exception:  # the directory may be gone, or its disk full
+                log.exception("the metrics of this process could not be written")
 
     # -- the metrics
 
