@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 IDLE = 30.0
 """Two heartbeats."""
 
+SETTLE = 3.0
+"""Seconds until all have the history as well: to send that is not to wait."""
+
 
 def measure(redis: RedisServer, which: str, count: int) -> None:
     """Open *count* readers, let them wait, and publish one event to them."""
@@ -40,6 +43,7 @@ def measure(redis: RedisServer, which: str, count: int) -> None:
         for reader in readers:
             _take(reader, b"retry: ")
         took = time.monotonic() - began
+        time.sleep(SETTLE)
         cpu = _cpu(server.pid)
         time.sleep(IDLE)
         idle = (_cpu(server.pid) - cpu) / IDLE
