@@ -15,7 +15,7 @@ from holdfast.streams.cursor import TAIL, Cursor, Position, parse_position
 from holdfast.streams.event import ZERO, EventId
 from holdfast.streams.frames import Frame
 from holdfast.streams.hub import Hub
-from holdfast.streams.ring import Break
+from holdfast.streams.ring import FIRST_PAGE, Break
 from holdfast.streams.store import Draft
 from holdfast.streams.subscription import Due, Subscription
 
@@ -329,9 +329,9 @@ async def test_flush_under_a_live_stream_never_mixes_two_lives(
 
 
 class _LeavesBetween(PatchyStore):
-    """Goes away when the first page of a new life is asked for."""
+    """Goes away when what follows an id is asked for."""
 
-    leaves = False
+    leaves_at: EventId | None = None
 
     async def read(
         self,
@@ -342,8 +342,8 @@ class _LeavesBetween(PatchyStore):
         *,
         max_bytes: int | None = None,
     ) -> list[Entry]:
-        if self.leaves and start == ZERO.next():
-            self.leaves, self.away = False, True
+        if self.leaves_at is not None and start == self.leaves_at.next():
+            self.leaves_at, self.away = None, True
         return await super().read(run_id, start, end, limit, max_bytes=max_bytes)
 
 
@@ -355,7 +355,7 @@ async def test_outage_between_a_reset_and_the_new_life_passes_over_nothing() -> 
         store.own(count=2)
         await reader.has("own.1", "own.2")
         store.flush()
-        store.life, store.seq, store.leaves = "life-2", 0, True
+        store.life, store.seq, store.leaves_at = "life-2", 0, ZERO
         for _ in range(3):
             store._own(Draft("t", b"0"))
         hub.look("r")
@@ -368,6 +368,36 @@ async def test_outage_between_a_reset_and_the_new_life_passes_over_nothing() -> 
         store.away = True
         store.own()
         await reader.has(*told, "own.5")
+    await hub.aclose()
+
+
+async def test_outage_while_what_waited_is_read_passes_over_nothing() -> None:
+    """What was provisional and is stored counts no more, and not all of it has been read."""
+    store = _LeavesBetween()
+    hub = Hub(store)
+    stored = [f"own.{n}" for n in range(2, FIRST_PAGE + 2)]
+    async with reading(hub) as reader:
+        (first,) = store.own()
+        await reader.has("own.1")
+        store.away = True
+        reads = store.reads
+        hub.look("r")  # whoever finds it away begins anew with a small page
+        await until(lambda: store.reads > reads)
+        store.own(count=FIRST_PAGE + 3)
+        await until(lambda: len(reader.names) == FIRST_PAGE + 4)
+        for waiting in store.journal:
+            entry = store._store(waiting._replace(provisional=False))
+            if entry.seq == FIRST_PAGE + 1:
+                store.leaves_at = entry.id
+        store.journal, store.away = [], False
+        hub.look("r")
+        await until(lambda: store.away)
+        store.own()
+        async with reading(hub, str(first.id)) as late:
+            await late.has(*stored)
+            store.come_back()
+            rest = [f"own.{n}" for n in range(FIRST_PAGE + 2, FIRST_PAGE + 6)]
+            await late.has(*stored, *rest)
     await hub.aclose()
 
 

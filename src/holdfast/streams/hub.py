@@ -429,7 +429,8 @@ class Hub:
             if ring.transport == "pubsub":
                 await self._look_live(ring)
             while ring.transport != "pubsub" and await self._read_page(ring):
-                pass
+                # What waited and is stored now counts no more as provisional.
+                self._behind.add(ring.run_id)
             self._behind.discard(ring.run_id)
         except RedisUnavailable:
             ring.doubtful = True
