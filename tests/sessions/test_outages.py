@@ -383,7 +383,7 @@ async def test_redis_never_there_serves_memory_says_so_once_and_moves_over(
 async def test_redis_that_hangs_costs_one_deadline_and_then_nothing(
     kept_redis: RedisServer,
 ) -> None:
-    outage = Outage(kept_redis)
+    outage = Outage(kept_redis, redis_timeout=0.25)
     await outage.log_in()
     kept_redis.freeze()
     try:
@@ -569,14 +569,15 @@ async def test_what_waited_is_not_written_over_what_is_newer(kept_redis: RedisSe
     listed = store._waiting_now()
     # Between the list and its turn, a request writes what waited, and then something newer.
     assert await store.save(key, Change({"a": b"3"})) is Outcome.DONE
-    assert [store._write(entry, store.link.run_sync) for entry in listed] == [None]
+    by_link = fallback._ByLink(store.link)
+    assert list(store._write_all(listed, by_link)) == []
     found = await store.load(key)
     assert isinstance(found, Record)
     assert found.fields["a"] == b"3"
     # Nor while a request is at it.
     store._journal.save(key, found, Change({"a": b"4"}), 0.0, time.time())
     store._writing.add(key.id_hash)
-    assert [store._write(entry, store.link.run_sync) for entry in store._waiting_now()] == [None]
+    assert list(store._write_all(store._waiting_now(), by_link)) == []
     store._writing.discard(key.id_hash)
     await store.flush()
     assert store.waiting == 0

@@ -9,6 +9,7 @@ Requests come from any loop and thread, the replay from the thread that supervis
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -55,7 +56,8 @@ logger = logging.getLogger("holdfast.sessions")
 COPY_SECONDS = 900.0
 _MAX_SESSIONS = 10_000
 _MAX_BYTES = 32 * 1024 * 1024
-_REPLAY_PASSES = 10
+# For what is written while the rest is replayed; logouts are always waited for.
+_REPLAY_SECONDS = 1.0
 # Sessions that nobody else may write while they are.
 _TURNS = 50
 # Rotations that were refused, and may have been done.
@@ -122,6 +124,7 @@ class FallbackSessionStore(SessionStore):
         self._away_since: float | None = None
         self._replayed = False
         self._conflicts = 0
+        self._lost = False
 
     def __repr__(self) -> str:
         return f"<FallbackSessionStore {self._mode}, {len(self._journal)} waiting, {self._link!r}>"
@@ -421,13 +424,16 @@ class FallbackSessionStore(SessionStore):
             # No copy anywhere is of before that.
             self._restoration.tell_departed(recovery, self._bridged_since() - COPY_SECONDS)
         self._conflicts = written = ended = 0
-        # What requests add meanwhile is written as well, but not for ever.
-        for _ in range(_REPLAY_PASSES):
-            for told in self._write_all(self._waiting_now(), recovery, lost=since is not None):
+        self._lost = since is not None
+        waiting, last = self._waiting_now(), time.monotonic() + _REPLAY_SECONDS
+        while waiting:
+            for told in self._write_all(waiting, recovery):
                 written += told
                 ended += not told
-            if not self.waiting:
-                break
+            # What requests add meanwhile is written as well, but not for ever: the rest is written
+            # before it is read. A logout has to be known to those who read elsewhere.
+            late = time.monotonic() > last
+            waiting = [each for each in self._waiting_now() if each.record is None or not late]
         if written or ended:
             signals.count("session_replayed", "written", by=written)
             signals.count("session_replayed", "ended", by=ended)
@@ -501,27 +507,23 @@ class FallbackSessionStore(SessionStore):
             with self._lock:
                 self._copies.clear()
         # A request may have seen the link down and noted something just after the last replay.
-        for entry in self._waiting_now():
-            try:
-                self._write(entry, self._link.run_sync)
-            except RedisUnavailable:
-                return
+        with contextlib.suppress(RedisUnavailable):
+            for _ in self._write_all(self._waiting_now(), _ByLink(self._link)):
+                pass
 
     def _waiting_now(self) -> list[Entry]:
         with self._lock:
             return self._journal.in_order()
 
-    def _write_all(
-        self, entries: Sequence[Entry], recovery: Recovery, *, lost: bool
-    ) -> Iterator[bool]:
-        """Have Redis told of *entries*, many at a time; it may have *lost* the sessions.
+    def _write_all(self, entries: Sequence[Entry], recovery: Recovery) -> Iterator[bool]:
+        """Have Redis told of *entries*, many at a time, in this thread.
 
         Yields for each that still was what waits whether its session was there.
         """
         for first in range(0, len(entries), _TURNS):
             mine = [each for each in entries[first : first + _TURNS] if self._claim(each)]
             try:
-                groups = [each.calls(self._calls, time.time(), lost=lost) for each in mine]
+                groups = [self._calls_of(each) for each in mine]
                 for entry, reply in zip(mine, run_all(recovery, groups), strict=True):
                     if isinstance(reply, RedisReplyError):
                         _tell_refused(reply)
@@ -531,25 +533,8 @@ class FallbackSessionStore(SessionStore):
                 for entry in mine:
                     self._end_turn(entry)
 
-    def _write(self, entry: Entry, run: Callable[..., Reply]) -> bool | None:
-        """Have Redis told of *entry*, by *run* in this thread.
-
-        Returns:
-            False where the session had ended; ``None`` where *entry* is no more what waits.
-        """
-        if not self._claim(entry):
-            return None
-        reply: Reply = None
-        try:
-            for call in entry.calls(self._calls, time.time()):
-                reply = run(*call)
-        except RedisReplyError as error:
-            _tell_refused(error)
-            return self._written(entry, None)
-        else:
-            return self._written(entry, reply)
-        finally:
-            self._end_turn(entry)
+    def _calls_of(self, entry: Entry) -> tuple[calls.Call, ...]:
+        return entry.calls(self._calls, time.time(), lost=self._lost)
 
     def _claim(self, entry: Entry) -> bool:
         # What a request wrote meanwhile may be older by now than what Redis holds.
@@ -607,7 +592,7 @@ class FallbackSessionStore(SessionStore):
     async def _take_turn(self, entry: Entry) -> None:
         reply: Reply = None
         try:
-            for call in entry.calls(self._calls, time.time()):
+            for call in self._calls_of(entry):
                 reply = self._link.run_sync(*call) if blocking() else await self._link.run(*call)
         except RedisUnavailable as error:
             raise SessionUnavailable(str(error)) from error
@@ -630,6 +615,17 @@ class FallbackSessionStore(SessionStore):
                 self.waiting,
                 extra={"sessions_lost": self.waiting},
             )
+
+
+class _ByLink:
+    """What a recovery is, on a link that is up: for the thread that is told so."""
+
+    def __init__(self, link: Link) -> None:
+        self.execute, self.run, self.pipeline = (
+            link.execute_sync,
+            link.run_sync,
+            link.pipeline_sync,
+        )
 
 
 def _new_record(fields: Mapping[str, bytes], max_age: float) -> Record:
