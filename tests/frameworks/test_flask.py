@@ -12,7 +12,7 @@ import flask
 import pytest
 from flask import Flask
 from markupsafe import Markup
-from tests.frameworks.wsgi_client import answer_of, asgi_of, awaited, environ_of
+from tests.frameworks.wsgi_client import answer_of, asgi_of, awaited, environ_of, settle
 from tests.sessions.browser import CountingStore
 from werkzeug.exceptions import ServiceUnavailable
 
@@ -532,6 +532,7 @@ def test_while_redis_is_away_a_write_is_503_and_a_page_without_one_is_served(
     settings = {"redis_url": fresh_redis.url, "key_prefix": key_prefix, "secret_key": KEY}
     made = Settings(**settings, redis_timeout=10, session_on_outage="readonly")  # type: ignore[arg-type]
     store = FallbackSessionStore(made)
+    settle(store)
     site = Site(store, **settings)
     site.write(a=[1], _permanent=True)
     cookie = site.cookie()

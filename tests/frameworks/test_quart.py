@@ -6,9 +6,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+import anyio.to_thread
 import pytest
 import quart
 from quart import Quart
+from tests.frameworks.wsgi_client import settle
 from tests.sessions.browser import CountingStore
 
 from holdfast.errors import SessionError, SessionTooLate
@@ -184,6 +186,7 @@ async def test_while_redis_is_away_a_write_is_503(
         redis_timeout=10,
     )
     store = FallbackSessionStore(settings)
+    await anyio.to_thread.run_sync(settle, store)
     site = Site(store)
     await site.write(a=[1])
     fresh_redis.kill()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import json
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from holdfast.sessions.fallback import FallbackSessionStore
     from holdfast.testing.session_middleware import Handle
 
 
@@ -100,6 +102,15 @@ def answer_of(app: WSGIApplication, environ: WSGIEnvironment, *, take: int | Non
         if close is not None:
             close()
     return answer
+
+
+def settle(store: FallbackSessionStore) -> None:
+    """Wait until the first recovery is over to its end, which empties the copies once more."""
+    assert store.link.ready_sync()
+    deadline = time.monotonic() + 20
+    while store._replayed:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @dataclass
