@@ -304,7 +304,8 @@ async def test_an_index_that_is_no_hash_harms_no_login(
 async def test_while_redis_is_away_nobody_is_told_that_all_were_revoked(
     fresh_redis: RedisServer, key_prefix: str
 ) -> None:
-    site = Site(Settings(secret_key=KEY, redis_url=fresh_redis.url, key_prefix=key_prefix))
+    url = fresh_redis.url
+    site = Site(Settings(secret_key=KEY, redis_url=url, redis_timeout=2, key_prefix=key_prefix))
     _, id_hash = await site.login(7)
     fresh_redis.kill()
     with pytest.raises(SessionUnavailable):
@@ -323,7 +324,8 @@ async def test_while_redis_is_away_nobody_is_told_that_all_were_revoked(
 async def test_a_login_during_an_outage_is_on_the_list_after_it(
     fresh_redis: RedisServer, key_prefix: str
 ) -> None:
-    site = Site(Settings(secret_key=KEY, redis_url=fresh_redis.url, key_prefix=key_prefix))
+    url = fresh_redis.url
+    site = Site(Settings(secret_key=KEY, redis_url=url, redis_timeout=2, key_prefix=key_prefix))
     await site.login(7)
     link = runtime(site.settings).link
     assert link is not None
