@@ -127,8 +127,8 @@ def _on_a_loop(coroutine: Coroutine[Any, Any, _T]) -> _T:
     except RuntimeError:
         return asyncio.run(coroutine)
     # An async view of a synchronous framework: its thread has a loop, which waits for us.
-    with ThreadPoolExecutor(1) as helper:
-        return helper.submit(asyncio.run, coroutine).result()
+    with ThreadPoolExecutor(1) as elsewhere:
+        return elsewhere.submit(asyncio.run, coroutine).result()
 
 
 def waiting_in_place(store: SessionStore) -> SessionStore:
