@@ -1,7 +1,7 @@
 """Where the nodes of one Redis are: found by the supervisor, read by every connection it allows.
 
-Behind Sentinel that is the address of the master, in a Cluster who has which slot. It asks nobody:
-`sentinel` and `cluster` do, and send nobody anything here.
+Behind Sentinel that is the address of the master, in a Cluster who has which slot. Nothing is asked
+here: `sentinel` and `cluster` ask, and tell it.
 """
 
 from __future__ import annotations
