@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,9 +109,8 @@ async def hunt(mutant: Mutant, folder: Path, seconds: float = SECONDS) -> Outcom
         if not found:
             return None
         env = {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
-        return await soak(
-            seconds, folder, sites=mutant.sites, faults=mutant.faults, env=env, pace=HASTE
-        )
+        pace = replace(HASTE, faults=mutant.faults)
+        return await soak(seconds, folder, sites=mutant.sites, env=env, pace=pace)
 
 
 def is_caught(mutant: Mutant, outcome: Outcome) -> bool:

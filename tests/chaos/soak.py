@@ -19,7 +19,7 @@ from tests.chaos.calm import Calm
 from tests.chaos.lives import Run, Visitor
 from tests.matrix.faults import FAULTS, Fault
 from tests.matrix.invariants import (
-    answered_in_time,
+    answered,
     cookie_kept,
     delivered,
     nothing_lost,
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from tests.matrix.faults import Backend
     from tests.matrix.history import Mode, Story
 
-VISITORS, RUNS = 12, 6
 SITES: tuple[tuple[Mode, int], ...] = (("local", 1), ("readonly", 3), ("closed", 2))
 
 
@@ -57,8 +56,32 @@ ANY: dict[str, Fault] = {
 }
 """What may happen: the faults of the matrix, and one that shows in the middle of traffic alone."""
 
+
+@dataclass(frozen=True)
+class Pace:
+    """How much happens, and how fast.
+
+    Attributes:
+        life: seconds that a visitor or a run acts, at least and at most.
+        well: those between two faults; ``fault``: those that one lasts.
+        faults: the names of what may happen.
+        visitors, runs: how many there are at each site at a time.
+    """
+
+    life: tuple[float, float] = (2.0, 14.0)
+    well: tuple[float, float] = (0.3, 3.0)
+    fault: tuple[float, float] = (0.1, 4.0)
+    faults: tuple[str, ...] = tuple(ANY)
+    visitors: int = 12
+    runs: int = 6
+
+
+LEISURE = Pace()
+HASTE = Pace(life=(1.0, 5.0), well=(0.2, 0.8), fault=(0.1, 1.0))
+
+
 _CHECKS: tuple[Callable[[Story], list[str]], ...] = (
-    answered_in_time,
+    answered,
     lambda story: cookie_kept(_after_a_loss(story)),
     lambda story: nothing_lost(_after_a_loss(story)),
     nothing_resurrected,
@@ -66,25 +89,6 @@ _CHECKS: tuple[Callable[[Story], list[str]], ...] = (
 )
 _ON_ITS_WAY = 0.3
 """Seconds within which an answer arrives that was given before the fault."""
-
-
-@dataclass(frozen=True)
-class Pace:
-    """Seconds, at least and at most.
-
-    Attributes:
-        life: that a visitor or a run acts.
-        well: between two faults.
-        fault: that one lasts.
-    """
-
-    life: tuple[float, float] = (2.0, 14.0)
-    well: tuple[float, float] = (0.3, 3.0)
-    fault: tuple[float, float] = (0.1, 4.0)
-
-
-LEISURE = Pace()
-HASTE = Pace(life=(1.0, 5.0), well=(0.2, 0.8), fault=(0.1, 1.0))
 
 
 @dataclass
@@ -151,7 +155,6 @@ async def soak(
     sites: Sequence[tuple[Mode, int]] = SITES,
     env: Mapping[str, str] | None = None,
     pace: Pace = LEISURE,
-    faults: Sequence[str] = tuple(ANY),
 ) -> Outcome:
     """Let anything happen at each of *sites* for so long, and check every story.
 
@@ -160,14 +163,13 @@ async def soak(
         seed: what is done, and when, follows from it; what comes of it does not.
         env: more variables for the processes.
         pace: how fast things happen.
-        faults: the names of what may happen.
     """
     outcome, begun = Outcome(), time.monotonic()
     async with asyncio.TaskGroup() as group:
         for number, (mode, processes) in enumerate(sites):
             chance = random.Random(f"{seed}/{number}")
             site = Site(mode, processes, folder, env)
-            group.create_task(_at_site(site, seconds, chance, outcome, pace, faults))
+            group.create_task(_at_site(site, seconds, chance, outcome, pace))
     outcome.seconds = time.monotonic() - begun
     return outcome
 
@@ -178,13 +180,12 @@ async def _at_site(
     chance: random.Random,
     outcome: Outcome,
     pace: Pace,
-    faults: Sequence[str],
 ) -> None:
     async with site:
         await warm_up(site)
         await site.back()
         first, _ = await site.look(), site.printed()
-        chaos = _Chaos(site, chance, outcome, time.monotonic() + seconds, pace, faults)
+        chaos = _Chaos(site, chance, outcome, time.monotonic() + seconds, pace)
         await chaos.run()
         await site.back()
         left = [*site.silent, *await _clean(site, first)]
@@ -212,10 +213,8 @@ class _Chaos:
         outcome: Outcome,
         until: float,
         pace: Pace,
-        faults: Sequence[str],
     ) -> None:
         self._pace = pace
-        self._faults = list(faults)
         self._site = site
         self._chance = chance
         self._outcome = outcome
@@ -224,9 +223,8 @@ class _Chaos:
         self._living: set[Life] = set()
 
     async def run(self) -> None:
-        lives = [self._live(Visitor) for _ in range(VISITORS)] + [
-            self._live(Run) for _ in range(RUNS)
-        ]
+        lives = [self._live(Visitor) for _ in range(self._pace.visitors)]
+        lives += [self._live(Run) for _ in range(self._pace.runs)]
         async with asyncio.TaskGroup() as group:
             group.create_task(self._break())
             for each in lives:
@@ -250,7 +248,7 @@ class _Chaos:
         while self._goes_on:
             await asyncio.sleep(self._chance.uniform(*self._pace.well))
             async with self._calm.broken():
-                await self._one_fault(self._chance.choice(self._faults))
+                await self._one_fault(self._chance.choice(self._pace.faults))
 
     async def _one_fault(self, name: str) -> None:
         fault, backend = ANY[name], self._site.backend

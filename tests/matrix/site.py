@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 TIMEOUT = 0.25
 _PATIENCE = 30.0
+# Well before the server closes what is idle, which would look like an answer that never came.
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=50, keepalive_expiry=2.0)
 _ENV = {
     "HOLDFAST_SECRET_KEY": "a-key-of-sixteen-characters-or-more",
     "HOLDFAST_REDIS_TIMEOUT": str(TIMEOUT),
@@ -61,9 +63,7 @@ class Site:
             ServerProcess(command, folder / f"{mode}-{processes}-{number}.log", variables)
             for number in range(processes)
         ]
-        self.client = httpx.AsyncClient(
-            timeout=10, limits=httpx.Limits(max_connections=None, max_keepalive_connections=50)
-        )
+        self.client = httpx.AsyncClient(timeout=10, limits=_LIMITS)
         self.silent: list[str] = []
         self._read: dict[int, int] = {}
 
@@ -96,12 +96,14 @@ class Site:
         for _ in range(6):
             try:
                 answer = await self.client.get(f"{self.urls[at]}/streams/readyz")
-            except httpx.HTTPError:
+            except httpx.TimeoutException:
                 self.silent.append(f"I4: process {at} was silent\n{await self._stacks(at)}")
+            except httpx.HTTPError:
+                continue  # it has closed an idle connection just now
             else:
                 told: dict[str, Any] = answer.json()
                 return told
-        raise AssertionError(self.silent[-1])
+        raise AssertionError(f"process {at} cannot be reached\n{await self._stacks(at)}")
 
     async def _stacks(self, at: int) -> str:
         server = self._servers[at]
@@ -114,6 +116,10 @@ class Site:
     async def back(self) -> None:
         """Wait until every process says that Redis is up."""
         await asyncio.gather(*(self._said(at, lambda told: told == "up") for at in self._all()))
+
+    async def since(self) -> list[Any]:
+        """Return since when each process has its Redis; what is too short for the log changes it."""
+        return [(await self.readiness(at)).get("since") for at in self._all()]
 
     async def noticed(self, patience: float) -> list[str]:
         """Wait until every process says that Redis is away; return the reasons given."""

@@ -112,13 +112,13 @@ async def _one_outage(
         action.story.gives_back = fault.empties and site.mode != "closed"
     await asyncio.to_thread(fault.prepare, backend)
     await site.back()
-    first_look = await site.look()
+    first_look, since = await site.look(), await site.since()
     site.printed()
     try:
         await _all(action.before() for action in doing.values())
         await asyncio.to_thread(fault.before_last, backend)
         await _all(action.last() for action in doing.values())
-        before = site.printed()
+        before, blinked = site.printed(), await site.since() != since
         await asyncio.to_thread(fault.begin, backend)
         noticed = await _through_it(site, doing.values())
         await asyncio.to_thread(fault.end, backend)
@@ -136,7 +136,8 @@ async def _one_outage(
     left += site.silent
     site.silent.clear()
     stories = [story for action in doing.values() for story in action.stories]
-    disturbed = any(map(was_disturbed, stories)) or any(map(tells_of_outage, before + after))
+    disturbed = blinked or any(map(was_disturbed, stories))
+    disturbed = disturbed or any(map(tells_of_outage, before + after))
     results = [
         _result(
             Cell(fault_name, name, site.mode, len(site.urls)), fault.words, noticed, action, left
