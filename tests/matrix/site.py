@@ -118,7 +118,7 @@ class Site:
         await asyncio.gather(*(self._said(at, lambda told: told == "up") for at in self._all()))
 
     async def since(self) -> list[Any]:
-        """Return since when each process has its Redis; what is too short for the log changes it."""
+        """Return since when each process has its Redis; what no log tells changes it too."""
         return [(await self.readiness(at)).get("since") for at in self._all()]
 
     async def noticed(self, patience: float) -> list[str]:
