@@ -37,6 +37,8 @@ from holdfast.link.translate import connect_error, lost, raised, reply_error
         ("ERR max number of clients reached", "max_clients"),
         ("ERR invalid password", "auth"),
         ("ERR operation not permitted", "auth"),
+        ("ERR Protocol error: unauthenticated multibulk length", "auth"),
+        ("ERR Protocol error: unauthenticated bulk length", "auth"),
         ("ERR Client sent AUTH, but no password is set", "auth"),
         ("ERR DB index is out of range", "database"),
         ("ERR ACL failure in script: User a has no permissions to run the 'type' command", "auth"),

@@ -81,6 +81,8 @@ _ERR_TEXTS = (
     # Redis 7 and newer; the error of a script does not begin with NOPERM.
     ("ACL failure in script", OUTAGES["NOPERM"]),
     ("operation not permitted", ("auth", "it wants a password")),
+    # What it says, and hangs up, where more than ten words come before a password (Redis 6.2).
+    ("Protocol error: unauthenticated", ("auth", "it wants a password")),
     ("DB index is out of range", ("database", "it has no database of that number")),
     ("invalid DB index", ("database", "it has no database of that number")),
 )
