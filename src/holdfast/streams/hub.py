@@ -429,8 +429,7 @@ class Hub:
             if ring.transport == "pubsub":
                 await self._look_live(ring)
             while ring.transport != "pubsub" and await self._read_page(ring):
-                # What waited and is stored now counts no more as provisional.
-                self._behind.add(ring.run_id)
+                pass
             self._behind.discard(ring.run_id)
         except RedisUnavailable:
             ring.doubtful = True
@@ -473,7 +472,11 @@ class Hub:
                 return await self._pass_over(ring, info)
         self._extend(ring, entries)
         ring.page = next_page(entries, page)
-        return len(entries) == page
+        if len(entries) == page:
+            # What waited and is stored now counts no more as provisional.
+            self._behind.add(ring.run_id)
+            return True
+        return False
 
     async def _pass_over(self, ring: Ring, info: RunInfo) -> bool:
         """Tell a gap where the run goes on past the ring and nothing of that is left to read.
