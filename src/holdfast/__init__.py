@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from holdfast.errors import SessionTooLate as SessionTooLate
     from holdfast.errors import SessionUnavailable as SessionUnavailable
     from holdfast.errors import StreamRefused as StreamRefused
-    from holdfast.wrapping.extension import Holdfast as Holdfast
     from holdfast.oauth.store import OAuthStateStore as OAuthStateStore
     from holdfast.oauth.store import SyncOAuthStateStore as SyncOAuthStateStore
     from holdfast.runtime import aclose as aclose
@@ -63,6 +62,7 @@ if TYPE_CHECKING:
     from holdfast.streams.stop import request_stop as request_stop
     from holdfast.streams.store import EventStore as EventStore
     from holdfast.streams.sync_publisher import SyncRunPublisher as SyncRunPublisher
+    from holdfast.wrapping.extension import Holdfast as Holdfast
 
 __version__ = "0.1.0.dev0"
 
