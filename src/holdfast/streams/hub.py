@@ -69,6 +69,7 @@ class Hub:
         self._unread: dict[str, list[Entry]] = {}
         # Runs of which something may be stored, also of ours, that has not been read yet.
         self._behind: set[str] = set()
+        self._flushed: set[str] = set()
         # Runs of which the audit has told already that it cannot look at them.
         self._unreadable: set[str] = set()
         self._bell = store.doorbell(self._on_ring, self._on_missed)
@@ -270,6 +271,7 @@ class Hub:
             self._dirty.discard(run_id)
             self._unread.pop(run_id, None)
             self._behind.discard(run_id)
+            self._flushed.discard(run_id)
             self._unreadable.discard(run_id)
             self._spawn(self._bell.discard(run_id))
 
@@ -313,6 +315,9 @@ class Hub:
             # Something of another process is due before it. What a bell carries is stored.
             if not news.n:
                 self._unread.setdefault(run_id, []).extend(news.entries)
+                if not news.entries:  # what waited here is stored, and a read under way is too old
+                    self._behind.add(run_id)
+                    self._flushed.add(run_id)
             self.look(run_id)
 
     def _show(self, ring: Ring, entries: Iterable[Entry]) -> None:
@@ -425,12 +430,14 @@ class Hub:
             self._refreshing.discard(run_id)
 
     async def _catch_up(self, ring: Ring) -> None:
+        self._flushed.discard(ring.run_id)
         try:
             if ring.transport == "pubsub":
                 await self._look_live(ring)
             while ring.transport != "pubsub" and await self._read_page(ring):
                 pass
-            self._behind.discard(ring.run_id)
+            if ring.run_id not in self._flushed:
+                self._behind.discard(ring.run_id)
         except RedisUnavailable:
             ring.doubtful = True
             ring.page = FIRST_PAGE
