@@ -543,6 +543,35 @@ async def test_what_had_ended_before_the_replay_is_not_served(kept_redis: RedisS
         await store.load(key)
 
 
+async def test_who_logs_out_while_a_change_is_replayed_is_not_served_again(
+    kept_redis: RedisServer,
+) -> None:
+    settings = settings_for(kept_redis)
+    store, key, renewed = FallbackSessionStore(settings), new_key(), new_key()
+    for each in (key, renewed):
+        await store.create(each, {"a": b"1"}, max_age=HOUR)
+    kept_redis.kill()
+    await away(settings)
+    for each in (key, renewed):
+        await store.save(each, Change({"a": b"2"}))
+    newer = new_secret(renewed)
+
+    moments = iter([True])
+
+    def meanwhile() -> None:
+        # Between the script of the change and its answer.
+        if next(moments, False):
+            store._journal.delete(key.id_hash)
+            change = Change(rotation=Rotation(newer.secret_hash))
+            store._journal.save(renewed, None, change, 0.0, time.time())
+
+    store.replay(_Watched(meanwhile))
+    for each in (key, renewed):
+        with pytest.raises(SessionUnavailable):
+            await store.load(each)
+    assert isinstance(await store.load(newer), Record)
+
+
 async def test_what_is_written_while_redis_is_there_makes_no_copy(kept_redis: RedisServer) -> None:
     settings = settings_for(kept_redis)
     store, key = FallbackSessionStore(settings), new_key()

@@ -559,7 +559,10 @@ class FallbackSessionStore(SessionStore):
         with self._lock:
             self._journal.done(entry)
             self._conflicts += conflicts
-            if entry.record is not None and there and not conflicts and not self._link.up:
+            self._copies.drop(entry.id_hash)
+            # What was noted meanwhile, a logout even, is shown from the journal and then written.
+            settled = self._journal.get(entry.id_hash) is None and not conflicts
+            if entry.record is not None and there and settled and not self._link.up:
                 # Until the whole replay has ended, nobody can ask Redis for it.
                 key = SessionKey(entry.id_hash, entry.secret_hash)
                 self._copies.put(key, entry.record, time.time())
