@@ -224,7 +224,10 @@ def test_interrupted_it_leaves_without_a_word(shell: Shell) -> None:
         assert tailing.stdout is not None
         tailing.stdout.readline()
         tailing.send_signal(signal.SIGINT)
-        _, told = tailing.communicate(timeout=20)
+        try:
+            _, told = tailing.communicate(timeout=20)
+        finally:
+            tailing.kill()
     assert (tailing.returncode, told) == (130, "")
 
 

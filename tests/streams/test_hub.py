@@ -248,6 +248,22 @@ async def test_thousand_readers_who_come_back_together_ask_in_turn() -> None:
     await hub.aclose()
 
 
+async def test_a_hub_is_closed_though_its_audit_is_called_just_then() -> None:
+    for turns in range(6):
+        store = PatchyStore()
+        store.own()
+        hub = Hub(store)
+        async with Subscription(hub, "r", TAIL):
+            await asyncio.sleep(0)
+        for missed in store.missed:
+            missed()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        closing = asyncio.ensure_future(hub.aclose())
+        done, _ = await asyncio.wait({closing}, timeout=10)
+        assert done, turns
+
+
 async def test_a_reader_who_awaited_a_page_and_found_the_ring_first_waits_again() -> None:
     store = PatchyStore()
     store.own(count=3)

@@ -522,8 +522,11 @@ class Hub:
 
     async def _audit(self) -> None:
         while True:
+            # Not wait_for(), which in Python 3.11 takes a cancellation for the event it waits for,
+            # if both come in one turn: the hub would never close.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._audit_now.wait(), AUDIT_INTERVAL)
+                async with asyncio.timeout(AUDIT_INTERVAL):
+                    await self._audit_now.wait()
             self._audit_now.clear()
             rings = list(self._rings.values())
             for start in range(0, len(rings), AUDIT_SLICE):

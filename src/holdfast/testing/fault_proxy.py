@@ -348,7 +348,8 @@ class _Gate:
         while self._shut or received_at + self._delay > loop.time():
             wait = None if self._shut else received_at + self._delay - loop.time()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), wait)
+                async with asyncio.timeout(wait):
+                    await self._changed.wait()
 
     def pieces(self, chunk: bytes) -> list[bytes]:
         if not chunk:
