@@ -1,9 +1,9 @@
 """One event to many readers: what a delivery costs, how late it is, and who is held up.
 
-Run it as ``python -m tests.benchmarks.fanout [rounds] [subscribers] [--only PART]``. Rounds are
-interleaved, so that a slow moment of the machine falls on every contender alike; ratios are taken
-within a round. The subscribers read over raw sockets in this process, on another core than the
-uvicorn that serves them. Three measurements, ``deliveries``, ``rates`` and ``stalls``:
+Run it as ``python -m tests.benchmarks.fanout [rounds] [subscribers] [--only PART] [--loop LOOP]``.
+Rounds are interleaved, so that a slow moment of the machine falls on every contender alike; ratios
+are taken within a round. The subscribers read over raw sockets in this process, on another core
+than the uvicorn that serves them. Three measurements, ``deliveries``, ``rates`` and ``stalls``:
 
 * the CPU time of a delivery: a bare ASGI app sending the same bytes, holdfast, and sse-starlette
   with an ``XREAD`` for each client;
@@ -328,10 +328,10 @@ def quantile(values: list[float], part: float) -> float:
 
 
 @contextmanager
-def served(redis: RedisServer) -> Iterator[ServerProcess]:
+def served(redis: RedisServer, loop: str = "asyncio") -> Iterator[ServerProcess]:
     """A uvicorn of one process with all contenders, on a core of its own where there are two."""
     command = ["-m", "uvicorn", "tests.benchmarks.fanout:app", "--host", "0.0.0.0"]
-    command += ["--port", "{port}", "--backlog", "4096", "--loop", "asyncio"]
+    command += ["--port", "{port}", "--backlog", "4096", "--loop", loop]
     command += ["--http", "httptools", "--log-level", "warning"]
     env = {"HOLDFAST_REDIS_URL": redis.url, "HOLDFAST_STREAM_ACCESS": "open"}
     env["HOLDFAST_STREAM_MAX_SUBSCRIBERS"] = "20000"
@@ -362,12 +362,13 @@ def fan_outs(redis: RedisServer, rounds: int, subscribers: int) -> None:
     report(f"an event to {subscribers} SSE subscribers", columns, results, warm_up=1)
 
 
-def rates(redis: RedisServer, subscribers: int, seconds: float = 4.0) -> None:
+def rates(redis: RedisServer, subscribers: int, loop: str, seconds: float = 4.0) -> None:
     """Measure the latency at rising rates, until the 95th percentile stays above 100 ms."""
-    print(f"\none run to {subscribers} SSE subscribers, latency against the publisher's clock")
+    told_of = f"{subscribers} SSE subscribers on {loop}"
+    print(f"\none run to {told_of}, latency against the publisher's clock")
     print("  events/s    P50    P95    P99 ms   own + kernel, of a core   events at once")
     late = 0
-    with served(redis) as server:
+    with served(redis, loop) as server:
         for rate in (5, 25, 50, 75, 100, 150, 250, 500, 1000, 2000):
             how = {"frames": int(rate * seconds), "interval": 1 / rate}
             told = deliver(server.port, "holdfast", f"rate-{rate}", subscribers, how)
@@ -419,6 +420,7 @@ def main() -> None:
     parser.add_argument("rounds", type=int, nargs="?", default=7)
     parser.add_argument("subscribers", type=int, nargs="?", default=1000)
     parser.add_argument("--only", choices=("deliveries", "rates", "stalls"))
+    parser.add_argument("--loop", choices=("asyncio", "uvloop"), default="asyncio")
     asked = parser.parse_args()
     many_files()
     with ExitStack() as stack:
@@ -426,7 +428,7 @@ def main() -> None:
         if asked.only in {None, "deliveries"}:
             fan_outs(redis, asked.rounds, asked.subscribers)
         if asked.only in {None, "rates"}:
-            rates(redis, asked.subscribers)
+            rates(redis, asked.subscribers, asked.loop)
         if asked.only in {None, "stalls"}:
             stalls(redis, asked.rounds)
 
