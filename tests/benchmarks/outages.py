@@ -138,7 +138,8 @@ async def measure(fault: Fault, waves: int = WAVES) -> Measure:
             known += await crowd.wave("/me", away=away)
         # Out of the hold-down: what is measured is how soon it is noticed.
         await asyncio.sleep(2.0)
-        await crowd.wave("/me", away=away)
+        # One that loads may have loaded by now.
+        await crowd.wave("/me")
         await asyncio.to_thread(fault.end, backend)
         ended = time.monotonic()
         if not await crowd.until(None, PATIENCE):
