@@ -228,16 +228,19 @@ async def test_slow_run_does_not_hold_up_another() -> None:
     await hub.aclose()
 
 
+class Counting(PatchyStore):
+    """Counts how many questions are on their way at once."""
+
+    now = most = 0
+
+    async def _answer(self) -> None:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0)
+        self.now -= 1
+
+
 async def test_thousand_readers_who_come_back_together_ask_in_turn() -> None:
-    class Counting(PatchyStore):
-        now = most = 0
-
-        async def _answer(self) -> None:
-            self.now += 1
-            self.most = max(self.most, self.now)
-            await asyncio.sleep(0)
-            self.now -= 1
-
     store = Counting()
     store.own(count=20)
     store.own(kind="workflow_complete")
@@ -291,15 +294,6 @@ async def test_a_reader_who_awaited_a_page_and_found_the_ring_first_waits_again(
 
 
 async def test_readers_who_stand_at_many_places_ask_in_turn() -> None:
-    class Counting(PatchyStore):
-        now = most = 0
-
-        async def _answer(self) -> None:
-            self.now += 1
-            self.most = max(self.most, self.now)
-            await asyncio.sleep(0)
-            self.now -= 1
-
     store = Counting()
     places = [store.other().id for _ in range(100)]
     hub = Hub(store)

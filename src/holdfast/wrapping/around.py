@@ -123,8 +123,7 @@ def _equipped(app: Any, settings: Settings | None) -> bool:
         ("flask", "FlaskSessionInterface", "SecureCookieSessionInterface"),
         ("quart", "QuartSessionInterface", "SecureCookieSessionInterface"),
     ):
-        loaded = sys.modules.get(framework)
-        if loaded is None or not isinstance(app, getattr(loaded, framework.title())):
+        if not is_a(app, framework, framework.title()):
             continue
         if type(app.session_interface).__name__ == usual:
             ours = getattr(import_module(f"holdfast.{framework}"), name)
@@ -133,6 +132,13 @@ def _equipped(app: Any, settings: Settings | None) -> bool:
             logger.warning(_OWN, app, type(app.session_interface).__name__)
         return True
     return False
+
+
+def is_a(app: object, module: str, name: str) -> bool:
+    """Whether *app* is of class *name* of a framework, which is not imported for that."""
+    # Who has made an application of a framework has imported it.
+    framework = getattr(sys.modules.get(module), name, None)
+    return framework is not None and isinstance(app, framework)
 
 
 def has_sessions(app: Any) -> bool:

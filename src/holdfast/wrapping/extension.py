@@ -6,7 +6,6 @@ in place, anything else is wrapped. No framework is imported for another's sake.
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -15,7 +14,7 @@ from starlette.routing import Mount
 from holdfast.runtime import runtime
 from holdfast.sessions.asgi import SessionMiddleware
 from holdfast.streams.app import EventStreamApp
-from holdfast.wrapping.around import Beside, around_asgi, around_wsgi, has_sessions
+from holdfast.wrapping.around import Beside, around_asgi, around_wsgi, has_sessions, is_a
 from holdfast.wrapping.protocol import protocol_of
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ class Holdfast:
         equip = self._equipment(app)
         if equip is not None:
             equip(app)
-            self._served, speaks = app, "wsgi" if _is_a(app, "flask", "Flask") else "asgi"
+            self._served, speaks = app, "wsgi" if is_a(app, "flask", "Flask") else "asgi"
         else:
             speaks = self._protocol or protocol_of(app)
             around: Any = around_asgi if speaks == "asgi" else around_wsgi
@@ -88,9 +87,9 @@ class Holdfast:
     def _equipment(self, app: Any) -> Callable[[Any], None] | None:
         if isinstance(app, Starlette):
             return self._equip_starlette
-        if _is_a(app, "flask", "Flask"):
+        if is_a(app, "flask", "Flask"):
             return self._equip_flask
-        if _is_a(app, "quart", "Quart"):
+        if is_a(app, "quart", "Quart"):
             return self._equip_quart
         return None
 
@@ -135,9 +134,3 @@ class _OfWSGI(Holdfast):
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         served: Iterable[bytes] = self._served(environ, start_response)
         return served
-
-
-def _is_a(app: object, module: str, name: str) -> bool:
-    # Who has made an application of a framework has imported it.
-    framework = getattr(sys.modules.get(module), name, None)
-    return framework is not None and isinstance(app, framework)
