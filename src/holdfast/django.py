@@ -19,13 +19,13 @@ from django.utils import timezone
 
 from holdfast import signals
 from holdfast.errors import CorruptData, SessionUnavailable
-from holdfast.frameworks.django import LONGEST, engine, register_checks
+from holdfast.frameworks.django import engine, register_checks
 from holdfast.sessions import observed
 from holdfast.sessions.conversation import UNREACHABLE
 from holdfast.sessions.cookie import new_credential
 from holdfast.sessions.events import SessionCreated, SessionDestroyed, SessionRotated
 from holdfast.sessions.ledger import Ledger
-from holdfast.sessions.lifecycle import touch_interval
+from holdfast.sessions.lifecycle import LONGEST_LIFETIME, touch_interval
 from holdfast.sessions.record import decode_fields
 from holdfast.sessions.store import Change, Missing, Outcome, Record, Rotation
 from holdfast.sessions.sync import driven
@@ -297,7 +297,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
 def _idle(age: float) -> float:
     """Return after how many seconds without a change the store may let go of a session."""
     idle = engine().setup.terms.idle_timeout
-    return min(age, idle) if idle > 0 else min(age, LONGEST)
+    return min(age, idle) if idle > 0 else min(age, LONGEST_LIFETIME)
 
 
 class SessionMiddleware(_DjangoMiddleware):  # type: ignore[misc]

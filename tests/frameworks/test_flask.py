@@ -20,8 +20,8 @@ from holdfast import WSGISessionMiddleware
 from holdfast import get_session as get_wsgi_session
 from holdfast.errors import ConfigurationError, SessionError, SessionTooLate, SessionUnavailable
 from holdfast.flask import FlaskSession, FlaskSessionInterface, HTTPSessionUnavailable, get_session
-from holdfast.frameworks.pallets import LONGEST
 from holdfast.sessions.fallback import FallbackSessionStore
+from holdfast.sessions.lifecycle import LONGEST_LIFETIME
 from holdfast.sessions.memory import MemorySessionStore
 from holdfast.sessions.redis import RedisSessionStore
 from holdfast.settings import Settings
@@ -319,9 +319,9 @@ def test_a_session_lives_from_visit_to_visit_and_at_most_as_long_as_ours_says() 
         ends.extend((terms.lifetime, terms.idle_timeout))
 
     for settings, lifetime in (
-        ({}, (LONGEST, 3600)),
+        ({}, (LONGEST_LIFETIME, 3600)),
         ({"session_max_age": 60}, (60, 3600)),
-        ({"session_idle_timeout": 30}, (LONGEST, 30)),
+        ({"session_idle_timeout": 30}, (LONGEST_LIFETIME, 30)),
     ):
         site = Site(None, **settings)
         site.app.permanent_session_lifetime = timedelta(hours=1)

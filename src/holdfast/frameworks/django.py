@@ -15,6 +15,7 @@ from django.core.signals import setting_changed
 
 from holdfast.errors import ConfigurationError, SessionUnavailable
 from holdfast.sessions.door import UNSET, Door
+from holdfast.sessions.lifecycle import LONGEST_LIFETIME
 from holdfast.sessions.sync_session import SyncSession
 from holdfast.sessions.wsgi import may_serve
 from holdfast.settings import Settings
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from holdfast.sessions.exchange import Setup
-
-#: The absolute lifetime where ``HOLDFAST_SESSION_MAX_AGE`` sets none, in seconds: Django's own
-#: expiry counts from the last change, and browsers keep no cookie for longer (RFC 6265bis, 5.5).
-LONGEST = 400.0 * 24 * 3600
 
 _JSON = "django.contrib.sessions.serializers.JSONSerializer"
 # Whatever a session is given its cookie by, it is Django that sets it.
@@ -73,7 +70,7 @@ def engine() -> Engine:
     own = Settings()
     given = {} if own.is_set("secret_key") else {"secret_key": _keys()}
     door = Door(None, given, UNSET, None, SessionUnavailable, SyncSession)
-    lifetime = door.setup.terms.lifetime if own.is_set("session_max_age") else LONGEST
+    lifetime = door.setup.terms.lifetime if own.is_set("session_max_age") else LONGEST_LIFETIME
     return Engine(door, lifetime)
 
 

@@ -20,7 +20,7 @@ from holdfast.sessions.commit import apply, planned
 from holdfast.sessions.conversation import UNREACHABLE
 from holdfast.sessions.cookie import Presented
 from holdfast.sessions.door import UNSET, Door, Unset
-from holdfast.sessions.lifecycle import Header
+from holdfast.sessions.lifecycle import LONGEST_LIFETIME, Header
 from holdfast.sessions.sync_session import SyncSession
 
 if TYPE_CHECKING:
@@ -46,8 +46,6 @@ COOKIE_SETTINGS = {
     "session_https_only": "SESSION_COOKIE_SECURE",
     "session_partitioned": "SESSION_COOKIE_PARTITIONED",
 }
-#: Seconds for which browsers keep a cookie at most (RFC 6265bis, section 5.5).
-LONGEST = 400 * 24 * 3600
 _READ = (
     *COOKIE_SETTINGS.values(),
     "APPLICATION_ROOT",
@@ -264,7 +262,7 @@ def lifetimes(settings: Settings, permanent: int) -> tuple[int | Unset, int]:
     idle = settings.session_idle_timeout if settings.is_set("session_idle_timeout") else permanent
     if settings.is_set("session_max_age"):
         return UNSET, max(idle, 0)
-    return (LONGEST, idle) if idle > 0 else (permanent, 0)
+    return (LONGEST_LIFETIME, idle) if idle > 0 else (permanent, 0)
 
 
 def given(settings: Settings, config: Mapping[str, Any]) -> dict[str, Any]:

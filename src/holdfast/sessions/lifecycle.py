@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 #: The server keeps a session no longer than this where the cookie has no Max-Age.
 DEFAULT_LIFETIME = 1209600
 
+#: Seconds for which browsers keep a cookie at most (RFC 6265bis, section 5.5): the lifetime where a
+#: framework's own expiry counts from the last change or visit, and nobody sets an absolute one.
+LONGEST_LIFETIME = 400 * 24 * 3600
+
 #: Who names the user where nothing is configured: Django, Flask-Login, most hand-written logins.
 USER_KEYS = ("_auth_user_id", "_user_id", "user_id")
 
