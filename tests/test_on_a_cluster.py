@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,22 +12,20 @@ from tests.link.conftest import until
 from tests.oauth.door import Browser as OAuthBrowser
 from tests.oauth.door import Door
 from tests.sessions.browser import Browser, app_of
+from tests.support.store_suites import SessionsOnRedis, StreamsOnRedis
 from tests.test_smallest_user import PASSWORD, rule_of_the_page
 
 from holdfast import OAuthStateStore, RunPublisher, SessionIndex, SessionMiddleware, Settings
 from holdfast.link import Link
 from holdfast.runtime import runtime
-from holdfast.sessions.redis import RedisSessionStore
 from holdfast.streams.redis import RedisEventStore
 from holdfast.streams.store import Known
-from holdfast.testing import EventStoreSuite, SessionStoreSuite, redis_cluster
+from holdfast.testing import redis_cluster
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Callable, Iterator
 
     from holdfast import Session
-    from holdfast.sessions.store import SessionStore
-    from holdfast.streams.store import EventStore
 
 pytestmark = pytest.mark.anyio
 
@@ -55,40 +54,17 @@ def settings_of(url: str, **more: Any) -> Settings:
     return Settings(redis_url=url, **values, **more)
 
 
-@pytest.mark.slow
-class TestSessions(SessionStoreSuite):
-    @pytest.fixture(autouse=True)
-    def _at(self, url: str) -> None:
-        self.settings = settings_of(url)
-
-    async def make_store(self) -> SessionStore:
-        return RedisSessionStore(self.settings)
+@pytest.fixture
+def store_settings(url: str) -> Callable[..., Settings]:
+    return partial(settings_of, url)
 
 
 @pytest.mark.slow
-class TestStreams(EventStoreSuite):
-    @pytest.fixture(autouse=True)
-    async def _at(self, url: str) -> AsyncIterator[None]:
-        self._url, self._links = url, list[Link]()
-        yield
-        for link in self._links:
-            await link.aclose()
+class TestSessions(SessionsOnRedis): ...
 
-    async def make_store(
-        self,
-        *,
-        maxlen: int = 10_000,
-        max_run_bytes: int = 134_217_728,
-        retention: float = 86_400,
-    ) -> EventStore:
-        settings = settings_of(
-            self._url,
-            stream_maxlen=maxlen,
-            stream_max_run_bytes=max_run_bytes,
-            stream_retention=int(retention),
-        )
-        self._links.append(Link(settings))
-        return RedisEventStore(self._links[-1], settings)
+
+@pytest.mark.slow
+class TestStreams(StreamsOnRedis): ...
 
 
 async def test_logins_their_index_and_what_ends_them(url: str) -> None:

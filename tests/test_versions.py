@@ -6,22 +6,19 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.support.store_suites import SessionsOnRedis, StreamsOnRedis
 
 from holdfast import Settings
-from holdfast.link import Link
 from holdfast.link.capabilities import inspect
-from holdfast.sessions.redis import RedisSessionStore
-from holdfast.streams.redis import RedisEventStore
-from holdfast.testing import EventStoreSuite, SessionStoreSuite, redis_server
+from holdfast.testing import redis_server
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Callable, Iterator
 
-    from holdfast.sessions.store import SessionStore
-    from holdfast.streams.store import EventStore
 
 PROGRAMS = [name for name in os.environ.get("HOLDFAST_TEST_REDIS_SERVERS", "").split(",") if name]
 
@@ -48,36 +45,12 @@ def test_it_is_known_for_what_it_is_and_passes_its_inspection(url: str) -> None:
     assert not [each for each in found.values() if each.verdict == "problem"]
 
 
-class TestSessions(SessionStoreSuite):
-    @pytest.fixture(autouse=True)
-    def _at(self, url: str, key_prefix: str) -> None:
-        self.settings = settings_of(url, key_prefix)
-
-    async def make_store(self) -> SessionStore:
-        return RedisSessionStore(self.settings)
+@pytest.fixture
+def store_settings(url: str, key_prefix: str) -> Callable[..., Settings]:
+    return partial(settings_of, url, key_prefix)
 
 
-class TestStreams(EventStoreSuite):
-    @pytest.fixture(autouse=True)
-    async def _at(self, url: str, key_prefix: str) -> AsyncIterator[None]:
-        self._url, self._prefix, self._links = url, key_prefix, list[Link]()
-        yield
-        for link in self._links:
-            await link.aclose()
+class TestSessions(SessionsOnRedis): ...
 
-    async def make_store(
-        self,
-        *,
-        maxlen: int = 10_000,
-        max_run_bytes: int = 134_217_728,
-        retention: float = 86_400,
-    ) -> EventStore:
-        settings = settings_of(
-            self._url,
-            self._prefix,
-            stream_maxlen=maxlen,
-            stream_max_run_bytes=max_run_bytes,
-            stream_retention=int(retention),
-        )
-        self._links.append(Link(settings))
-        return RedisEventStore(self._links[-1], settings)
+
+class TestStreams(StreamsOnRedis): ...
