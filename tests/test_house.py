@@ -43,6 +43,9 @@ FLOORS = [
     {"cli"},
     {"__main__"},
 ]
+# The same inside streams/, where the files beside these folders are values and contracts that all
+# may use, and the few doors of the house itself, which use everything.
+STREAM_FLOORS = ["stores", "fanout", "publishing", "documents", "doors"]
 # Who alone may import what; any other third party serves the whole package.
 RESERVED = {
     "redis": {"link"},
@@ -110,6 +113,17 @@ def test_imports_go_down_only(path: Path) -> None:
             assert floor_of(part) >= floor_of("frameworks"), f"{path} imports {module}"
         elif other != part:
             assert floor_of(other) < floor_of(part), f"{path} imports {module}"
+
+
+IN_STREAMS = [path for path in FILES if path.parent.name in STREAM_FLOORS]
+
+
+@pytest.mark.parametrize("path", IN_STREAMS, ids=ids(IN_STREAMS))
+def test_imports_go_down_inside_streams_too(path: Path) -> None:
+    here = STREAM_FLOORS.index(path.parent.name)
+    for module in imports_of(path):
+        above = STREAM_FLOORS[here + 1 :]
+        assert not module.startswith(tuple(f"holdfast.streams.{floor}" for floor in above)), module
 
 
 @pytest.mark.parametrize("path", FILES, ids=ids(FILES))

@@ -18,8 +18,8 @@ from tests.test_smallest_user import PASSWORD, rule_of_the_page
 from holdfast import OAuthStateStore, RunPublisher, SessionIndex, SessionMiddleware, Settings
 from holdfast.link import Link
 from holdfast.runtime import runtime
-from holdfast.streams.redis import RedisEventStore
 from holdfast.streams.store import Known
+from holdfast.streams.stores.redis import RedisEventStore
 from holdfast.testing import redis_cluster
 
 if TYPE_CHECKING:

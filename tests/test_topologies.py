@@ -15,7 +15,7 @@ from tests.sessions.browser import Browser, app_of
 from holdfast import RunPublisher, SessionMiddleware, Settings
 from holdfast.link import Link
 from holdfast.settings import redis_url
-from holdfast.streams.redis import RedisEventStore
+from holdfast.streams.stores.redis import RedisEventStore
 from holdfast.testing import RedisServer, redis_server
 
 if TYPE_CHECKING:

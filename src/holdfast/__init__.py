@@ -56,12 +56,12 @@ if TYPE_CHECKING:
     from holdfast.streams.access import stream_token as stream_token
     from holdfast.streams.app import EventStreamApp as EventStreamApp
     from holdfast.streams.event import StreamEvent as StreamEvent
-    from holdfast.streams.publisher import RunPublisher as RunPublisher
+    from holdfast.streams.publishing.publisher import RunPublisher as RunPublisher
+    from holdfast.streams.publishing.runs import start_run as start_run
+    from holdfast.streams.publishing.stop import request_stop as request_stop
+    from holdfast.streams.publishing.sync_publisher import SyncRunPublisher as SyncRunPublisher
     from holdfast.streams.response import RunResponse as RunResponse
-    from holdfast.streams.runs import start_run as start_run
-    from holdfast.streams.stop import request_stop as request_stop
     from holdfast.streams.store import EventStore as EventStore
-    from holdfast.streams.sync_publisher import SyncRunPublisher as SyncRunPublisher
     from holdfast.wrapping.extension import Holdfast as Holdfast
 
 __version__ = "0.1.0.dev0"
@@ -85,7 +85,7 @@ _HOMES = {
     "RunEnded": "errors",
     "RunExpired": "errors",
     "RunNotYours": "errors",
-    "RunPublisher": "streams.publisher",
+    "RunPublisher": "streams.publishing.publisher",
     "RunResponse": "streams.response",
     "RunStopped": "errors",
     "Session": "sessions.session",
@@ -109,16 +109,16 @@ _HOMES = {
     "StreamEvent": "streams.event",
     "StreamRefused": "errors",
     "SyncOAuthStateStore": "oauth.store",
-    "SyncRunPublisher": "streams.sync_publisher",
+    "SyncRunPublisher": "streams.publishing.sync_publisher",
     "SyncSession": "sessions.sync_session",
     "SyncSessionIndex": "sessions.index",
     "WSGISessionMiddleware": "sessions.wsgi",
     "aclose": "runtime",
     "get_session": "sessions.session",
     "on_session_event": "sessions.events",
-    "request_stop": "streams.stop",
+    "request_stop": "streams.publishing.stop",
     "session_access": "streams.access",
-    "start_run": "streams.runs",
+    "start_run": "streams.publishing.runs",
     "stream_token": "streams.access",
 }
 

@@ -24,8 +24,8 @@ from redis.retry import Retry
 from holdfast import EventStreamApp, RunPublisher
 from holdfast.link import Link
 from holdfast.settings import Settings
-from holdfast.streams.redis import RedisEventStore
 from holdfast.streams.select import close_hubs
+from holdfast.streams.stores.redis import RedisEventStore
 from holdfast.testing import redis_server
 
 if TYPE_CHECKING:

@@ -33,10 +33,10 @@ from holdfast.link import Link
 from holdfast.settings import Settings
 from holdfast.streams.cursor import Cursor
 from holdfast.streams.event import decode_data
+from holdfast.streams.fanout.hub import Hub
+from holdfast.streams.fanout.subscription import Subscription
 from holdfast.streams.frames import Frame
-from holdfast.streams.hub import Hub
-from holdfast.streams.redis import RedisEventStore
-from holdfast.streams.subscription import Subscription
+from holdfast.streams.stores.redis import RedisEventStore
 from holdfast.testing import redis_server
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from redis.retry import Retry
 from holdfast import SyncRunPublisher
 from holdfast.link import Link
 from holdfast.settings import Settings
-from holdfast.streams.redis import RedisEventStore
+from holdfast.streams.stores.redis import RedisEventStore
 from holdfast.testing import redis_server
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from tests.streams.redis_stores import opened, ttls
 
 from holdfast import EventStreamApp, Settings
 from holdfast.cli.imports import BadLine, Columns, csv_lines, foreign_runs, json_lines
-from holdfast.streams.memory import MemoryEventStore
 from holdfast.streams.select import close_hubs
+from holdfast.streams.stores.memory import MemoryEventStore
 
 if TYPE_CHECKING:
     from pathlib import Path

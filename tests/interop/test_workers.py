@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.conftest import Serve
     from tests.support.process import ServerProcess
 
-    from holdfast.streams.redis import RedisEventStore
+    from holdfast.streams.stores.redis import RedisEventStore
     from holdfast.testing import RedisServer
 
 pytestmark = pytest.mark.slow

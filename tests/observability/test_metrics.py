@@ -34,9 +34,9 @@ from holdfast.metrics.table import METRICS
 from holdfast.sessions.fallback import FallbackSessionStore
 from holdfast.sessions.store import SessionKey
 from holdfast.streams.cursor import Cursor, parse_position
-from holdfast.streams.hub import Hub
-from holdfast.streams.memory import MemoryEventStore
-from holdfast.streams.subscription import Subscription
+from holdfast.streams.fanout.hub import Hub
+from holdfast.streams.fanout.subscription import Subscription
+from holdfast.streams.stores.memory import MemoryEventStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -26,9 +26,9 @@ from holdfast import (
     signals,
 )
 from holdfast.streams.cursor import Cursor
-from holdfast.streams.hub import Hub
-from holdfast.streams.memory import MemoryEventStore
-from holdfast.streams.subscription import Subscription
+from holdfast.streams.fanout.hub import Hub
+from holdfast.streams.fanout.subscription import Subscription
+from holdfast.streams.stores.memory import MemoryEventStore
 from holdfast.tracing import record_spans
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from holdfast.testing import FaultProxy
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from holdfast.streams.redis import RedisEventStore
+    from holdfast.streams.stores.redis import RedisEventStore
     from holdfast.testing import RedisServer
 
 

@@ -11,7 +11,6 @@ import time
 from typing import TYPE_CHECKING
 
 from holdfast.errors import CorruptData, RedisUnavailable
-from holdfast.streams.bell import LocalBells, LocalDoorbell
 from holdfast.streams.event import ZERO, EventId
 from holdfast.streams.store import (
     Doorbell,
@@ -23,6 +22,7 @@ from holdfast.streams.store import (
     Pending,
     RunInfo,
 )
+from holdfast.streams.stores.bell import LocalBells, LocalDoorbell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.link import Link
 from holdfast.settings import Settings
 from holdfast.streams.event import ZERO
-from holdfast.streams.redis import RedisEventStore
+from holdfast.streams.stores.redis import RedisEventStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

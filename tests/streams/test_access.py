@@ -27,9 +27,9 @@ from holdfast.streams.access import (
     token_of,
     verify_token,
 )
-from holdfast.streams.memory import MemoryEventStore
 from holdfast.streams.origins import origin_allowed
-from holdfast.streams.publisher import RunPublisher
+from holdfast.streams.publishing.publisher import RunPublisher
+from holdfast.streams.stores.memory import MemoryEventStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,8 +16,8 @@ from starlette.websockets import WebSocketDisconnect
 
 from holdfast import EventStreamApp, RunPublisher, Settings, stream_token
 from holdfast.errors import ConfigurationError
-from holdfast.streams.memory import MemoryEventStore
 from holdfast.streams.select import hub_of
+from holdfast.streams.stores.memory import MemoryEventStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

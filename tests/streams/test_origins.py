@@ -11,8 +11,8 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from holdfast import EventStreamApp, RunPublisher, Settings, stream_token
-from holdfast.streams.memory import MemoryEventStore
 from holdfast.streams.origins import Site, site_of
+from holdfast.streams.stores.memory import MemoryEventStore
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection

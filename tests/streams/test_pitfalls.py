@@ -21,14 +21,14 @@ from tests.streams.redis_stores import opened, ttls
 
 from holdfast import EventStreamApp, RunPublisher, Settings
 from holdfast.errors import EventTooLarge, InvalidEvent, RunEnded, RunExpired
-from holdfast.streams.memory import MemoryEventStore
 from holdfast.streams.select import close_hubs
+from holdfast.streams.stores.memory import MemoryEventStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from holdfast.streams.redis import RedisEventStore
     from holdfast.streams.store import EventStore
+    from holdfast.streams.stores.redis import RedisEventStore
     from holdfast.testing import RedisServer
 
 RUN = "r"

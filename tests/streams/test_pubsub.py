@@ -20,14 +20,14 @@ from holdfast import EventStreamApp, RunPublisher, RunResponse, Settings, SyncRu
 from holdfast.errors import RunEnded
 from holdfast.streams.cursor import Cursor
 from holdfast.streams.event import ZERO, EventId
+from holdfast.streams.fanout.ring import Ring
+from holdfast.streams.fanout.subscription import Subscription
 from holdfast.streams.frames import encode
-from holdfast.streams.memory import MemoryEventStore
-from holdfast.streams.pubsub import Heard, Transports, foreign
-from holdfast.streams.ring import Ring
 from holdfast.streams.rollout import bucket
 from holdfast.streams.select import close_hubs, hub_of
 from holdfast.streams.store import Entry, News, Once
-from holdfast.streams.subscription import Subscription
+from holdfast.streams.stores.memory import MemoryEventStore
+from holdfast.streams.stores.pubsub import Heard, Transports, foreign
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     from tests.conftest import Serve
 
-    from holdfast.streams.redis import RedisEventStore
     from holdfast.streams.store import EventStore, RunInfo
+    from holdfast.streams.stores.redis import RedisEventStore
     from holdfast.testing import RedisServer
 
 ROOT = Path(__file__).resolve().parents[2]

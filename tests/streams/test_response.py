@@ -19,9 +19,9 @@ from tests.streams.redis_stores import opened
 import holdfast
 from holdfast import EventStreamApp, RunPublisher, RunResponse, SessionMiddleware, Settings
 from holdfast.errors import InvalidEvent
-from holdfast.streams import runs
-from holdfast.streams.memory import MemoryEventStore
+from holdfast.streams.publishing import runs
 from holdfast.streams.select import close_hubs, hub_of
+from holdfast.streams.stores.memory import MemoryEventStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -14,17 +14,17 @@ from tests.streams.test_pubsub import Subscriber
 
 from holdfast.streams.cursor import Cursor
 from holdfast.streams.event import decode_data
+from holdfast.streams.fanout.subscription import Subscription
 from holdfast.streams.frames import Frame
 from holdfast.streams.rollout import transport_of_new
 from holdfast.streams.select import close_hubs, hub_of
-from holdfast.streams.subscription import Subscription
 
 if TYPE_CHECKING:
     import httpx
     from tests.conftest import Serve
     from tests.support.process import ServerProcess
 
-    from holdfast.streams.redis import RedisEventStore
+    from holdfast.streams.stores.redis import RedisEventStore
     from holdfast.testing import RedisServer
 
 APP = "tests.streams.served:app"

@@ -14,9 +14,9 @@ from tests.streams.clients import until
 from holdfast import EventStreamApp, RunPublisher, Settings
 from holdfast.streams import shutdown
 from holdfast.streams.cursor import TAIL
-from holdfast.streams.hub import Hub
-from holdfast.streams.memory import MemoryEventStore
-from holdfast.streams.subscription import Subscription
+from holdfast.streams.fanout.hub import Hub
+from holdfast.streams.fanout.subscription import Subscription
+from holdfast.streams.stores.memory import MemoryEventStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

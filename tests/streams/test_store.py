@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from holdfast.streams.memory import MemoryEventStore
+from holdfast.streams.stores.memory import MemoryEventStore
 from holdfast.testing import EventStoreSuite
 
 if TYPE_CHECKING:

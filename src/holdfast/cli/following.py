@@ -14,9 +14,9 @@ from urllib.parse import parse_qs, urlsplit
 from holdfast.client import End, Failed, Gap, Reset
 from holdfast.errors import InvalidEvent
 from holdfast.streams.composite import MAX_RUNS, parse
+from holdfast.streams.doors.lane import Entrance
+from holdfast.streams.doors.many import Many
 from holdfast.streams.event import check_run_id
-from holdfast.streams.lane import Entrance
-from holdfast.streams.many import Many
 from holdfast.streams.select import hub_of
 from holdfast.streams.store import to_event
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
     from holdfast.client import Item
+    from holdfast.streams.doors.told import Told
     from holdfast.streams.store import EventStore
-    from holdfast.streams.told import Told
 
 
 async def from_store(

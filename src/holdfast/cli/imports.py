@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import InvalidEvent
-from holdfast.streams.adoption import Dated
 from holdfast.streams.event import RESERVED_TYPES, TERMINAL_TYPES, check_owner, check_run_id
+from holdfast.streams.stores.adoption import Dated
 
 if TYPE_CHECKING:
     from holdfast.streams.store import EventStore

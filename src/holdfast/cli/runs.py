@@ -129,10 +129,10 @@ async def from_store(store: EventStore, run_id: str, last_id: str) -> AsyncGener
     """
     from holdfast.client import End
     from holdfast.streams.cursor import parse_position
+    from holdfast.streams.doors.opening import Opening, decide, look
     from holdfast.streams.event import check_run_id
-    from holdfast.streams.opening import Opening, decide, look
+    from holdfast.streams.fanout.subscription import Subscription
     from holdfast.streams.select import hub_of
-    from holdfast.streams.subscription import Subscription
 
     position = parse_position(last_id)
     if position is None:
@@ -255,7 +255,7 @@ async def import_(file: TextIO, *, as_csv: bool, complete: bool, dry_run: bool, 
     or not at all, and one that is there already is left as it is: after an error, run it again.
     """
     from holdfast.cli.imports import Columns, csv_lines, foreign_runs, json_lines
-    from holdfast.streams.redis import RedisEventStore
+    from holdfast.streams.stores.redis import RedisEventStore
 
     columns = Columns(**{name.removesuffix("_column"): value for name, value in at.items()})
     store = await _store()

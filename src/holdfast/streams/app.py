@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from holdfast.startup import StartError, kept_or_raised, pass_lifespan
-from holdfast.streams.http_door import http_door
-from holdfast.streams.service import Service
-from holdfast.streams.websocket_door import WebSocketDoor
+from holdfast.streams.doors.http_door import http_door
+from holdfast.streams.doors.service import Service
+from holdfast.streams.doors.websocket_door import WebSocketDoor
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from holdfast import signals
 from holdfast.signals import Operation
-from holdfast.streams.ring import Break
+from holdfast.streams.fanout.ring import Break
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
+    from holdfast.streams.fanout.subscription import Due
     from holdfast.streams.store import Draft, Entry
-    from holdfast.streams.subscription import Due
 
 
 async def publish(run_id: str, events: int, writing: Awaitable[list[Entry]]) -> list[Entry]:

@@ -12,15 +12,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from holdfast.errors import CorruptData, InvalidEvent, RedisUnavailable, RunExpired, RunNotYours
-from holdfast.streams import problems, shutdown, sse
+from holdfast.streams import problems, shutdown
 from holdfast.streams.access import ALLOWED, FORBIDDEN, owner_names
-from holdfast.streams.asking import position_of
+from holdfast.streams.doors import sse
+from holdfast.streams.doors.asking import position_of
+from holdfast.streams.doors.service import ask
 from holdfast.streams.event import check_owner, check_run_id
-from holdfast.streams.runs import Beginning, close_runs, store_of
+from holdfast.streams.fanout.subscription import Subscription
+from holdfast.streams.publishing.runs import Beginning, close_runs, store_of
+from holdfast.streams.publishing.sources import check_source, discard
 from holdfast.streams.select import close_hubs, hub_of
-from holdfast.streams.service import ask
-from holdfast.streams.sources import check_source, discard
-from holdfast.streams.subscription import Subscription
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from holdfast.runtime import Runtime
     from holdfast.settings import Settings
     from holdfast.streams.access import Verdict
-    from holdfast.streams.hub import Hub
-    from holdfast.streams.sources import Source
+    from holdfast.streams.fanout.hub import Hub
+    from holdfast.streams.publishing.sources import Source
     from holdfast.streams.store import EventStore
 
 _OURS = {b"content-length", b"content-type", b"cache-control"}

@@ -9,13 +9,13 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING
 
-from holdfast.streams.hub import Hub
-from holdfast.streams.memory import MemoryEventStore
+from holdfast.streams.fanout.hub import Hub
+from holdfast.streams.stores.memory import MemoryEventStore
 
 if TYPE_CHECKING:
     from holdfast.runtime import Runtime
-    from holdfast.streams.redis import RedisEventStore
     from holdfast.streams.store import EventStore
+    from holdfast.streams.stores.redis import RedisEventStore
 
 log = logging.getLogger("holdfast.streams")
 
@@ -28,7 +28,7 @@ def default_store(runtime: Runtime) -> EventStore:
 def _make_store(runtime: Runtime) -> EventStore:
     settings, link = runtime.settings, runtime.link
     if link is not None:
-        from holdfast.streams.redis import RedisEventStore
+        from holdfast.streams.stores.redis import RedisEventStore
 
         store = RedisEventStore(link, settings)
         tell = partial(_tell_what_waits, weakref.ref(store))

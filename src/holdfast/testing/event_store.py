@@ -25,7 +25,7 @@ import pytest
 from holdfast.errors import EventTooLarge, IdempotencyKeyReused, InvalidEvent, RunEnded, RunExpired
 from holdfast.streams.event import ZERO, parse_id
 from holdfast.streams.hold import Hold
-from holdfast.streams.publisher import RunPublisher
+from holdfast.streams.publishing.publisher import RunPublisher
 from holdfast.streams.store import Once
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""What writes a run, in this process: publishers, detached runs and their stop. No request."""
