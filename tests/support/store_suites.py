@@ -11,7 +11,7 @@ import pytest
 
 from holdfast import RedisSessionStore
 from holdfast.link import Link
-from holdfast.streams.redis import RedisEventStore
+from holdfast.streams.stores.redis import RedisEventStore
 from holdfast.testing import EventStoreSuite, SessionStoreSuite
 
 if TYPE_CHECKING:
