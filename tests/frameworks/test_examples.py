@@ -1,7 +1,8 @@
-"""The examples for Flask and Quart, each behind a server that people use."""
+"""The examples of the frameworks, each behind a server that people use."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,3 +59,42 @@ def test_flask_behind_gunicorn(serve: Serve, environment: dict[str, str]) -> Non
 def test_quart_behind_uvicorn(serve: Serve, environment: dict[str, str]) -> None:
     server = serve(EXAMPLES / "quart_app.py", env=environment)
     assert shop(server.url) == {"user": "ada", "cart": ["tea", "milk"], "visits": 2}
+
+
+def events_at(client: httpx.Client, url: str) -> list[str]:
+    """Read a run to its end; return the types of its events."""
+    answer = client.get(url)
+    answer.raise_for_status()
+    return re.findall(r"^event: (\w+)$", answer.text, re.MULTILINE)
+
+
+def test_fastapi_on_two_workers(serve: Serve, environment: dict[str, str]) -> None:
+    pytest.importorskip("fastapi")
+    env = {**environment, "SECONDS_PER_LINE": "0.05"}
+    server = serve(EXAMPLES / "fastapi_app.py", env=env, args=["--workers", "2"])
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        assert client.post("/report").status_code == 401
+        assert client.get("/report").status_code == 404
+        client.post("/login/ada").raise_for_status()
+        url = client.post("/report").json()["url"]
+        assert events_at(client, url) == ["line", "line", "line", "workflow_complete"]
+        assert "EventSource" in client.get("/").text
+        again = client.get("/report").json()["url"]
+        assert events_at(client, again) == ["line", "line", "line", "workflow_complete"]
+        assert httpx.get(server.url + again).status_code == 401, "it is for this session alone"
+        client.post("/logout").raise_for_status()
+        assert client.get(again).status_code == 401
+        assert client.get("/report").status_code == 404
+
+
+def test_starlette_with_nothing_configured(serve: Serve) -> None:
+    server = serve([str(EXAMPLES / "starlette_app.py")], env={"SECONDS_PER_STEP": "0.05"})
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        assert client.get("/delivery").status_code == 404
+        assert client.post("/basket/kelp").json() == ["kelp"]
+        assert client.post("/basket/rope").json() == ["kelp", "rope"]
+        url = client.post("/delivery").json()
+        assert events_at(client, url) == ["delivered", "delivered", "workflow_complete"]
+        assert events_at(client, client.get("/delivery").json())[-1] == "workflow_complete"
+        assert client.post("/basket/rope").json() == ["rope"], "the basket was emptied"
+        assert "EventSource" in client.get("/").text
