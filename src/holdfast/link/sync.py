@@ -6,6 +6,7 @@ more than it gives.
 
 from __future__ import annotations
 
+import os
 import ssl
 import time
 from collections import deque
@@ -17,6 +18,7 @@ import hiredis
 from holdfast.errors import HoldfastError, RedisUnavailable
 from holdfast.link.client import SyncStream, Target, connect_sync
 from holdfast.link.lane import NOT_YET, Report, new_reader, pack
+from holdfast.link.spin import SPIN_SECONDS, Spin
 from holdfast.link.translate import Arg, Reply, lost
 
 if TYPE_CHECKING:
@@ -24,9 +26,14 @@ if TYPE_CHECKING:
 
 Command: TypeAlias = Sequence[Arg]
 Answers: TypeAlias = list[Reply | HoldfastError]
-RECEIVE_BYTES = 256 * 1024
+# More than almost every reply, and less than what malloc maps anew for each call.
+RECEIVE_BYTES = 64 * 1024
 GLANCE = 0.01
 MOST_IDLE = 64
+# Nothing to read; `ssl` has its own error for that, also while it digests a session ticket.
+_NOTHING = (BlockingIOError, ssl.SSLWantReadError)
+# A Redis that has to wait for this very processor is let on to it.
+_give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 
 class SyncConversation:
@@ -41,6 +48,7 @@ class SyncConversation:
         self._stream = stream
         self._socket = stream.socket
         self._reader = new_reader()
+        self._spin = Spin()
         self._glances = 0
 
     @classmethod
@@ -61,8 +69,7 @@ class SyncConversation:
         self._socket.setblocking(False)
         try:
             self._socket.recv(1)
-        # Nothing to read; `ssl` has its own error for that, also while it digests a session ticket.
-        except (BlockingIOError, ssl.SSLWantReadError):
+        except _NOTHING:
             return False
         except OSError:
             return True
@@ -91,6 +98,30 @@ class SyncConversation:
         return answer
 
     def _receive(self, deadline: float) -> bytes:
+        data = self._caught() if self._spin.worth() else None
+        if data is None:
+            data = self._awaited(deadline)
+        if not data:
+            raise ConnectionResetError
+        return data
+
+    def _caught(self) -> bytes | None:
+        """Return what comes while a look costs less than to sleep and be woken, if anything."""
+        self._socket.setblocking(False)
+        until = time.monotonic() + SPIN_SECONDS
+        while True:
+            try:
+                data = self._socket.recv(RECEIVE_BYTES)
+            except _NOTHING:
+                if time.monotonic() > until:
+                    self._spin.missed()
+                    return None
+                _give_way()
+            else:
+                self._spin.caught()
+                return data
+
+    def _awaited(self, deadline: float) -> bytes:
         now = time.monotonic()
         if now > deadline:
             # One glance more: the reply may be there, and only this thread be late.
@@ -98,10 +129,7 @@ class SyncConversation:
             if self._glances > 1:
                 raise TimeoutError
         self._socket.settimeout(max(deadline - now, GLANCE))
-        data = self._socket.recv(RECEIVE_BYTES)
-        if not data:
-            raise ConnectionResetError
-        return data
+        return self._socket.recv(RECEIVE_BYTES)
 
     def close(self) -> None:
         """Close the connection."""

@@ -1,0 +1,38 @@
+"""Whether to look for a reply before going to sleep for it.
+
+No clock and no socket in here: what became of the last looks comes in, a verdict goes out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: For how long one look lasts: about what it costs a thread to fall asleep and to be woken. A
+#: competitive bet (Karlin et al., 1991): it never costs more than twice what would have been best.
+SPIN_SECONDS = 0.0001
+# Powers of two: a Redis that is far away is looked for at one command in 256.
+MOST_REST = 8
+
+
+@dataclass(slots=True)
+class Spin:
+    """Learns of one connection whether its replies come before a thread could fall asleep."""
+
+    _misses: int = 0
+    _rest: int = 0
+
+    def worth(self) -> bool:
+        """Whether to look this time; what is not worth it is tried again now and then."""
+        if self._rest:
+            self._rest -= 1
+            return False
+        return True
+
+    def caught(self) -> None:
+        """Note that the reply came while it was looked for."""
+        self._misses = 0
+
+    def missed(self) -> None:
+        """Note that it did not."""
+        self._misses = min(self._misses + 1, MOST_REST)
+        self._rest = (1 << self._misses) - 1

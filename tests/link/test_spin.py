@@ -1,0 +1,39 @@
+"""When a reply is looked for, and when it is slept for."""
+
+from __future__ import annotations
+
+from holdfast.link.spin import MOST_REST, Spin
+
+
+def looks(spin: Spin, commands: int, *, near: bool) -> int:
+    """Return at how many of so many commands the reply is looked for."""
+    found = 0
+    for _ in range(commands):
+        if spin.worth():
+            found += 1
+            (spin.caught if near else spin.missed)()
+    return found
+
+
+def test_a_redis_nearby_is_always_looked_for() -> None:
+    assert looks(Spin(), 1000, near=True) == 1000
+
+
+def test_a_distant_redis_is_soon_looked_for_at_one_command_in_hundreds() -> None:
+    spin = Spin()
+    assert looks(spin, 1 << MOST_REST, near=False) <= MOST_REST + 1
+    assert looks(spin, 100 << MOST_REST, near=False) <= 101
+
+
+def test_a_single_late_reply_costs_one_look() -> None:
+    spin = Spin()
+    assert looks(spin, 10, near=True) == 10
+    spin.missed()
+    assert not spin.worth()
+    assert looks(spin, 10, near=True) == 10
+
+
+def test_a_redis_that_came_nearer_is_found_out() -> None:
+    spin = Spin()
+    looks(spin, 100 << MOST_REST, near=False)
+    assert looks(spin, 2 << MOST_REST, near=True) >= 1 << MOST_REST
