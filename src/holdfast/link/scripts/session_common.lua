@@ -14,16 +14,21 @@ local function read(key)
   local secret, created, expires, seen, since =
     string.match(text, '^1 (%x+) (%d+) (%d+) (%d+) (%d+)$')
   if not secret then return redis.error_reply('CORRUPT session metadata') end
-  return {secret = secret, created = tonumber(created), expires = tonumber(expires),
-          seen = tonumber(seen), since = tonumber(since)}
+  -- Times stay the text that they are, which most writes put back: Lua reckons with it as it is.
+  return {secret = secret, created = created, expires = expires, seen = seen, since = since}
 end
 
-local function write(key, meta, idle)
-  redis.call('HSET', key, META, string.format('1 %s %.0f %.0f %.0f %.0f',
-    meta.secret, meta.created, meta.expires, meta.seen, meta.since))
+local function whole(time)
+  return type(time) == 'string' and time or string.format('%.0f', time)
+end
+
+-- '...': keys and values of the user's that are set in the same step.
+local function write(key, meta, idle, ...)
+  redis.call('HSET', key, META, '1 ' .. meta.secret .. ' ' .. whole(meta.created) .. ' ' ..
+    whole(meta.expires) .. ' ' .. whole(meta.seen) .. ' ' .. whole(meta.since), ...)
   local ends = meta.expires
   if idle > 0 then ends = math.min(ends, meta.seen + idle) end
-  redis.call('PEXPIREAT', key, string.format('%.0f', ends))
+  redis.call('PEXPIREAT', key, whole(ends))
 end
 
 -- Tell every process that a session has ended, or that its secrets but one have. The channel is the

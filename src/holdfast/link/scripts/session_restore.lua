@@ -11,7 +11,8 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
   if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then return 0 end
   local found = read(KEYS[1])
   -- A newer secret than the copy's is somebody's later word; an older one comes back from the dead.
-  if not found or found.err or found.secret == ARGV[1] or found.since >= since then return 0 end
+  if not found or found.err or found.secret == ARGV[1] then return 0 end
+  if tonumber(found.since) >= since then return 0 end
   killed = found.secret
   redis.call('DEL', KEYS[1])
 end

@@ -26,9 +26,11 @@ for at = first, last, 2 do
   if ARGV[at + 1] ~= (stored and '=' .. stored or '-') then return 4 end
 end
 first, last = last + 1, last + 2 * tonumber(ARGV[8])
-for at = first, last, 1000 do
-  redis.call('HSET', KEYS[1], unpack(ARGV, at, math.min(at + 999, last)))
+while last - first >= 1000 do
+  redis.call('HSET', KEYS[1], unpack(ARGV, first, first + 999))
+  first = first + 1000
 end
+local rest, till = first, last  -- set at the end, in one step with the metadata
 first, last = last + 1, last + 3 * tonumber(ARGV[9])
 for at = first, last, 3 do
   -- Only another form of the same value: who wrote it since is not undone.
@@ -39,7 +41,8 @@ end
 for at = last + 1, #ARGV, 1000 do
   redis.call('HDEL', KEYS[1], unpack(ARGV, at, math.min(at + 999, #ARGV)))
 end
-if #ARGV > last and redis.call('HLEN', KEYS[1]) == 1 + redis.call('HEXISTS', KEYS[1], OLD) then
+if #ARGV > last and till < rest
+    and redis.call('HLEN', KEYS[1]) == 1 + redis.call('HEXISTS', KEYS[1], OLD) then
   redis.call('DEL', KEYS[1])
   redis.call('SET', KEYS[2], 1, 'PX', ARGV[3])
   ended(KEYS[1], '')
@@ -70,5 +73,5 @@ elseif fresh ~= '' then
   meta.secret, meta.since = fresh, now
   if tonumber(ARGV[6]) >= 0 then meta.expires = now + tonumber(ARGV[6]) end
 end
-write(KEYS[1], meta, idle)
+write(KEYS[1], meta, idle, unpack(ARGV, rest, till))
 return result
