@@ -122,7 +122,7 @@ class RunResponse(Response):
         if request.method == "HEAD":
             # What a GET would begin is not there yet.
             return Response(headers=sse.HEADERS)
-        hub = _hub(store, chosen)
+        hub = serving_hub(store, chosen)
         settings = chosen.settings
         if hub.stopping or len(hub.subscribers) >= settings.stream_max_subscribers:
             return sse.come_back(max(settings.stream_retry * 5, 10))
@@ -184,7 +184,9 @@ class RunResponse(Response):
         return send_all
 
 
-def _hub(store: EventStore, chosen: Runtime) -> Hub:
+def serving_hub(store: EventStore, chosen: Runtime) -> Hub:
+    """Return the hub of the running event loop, told of signals and closed with *chosen*."""
+
     async def close() -> None:
         await close_runs(store)
         await close_hubs(store)

@@ -87,11 +87,14 @@ class Part(ABC):
 
     def _published(self, draft: Draft, entry: Entry, data: Any) -> StreamEvent:
         """Take note of what became of *draft*, whose value is *data*."""
+        self._note(draft, entry)
+        return to_event(self.run_id, entry, data)
+
+    def _note(self, draft: Draft, entry: Entry) -> None:
         # Another life than before is the store's word that it had lost the run, and begun it anew.
         self._hold.learn(entry.life, stopping=entry.stopping)
         if draft.type in TERMINAL_TYPES:
             self._ended = True
-        return to_event(self.run_id, entry, data)
 
 
 def error_data(error: BaseException | str) -> dict[str, dict[str, str]]:

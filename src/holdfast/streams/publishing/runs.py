@@ -12,6 +12,7 @@ import logging
 import weakref
 from typing import TYPE_CHECKING
 
+from holdfast import signals
 from holdfast.errors import (
     HoldfastError,
     RedisUnavailable,
@@ -20,7 +21,7 @@ from holdfast.errors import (
     RunNotYours,
 )
 from holdfast.forks import watch_forks
-from holdfast.streams import shutdown
+from holdfast.streams import observed, shutdown
 from holdfast.streams.cursor import TAIL
 from holdfast.streams.fanout.subscription import Subscription
 from holdfast.streams.publishing.publisher import RunPublisher
@@ -29,14 +30,14 @@ from holdfast.streams.select import default_store, hub_of
 from holdfast.streams.store import to_event
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from holdfast.runtime import Runtime
     from holdfast.settings import Settings
     from holdfast.streams.event import StreamEvent
     from holdfast.streams.hold import Claim, StopAnswer
     from holdfast.streams.publishing.sources import Source
-    from holdfast.streams.store import EventStore
+    from holdfast.streams.store import Draft, EventStore
 
 log = logging.getLogger("holdfast.streams")
 
@@ -57,7 +58,7 @@ class _Here:
 
     def forked(self) -> None:
         """In a forked child: the tasks are the parent's."""
-        self._runs: weakref.WeakKeyDictionary[EventStore, dict[str, _Detached]]
+        self._runs: weakref.WeakKeyDictionary[EventStore, dict[str, Detached]]
         self._runs = weakref.WeakKeyDictionary()
         self.beginning: set[asyncio.Task[Run]] = set()
 
@@ -67,7 +68,7 @@ class _Here:
             for publisher in list(publishers.values()):
                 publisher.cancel()
 
-    def of(self, store: EventStore) -> dict[str, _Detached]:
+    def of(self, store: EventStore) -> dict[str, Detached]:
         if not self._watching:
             watch_forks(self)
             self._watching = True
@@ -191,7 +192,7 @@ class Beginning:
         media_type: str | None = None,
     ) -> None:
         # One for all tries: a claim whose answer was lost is this one's still.
-        self._publisher = _Detached(run_id, owner=owner, store=store)
+        self._publisher = Detached(run_id, owner=owner, store=store)
         self._store = store
         self._source = source
         self._yours = {None, owner, *also}
@@ -278,8 +279,19 @@ def store_of(chosen: Runtime) -> EventStore:
     return store
 
 
-class _Detached(RunPublisher):
+class Detached(RunPublisher):
     """A publisher and the task that feeds it."""
+
+    async def write(self, drafts: Sequence[Draft]) -> None:
+        """Publish *drafts*, all or none, as :meth:`emit` does one event. Raises the same."""
+        self._check_open()
+        life = self._hold.life
+        append = self._store.append(self.run_id, drafts, owner=self.owner, life=life)
+        entries = await (
+            observed.publish(self.run_id, len(drafts), append) if signals.observers else append
+        )
+        for draft, entry in zip(drafts, entries, strict=True):
+            self._note(draft, entry)
 
     async def take(self) -> Claim:
         """Begin the run if nobody has; else let go of it."""
