@@ -35,7 +35,7 @@ FLOORS = [
     {"metrics", "tracing"},
     {"client"},
     {"frameworks"},
-    {"flask", "django", "quart"},
+    {"flask", "django", "quart", "agents"},
     {"wrapping"},
     {"asgi", "wsgi"},
     {"testing"},
@@ -64,6 +64,7 @@ RESERVED = {
     "prometheus_client": {"metrics"},
     "opentelemetry": {"tracing"},
     "cryptography": {"sessions"},
+    "langchain_core": {"agents"},
 }
 HEAVY = ["redis", "hiredis", "pydantic", "pydantic_settings"]
 MAX_IMPORT_MS = 30.0

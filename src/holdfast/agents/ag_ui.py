@@ -1,0 +1,327 @@
+"""A run as AG-UI: the Agent User Interaction Protocol, version 1.0, over Server-Sent Events.
+
+Pure but for the response. What the protocol has no event for is its ``CUSTOM``; what is open is
+closed before the run is, because clients check that.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from holdfast.agents.wire import Encoder, WireResponse, as_text, error_text, text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from holdfast.agents.wire import Frame
+
+PROTOCOL_VERSION = "1.0"
+
+_ENDS = {"RUN_FINISHED", "RUN_ERROR"}
+_TYPES = _ENDS | {
+    "ACTIVITY_DELTA",
+    "ACTIVITY_SNAPSHOT",
+    "CUSTOM",
+    "MESSAGES_SNAPSHOT",
+    "RAW",
+    "REASONING_ENCRYPTED_VALUE",
+    "REASONING_END",
+    "REASONING_MESSAGE_CHUNK",
+    "REASONING_MESSAGE_CONTENT",
+    "REASONING_MESSAGE_END",
+    "REASONING_MESSAGE_START",
+    "REASONING_START",
+    "RUN_STARTED",
+    "STATE_DELTA",
+    "STATE_SNAPSHOT",
+    "STEP_FINISHED",
+    "STEP_STARTED",
+    "SUBAGENT_ERROR",
+    "SUBAGENT_FINISHED",
+    "SUBAGENT_STARTED",
+    "TEXT_MESSAGE_CHUNK",
+    "TEXT_MESSAGE_CONTENT",
+    "TEXT_MESSAGE_END",
+    "TEXT_MESSAGE_START",
+    "TOOL_CALL_ARGS",
+    "TOOL_CALL_CHUNK",
+    "TOOL_CALL_END",
+    "TOOL_CALL_RESULT",
+    "TOOL_CALL_START",
+}
+
+
+class AGUIResponse(WireResponse):
+    """Begin a run, or attach to it, and stream it as AG-UI events.
+
+    ``return AGUIResponse(input.run_id, source, thread_id=input.thread_id)`` answers the ``POST`` of
+    an AG-UI client. The run goes on when the client leaves; the same request again, from anywhere,
+    tells it from its first event on and continues live.
+
+    Args:
+        run_id: the run, which is the ``runId`` of the protocol too.
+        source: as for :class:`~holdfast.RunResponse`; ``None`` attaches to a run that there is,
+            open or ended, and answers 204 where there is none.
+        thread_id: the ``threadId`` of the protocol. Default: the run id.
+        **options: ``owner``, ``media_type``, ``headers``, ``background``, ``store`` and
+            ``settings``, as for :class:`~holdfast.RunResponse`.
+    """
+
+    replays: ClassVar[bool] = True
+
+    def __init__(
+        self, run_id: str, source: Any = None, *, thread_id: str | None = None, **options: Any
+    ) -> None:
+        super().__init__(run_id, source, **options)
+        self._thread_id = thread_id or run_id
+
+    def encoder(self) -> Encoder:
+        """Return an encoder for one reader."""
+        return AGUIEncoder(self.run_id, self._thread_id)
+
+
+class AGUIEncoder:
+    """Spells the events of one run as frames of AG-UI.
+
+    A ``message`` whose data is an AG-UI event passes as it is: an agent that speaks the protocol
+    already may be the source of a run.
+    """
+
+    def __init__(self, run_id: str, thread_id: str) -> None:
+        self.done = False
+        self._names = {"threadId": thread_id, "runId": run_id}
+        self._begun = False
+        self._texts: set[str] = set()
+        self._reasoning: dict[str, str] = {}
+        self._spans = 0
+        self._calls: dict[str, bool] = {}
+        self._tools: dict[str, tuple[str, Any]] = {}
+        self._steps: dict[str, str] = {}
+        self._interrupts: list[Frame] = []
+
+    def encode(self, kind: str, data: Any) -> Iterator[Frame]:
+        """Yield the frames of one event."""
+        if kind == "message" and isinstance(data, dict) and str(data.get("type")) in _TYPES:
+            yield from self._pass(data)
+            return
+        if not self._begun:
+            yield self._start()
+        spell = _SPELLED.get(kind)
+        found = None if spell is None or not isinstance(data, dict) else spell(self, data)
+        if found is None:
+            found = [_custom(kind, data)]
+        yield from found
+
+    def notice(self, kind: str, data: dict[str, Any]) -> Iterator[Frame]:
+        """Yield what says that events are gone."""
+        if not self._begun:
+            yield self._start()
+        yield _custom(kind, data)
+
+    def _pass(self, frame: Frame) -> Iterator[Frame]:
+        if frame["type"] == "RUN_STARTED":
+            self._begun = True
+        elif not self._begun:
+            yield self._start()
+        self.done = frame["type"] in _ENDS
+        yield frame
+
+    def _start(self) -> Frame:
+        self._begun = True
+        return {"type": "RUN_STARTED", **self._names, "protocolVersion": PROTOCOL_VERSION}
+
+    # -- messages
+
+    def _token(self, data: Frame) -> Iterable[Frame] | None:
+        text = text_of(data)
+        if text is None:
+            return None
+        message = self._message(data)
+        frames = [*self._end_reasoning(message)]
+        if message not in self._texts:
+            self._texts.add(message)
+            frames.append({"type": "TEXT_MESSAGE_START", "messageId": message, "role": "assistant"})
+        if text:
+            frames.append({"type": "TEXT_MESSAGE_CONTENT", "messageId": message, "delta": text})
+        return frames
+
+    def _thinking(self, data: Frame) -> Iterable[Frame] | None:
+        text = text_of(data)
+        if text is None:
+            return None
+        message, frames = self._message(data), []
+        span = self._reasoning.get(message)
+        if span is None:
+            self._spans += 1
+            span = self._reasoning[message] = f"{message}:reasoning:{self._spans}"
+            frames = [
+                {"type": "REASONING_START", "messageId": span},
+                {"type": "REASONING_MESSAGE_START", "messageId": span, "role": "reasoning"},
+            ]
+        return [*frames, {"type": "REASONING_MESSAGE_CONTENT", "messageId": span, "delta": text}]
+
+    def _model_finished(self, data: Frame) -> Iterable[Frame]:
+        message = self._message(data)
+        return [*self._end_reasoning(message), *self._end_text(message)]
+
+    def _model_error(self, data: Frame) -> Iterable[Frame]:
+        return [*self._model_finished(data), _custom("model_error", data)]
+
+    def _message(self, data: Frame) -> str:
+        return str(data.get("message") or self._names["runId"])
+
+    def _end_reasoning(self, message: str) -> Iterator[Frame]:
+        span = self._reasoning.pop(message, None)
+        if span is not None:
+            yield {"type": "REASONING_MESSAGE_END", "messageId": span}
+            yield {"type": "REASONING_END", "messageId": span}
+
+    def _end_text(self, message: str) -> Iterator[Frame]:
+        if message in self._texts:
+            self._texts.discard(message)
+            yield {"type": "TEXT_MESSAGE_END", "messageId": message}
+
+    # -- tools
+
+    def _tool_call_delta(self, data: Frame) -> Iterable[Frame] | None:
+        text = text_of(data)
+        if text is None:
+            return None
+        call = str(data.get("call"))
+        arguments = {"type": "TOOL_CALL_ARGS", "toolCallId": call, "delta": text}
+        return [*self._announce(call, data), *([arguments] if self._calls.get(call) else [])]
+
+    def _tool_call(self, data: Frame) -> Iterable[Frame]:
+        call = str(data.get("call"))
+        if call not in self._calls:
+            text = as_text(data.get("arguments"))
+            yield from self._announce(call, data)
+            yield {"type": "TOOL_CALL_ARGS", "toolCallId": call, "delta": text}
+        yield from self._end_call(call)
+
+    def _tool_started(self, data: Frame) -> Iterable[Frame]:
+        """What is called, for the result of a call that no model has announced."""
+        tool = (str(data.get("tool")), data.get("arguments"))
+        self._tools[str(data.get("call") or data.get("id"))] = tool
+        self._tools[str(data.get("id"))] = tool
+        return ()
+
+    def _tool_result(self, data: Frame) -> Iterable[Frame]:
+        content = data.get("output", data.get("result"))
+        return self._result(data, as_text(content))
+
+    def _tool_error(self, data: Frame) -> Iterable[Frame]:
+        message, kind = error_text(data)
+        return self._result(data, f"{kind}: {message}")
+
+    def _result(self, data: Frame, content: str) -> Iterator[Frame]:
+        call = str(data.get("call"))
+        if call not in self._calls:
+            tool, arguments = self._tools.get(str(data.get("id")), (str(data.get("tool")), {}))
+            yield from self._tool_call({"call": call, "tool": tool, "arguments": arguments})
+        yield from self._end_call(call)
+        yield {
+            "type": "TOOL_CALL_RESULT",
+            "messageId": f"{call}:result",
+            "toolCallId": call,
+            "content": content,
+            "role": "tool",
+        }
+
+    def _announce(self, call: str, data: Frame) -> Iterator[Frame]:
+        if call in self._calls:
+            return
+        self._calls[call] = True
+        start = {"toolCallId": call, "toolCallName": str(data.get("tool"))}
+        parent = {"parentMessageId": str(data["message"])} if data.get("message") else {}
+        yield from self._end_reasoning(self._message(data))
+        yield {"type": "TOOL_CALL_START", **start, **parent}
+
+    def _end_call(self, call: str) -> Iterator[Frame]:
+        if self._calls.get(call):
+            self._calls[call] = False
+            yield {"type": "TOOL_CALL_END", "toolCallId": call}
+
+    # -- nodes and state
+
+    def _node_started(self, data: Frame) -> Iterable[Frame]:
+        node, key = str(data.get("node")), str(data.get("id") or data.get("node"))
+        # A name may be open once only, and a graph may run a node beside itself.
+        name, number = node, 1
+        while name in self._steps.values():
+            number += 1
+            name = f"{node} ({number})"
+        yield from self._end_step(key)
+        self._steps[key] = name
+        yield {"type": "STEP_STARTED", "stepName": name}
+
+    def _node_output(self, data: Frame) -> Iterable[Frame]:
+        yield _custom("node_output", data)
+        yield from self._end_step(str(data.get("id") or data.get("node")))
+
+    def _node_error(self, data: Frame) -> Iterable[Frame]:
+        yield _custom("node_error", data)
+        yield from self._end_step(str(data.get("id") or data.get("node")))
+
+    def _end_step(self, key: str) -> Iterator[Frame]:
+        name = self._steps.pop(key, None)
+        if name is not None:
+            yield {"type": "STEP_FINISHED", "stepName": name}
+
+    def _state(self, data: Frame) -> Iterable[Frame]:
+        return [{"type": "STATE_SNAPSHOT", "snapshot": data.get("state")}]
+
+    def _interrupt(self, data: Frame) -> Iterable[Frame]:
+        found = data.get("interrupts")
+        for each in found if isinstance(found, list) else ():
+            if not isinstance(each, dict):
+                continue
+            told = {"id": str(each.get("id")), "reason": "interrupt"}
+            self._interrupts.append({**told, "metadata": {"value": each.get("value")}})
+        return ()
+
+    # -- the end
+
+    def _workflow_complete(self, data: Frame) -> Iterable[Frame]:
+        finished: Frame = {"type": "RUN_FINISHED", **self._names}
+        if data.get("output") is not None:
+            finished["result"] = data["output"]
+        if self._interrupts:
+            finished["outcome"] = {"type": "interrupt", "interrupts": self._interrupts}
+        return self._end(finished)
+
+    def _workflow_error(self, data: Frame) -> Iterable[Frame]:
+        message, kind = error_text(data)
+        return self._end({"type": "RUN_ERROR", "message": message, "code": kind})
+
+    def _run_stopped(self, data: Frame) -> Iterable[Frame]:
+        outcome = {"type": "cancelled"}
+        return self._end({"type": "RUN_FINISHED", **self._names, "outcome": outcome})
+
+    def _run_lost(self, data: Frame) -> Iterable[Frame]:
+        message = "the process that ran it is gone"
+        return self._end({"type": "RUN_ERROR", "message": message, "code": "run_lost"})
+
+    def _end(self, last: Frame) -> Iterator[Frame]:
+        self.done = True
+        for message in [*self._reasoning]:
+            yield from self._end_reasoning(message)
+        for message in sorted(self._texts):
+            yield from self._end_text(message)
+        for call in [*self._calls]:
+            yield from self._end_call(call)
+        for key in [*self._steps]:
+            yield from self._end_step(key)
+        yield last
+
+
+def _custom(name: str, value: Any) -> Frame:
+    return {"type": "CUSTOM", "name": name, "value": value}
+
+
+_KINDS = (
+    *("token", "thinking", "model_finished", "model_error", "tool_call_delta", "tool_call"),
+    *("tool_started", "tool_result", "tool_error", "node_started", "node_output", "node_error"),
+    *("state", "interrupt", "workflow_complete", "workflow_error", "run_stopped", "run_lost"),
+)
+_SPELLED: dict[str, Any] = {kind: vars(AGUIEncoder)[f"_{kind}"] for kind in _KINDS}

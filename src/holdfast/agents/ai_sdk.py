@@ -1,0 +1,259 @@
+"""A run as the UI message stream of the AI SDK, which its ``useChat`` reads: version 1.
+
+Pure but for the response. Each run is one message of the assistant; what the format has no chunk
+for is a ``data-*`` part.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from holdfast.agents.wire import Encoder, WireResponse, error_text, text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from holdfast.agents.wire import Frame
+
+DONE = "[DONE]"
+"""What the format sends last, as it is."""
+
+_ENDS = {"finish", "error", "abort"}
+_TYPES = _ENDS | {
+    "custom",
+    "file",
+    "finish-step",
+    "message-metadata",
+    "reasoning-delta",
+    "reasoning-end",
+    "reasoning-file",
+    "reasoning-start",
+    "reset-step",
+    "source-document",
+    "source-url",
+    "start",
+    "start-step",
+    "steering-message",
+    "text-delta",
+    "text-end",
+    "text-start",
+    "tool-approval-request",
+    "tool-approval-response",
+    "tool-input-available",
+    "tool-input-delta",
+    "tool-input-error",
+    "tool-input-start",
+    "tool-output-available",
+    "tool-output-denied",
+    "tool-output-error",
+}
+
+
+class UIMessageStreamResponse(WireResponse):
+    """Begin a run, or attach to it, and stream it as a UI message stream.
+
+    ``return UIMessageStreamResponse(run_id, source)`` answers the ``POST`` of ``useChat``;
+    ``UIMessageStreamResponse(run_id)`` answers the ``GET …/{id}/stream`` by which it resumes: the
+    open run from its first event on, or 204 where there is none to resume.
+
+    Args:
+        run_id: the run, which is the id of the assistant's message too.
+        source: as for :class:`~holdfast.RunResponse`; ``None`` attaches to a run that is open.
+        **options: ``owner``, ``media_type``, ``headers``, ``background``, ``store`` and
+            ``settings``, as for :class:`~holdfast.RunResponse`.
+    """
+
+    headers_of_format: ClassVar[Mapping[str, str]] = {"x-vercel-ai-ui-message-stream": "v1"}
+
+    def encoder(self) -> Encoder:
+        """Return an encoder for one reader."""
+        return UIMessageEncoder(self.run_id)
+
+
+class UIMessageEncoder:
+    """Spells the events of one run as chunks of a UI message stream.
+
+    A ``message`` whose data is a chunk passes as it is: an agent that speaks the format already may
+    be the source of a run.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        self.done = False
+        self._run_id = run_id
+        self._begun = False
+        self._finished = False
+        self._parts: dict[tuple[str, str], str] = {}
+        self._numbers = 0
+        self._calls: dict[str, bool] = {}
+        self._tools: dict[str, tuple[str, Any]] = {}
+
+    def encode(self, kind: str, data: Any) -> Iterator[Frame | str]:
+        """Yield the chunks of one event."""
+        if kind == "message" and isinstance(data, dict) and _is_chunk(data.get("type")):
+            yield from self._pass(data)
+            return
+        if not self._begun:
+            yield self._start()
+        spell = _SPELLED.get(kind)
+        found = None if spell is None or not isinstance(data, dict) else spell(self, data)
+        if found is None:
+            found = [{"type": f"data-{kind}", "data": data}]
+        yield from found
+
+    def notice(self, kind: str, data: dict[str, Any]) -> Iterator[Frame]:
+        """Yield what says that events are gone."""
+        if not self._begun:
+            yield self._start()
+        yield {"type": f"data-{kind}", "data": data, "transient": True}
+
+    def _pass(self, chunk: Frame) -> Iterator[Frame]:
+        if chunk["type"] == "start":
+            self._begun = True
+            chunk = {"messageId": self._run_id, **chunk}
+        elif not self._begun:
+            yield self._start()
+        self._finished = self._finished or chunk["type"] in _ENDS
+        yield chunk
+
+    def _start(self) -> Frame:
+        self._begun = True
+        return {"type": "start", "messageId": self._run_id}
+
+    # -- text and reasoning
+
+    def _token(self, data: Frame) -> Iterable[Frame] | None:
+        return self._delta("text", data)
+
+    def _thinking(self, data: Frame) -> Iterable[Frame] | None:
+        return self._delta("reasoning", data)
+
+    def _delta(self, part: str, data: Frame) -> Iterable[Frame] | None:
+        text = text_of(data)
+        if text is None:
+            return None
+        message = self._message(data)
+        frames = [*self._end_part("reasoning", message)] if part == "text" else []
+        known = self._parts.get((part, message))
+        if known is None:
+            self._numbers += 1
+            known = self._parts[part, message] = f"{part}-{self._numbers}"
+            frames.append({"type": f"{part}-start", "id": known})
+        return [*frames, {"type": f"{part}-delta", "id": known, "delta": text}]
+
+    def _model_finished(self, data: Frame) -> Iterable[Frame]:
+        return self._end_message(self._message(data))
+
+    def _model_error(self, data: Frame) -> Iterable[Frame]:
+        told = {"type": "data-model_error", "data": data}
+        return [*self._end_message(self._message(data)), told]
+
+    def _message(self, data: Frame) -> str:
+        return str(data.get("message") or self._run_id)
+
+    def _end_message(self, message: str) -> list[Frame]:
+        return [*self._end_part("reasoning", message), *self._end_part("text", message)]
+
+    def _end_part(self, part: str, message: str) -> Iterator[Frame]:
+        known = self._parts.pop((part, message), None)
+        if known is not None:
+            yield {"type": f"{part}-end", "id": known}
+
+    # -- tools
+
+    def _tool_call_delta(self, data: Frame) -> Iterable[Frame] | None:
+        text = text_of(data)
+        if text is None:
+            return None
+        call, frames = str(data.get("call")), []
+        if call not in self._calls:
+            self._calls[call] = True
+            frames = self._end_message(self._message(data))
+            named = {"toolCallId": call, "toolName": str(data.get("tool"))}
+            frames.append({"type": "tool-input-start", **named})
+        if self._calls[call]:
+            frames.append({"type": "tool-input-delta", "toolCallId": call, "inputTextDelta": text})
+        return frames
+
+    def _tool_call(self, data: Frame) -> Iterable[Frame]:
+        call = str(data.get("call"))
+        if self._calls.get(call) is False:
+            return []
+        self._calls[call] = False
+        named = {"toolCallId": call, "toolName": str(data.get("tool"))}
+        told = {"type": "tool-input-available", **named, "input": data.get("arguments")}
+        return [*self._end_message(self._message(data)), told]
+
+    def _tool_started(self, data: Frame) -> Iterable[Frame]:
+        """What is called, for the result of a call that no model has announced."""
+        self._tools[str(data.get("id"))] = (str(data.get("tool")), data.get("arguments"))
+        return ()
+
+    def _tool_result(self, data: Frame) -> Iterable[Frame]:
+        output = data.get("output", data.get("result"))
+        told = {"type": "tool-output-available", "toolCallId": str(data.get("call"))}
+        return [*self._announced(data), {**told, "output": output}]
+
+    def _tool_error(self, data: Frame) -> Iterable[Frame]:
+        message, kind = error_text(data)
+        told = {"type": "tool-output-error", "toolCallId": str(data.get("call"))}
+        return [*self._announced(data), {**told, "errorText": f"{kind}: {message}"}]
+
+    def _announced(self, data: Frame) -> Iterable[Frame]:
+        """A client refuses the result of a call that it has not heard of."""
+        tool, arguments = self._tools.get(str(data.get("id")), (str(data.get("tool")), {}))
+        if self._calls.get(str(data.get("call"))) is False:
+            return ()
+        return self._tool_call({"call": data.get("call"), "tool": tool, "arguments": arguments})
+
+    # -- nodes
+
+    def _node_started(self, data: Frame) -> Iterable[Frame]:
+        return [_node(data, "running")]
+
+    def _node_output(self, data: Frame) -> Iterable[Frame]:
+        return [_node(data, "done")]
+
+    def _node_error(self, data: Frame) -> Iterable[Frame]:
+        return [_node(data, "failed")]
+
+    # -- the end
+
+    def _workflow_complete(self, data: Frame) -> Iterable[Frame | str]:
+        output = data.get("output")
+        told = [] if output is None else [{"type": "data-output", "data": output}]
+        return self._end([*told, {"type": "finish"}])
+
+    def _workflow_error(self, data: Frame) -> Iterable[Frame | str]:
+        return self._end([{"type": "error", "errorText": error_text(data)[0]}])
+
+    def _run_stopped(self, data: Frame) -> Iterable[Frame | str]:
+        return self._end([{"type": "abort", "reason": "stopped"}])
+
+    def _run_lost(self, data: Frame) -> Iterable[Frame | str]:
+        return self._end([{"type": "error", "errorText": "the process that ran it is gone"}])
+
+    def _end(self, last: list[Frame]) -> Iterator[Frame | str]:
+        self.done = True
+        if not self._finished:
+            for part, message in [*self._parts]:
+                yield from self._end_part(part, message)
+            yield from last
+        yield DONE
+
+
+def _is_chunk(kind: Any) -> bool:
+    return isinstance(kind, str) and (kind in _TYPES or kind.startswith("data-"))
+
+
+def _node(data: Frame, status: str) -> Frame:
+    """One part of the message for one run of a node: a later one takes its place."""
+    node = str(data.get("id") or data.get("node"))
+    return {"type": "data-node", "id": node, "data": {**data, "status": status}}
+
+
+_KINDS = (
+    *("token", "thinking", "model_finished", "model_error", "tool_call_delta", "tool_call"),
+    *("tool_started", "tool_result", "tool_error", "node_started", "node_output", "node_error"),
+    *("workflow_complete", "workflow_error", "run_stopped", "run_lost"),
+)
+_SPELLED: dict[str, Any] = {kind: vars(UIMessageEncoder)[f"_{kind}"] for kind in _KINDS}

@@ -1,0 +1,134 @@
+"""Whatever an agent hands out, as JSON of a size that an event may have.
+
+Values in, values out. Nothing here knows a library: what can dump itself is asked to. What is no
+JSON is named by its class and never shown by its ``repr``, which may hold a key or a password.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from datetime import date, time
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, TypeAlias
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Made: TypeAlias = tuple[str, Any]
+"""The type and the data of an event to be published."""
+
+MAX_DEPTH = 60
+"""Containers within each other; what is deeper, or a cycle, is named only."""
+MAX_MESSAGE = 10_000
+"""Characters of an error's message."""
+
+_TEXT_TYPES = frozenset({"token", "thinking", "tool_call_delta"})
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """Return *value* as JSON: what has a dump of its own by that, the rest by its parts."""
+    if isinstance(value, str):
+        return _text(value)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        # JSON has no NaN and no infinity (RFC 8259 section 6).
+        return float(value) if math.isfinite(value) else str(value)
+    return _object(value, depth) if depth < MAX_DEPTH else unknown(value)
+
+
+def unknown(value: Any) -> dict[str, str]:
+    """Return what stands for a value that JSON cannot carry: the name of its class."""
+    return {"not_json": type(value).__qualname__}
+
+
+def error_of(error: BaseException) -> dict[str, str]:
+    """Return what is told of an error: its class and message, without a traceback."""
+    return {"type": type(error).__name__, "message": _text(str(error))[:MAX_MESSAGE]}
+
+
+def sized(kind: str, data: dict[str, Any], limit: int) -> Iterator[Made]:
+    """Yield the event, made to fit: text in several events, other parts by their size alone.
+
+    Args:
+        limit: bytes of the data as compact JSON.
+    """
+    data = {name: plain(part) for name, part in data.items()}
+    if _size(data) <= limit:
+        yield kind, data
+    elif kind in _TEXT_TYPES and isinstance(data.get("text"), str):
+        text = data["text"]
+        if len(text) < 2:
+            yield kind, _reduced(data, limit)
+            return
+        half = len(text) // 2
+        yield from sized(kind, {**data, "text": text[:half]}, limit)
+        yield from sized(kind, {**data, "text": text[half:]}, limit)
+    else:
+        yield kind, _reduced(data, limit)
+
+
+def _reduced(data: dict[str, Any], limit: int) -> dict[str, Any]:
+    """The largest parts are replaced by how large they were, until the rest fits."""
+    reduced = dict(data)
+    for name in sorted(data, key=lambda name: _size(data[name]), reverse=True):
+        if _size(reduced) <= limit:
+            break
+        reduced[name] = {"too_large": _size(data[name])}
+    return reduced
+
+
+def _size(value: Any) -> int:
+    return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
+
+
+def _object(value: Any, depth: int) -> Any:
+    match value:
+        case Mapping():
+            found: Any = {_key(key): plain(part, depth + 1) for key, part in value.items()}
+        case list() | tuple() | set() | frozenset():
+            found = [plain(part, depth + 1) for part in value]
+        case Enum():
+            found = plain(value.value, depth + 1)
+        case date() | time():
+            found = value.isoformat()
+        case UUID() | PurePath() | Decimal():
+            found = _text(str(value))
+        case type():
+            found = unknown(value)
+        case _ if hasattr(value, "model_dump"):
+            found = _dumped(value, depth)
+        case _ if is_dataclass(value):
+            parts = {each.name: getattr(value, each.name, None) for each in fields(value)}
+            found = plain(parts, depth)
+        case _:
+            found = unknown(value)
+    return found
+
+
+def _dumped(value: Any, depth: int) -> Any:
+    """Pydantic's own dump: it knows what is hidden, excluded or named otherwise."""
+    try:
+        return plain(value.model_dump(mode="json", warnings=False, fallback=unknown), depth + 1)
+    except Exception:  # noqa: BLE001 - a dump is anybody's code, and the run goes on without it
+        return unknown(value)
+
+
+def _key(key: Any) -> str:
+    found = plain(key.value if isinstance(key, Enum) else key)
+    return found if isinstance(found, str) else json.dumps(found)
+
+
+def _text(text: str) -> str:
+    """Half a surrogate pair, which UTF-8 cannot carry, becomes a question mark."""
+    if text.isascii():
+        return str.__str__(text)  # of a text that is a member of an enumeration, its value
+    return text.encode("utf-8", "replace").decode()

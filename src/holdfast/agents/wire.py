@@ -1,0 +1,173 @@
+"""A run in somebody else's wire format: what its readers have in common.
+
+It reads the envelopes that an event stream of holdfast is made of and has them spelled otherwise. A
+format is an *encoder*: pure, made anew for each reader, and fed from the run's first event on, so
+that what a client gets when it comes back is whole by itself. Where these clients resume, they read
+again from the beginning; none sends a ``Last-Event-ID``, and none is given an id.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from starlette.responses import Response
+
+from holdfast import EventStore, RunResponse
+from holdfast.errors import InvalidEvent, RedisUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Mapping
+
+    from starlette.types import Message, Receive, Scope, Send
+
+Frame = dict[str, Any]
+"""One frame of the format, which becomes a line of ``data``."""
+
+_PRIVATE = {"cache-control": "no-store"}
+_AWAY = {**_PRIVATE, "retry-after": "2"}
+
+
+class Encoder(Protocol):
+    """Spells the events of one run, from its first on, for one reader."""
+
+    done: bool
+    """Whether the run has been told to its end."""
+
+    def encode(self, kind: str, data: Any) -> Iterable[Frame | str]:
+        """Return what the format says of an event; text is sent as it is."""
+
+    def notice(self, kind: str, data: dict[str, Any]) -> Iterable[Frame | str]:
+        """Return what the format says where events are gone (``gap``, ``reset``)."""
+
+
+class WireResponse(RunResponse):
+    """A run in a format that a subclass knows; what begins it is as for ``RunResponse``.
+
+    Args:
+        source: as for ``RunResponse``; ``None``: only a run that there is, else 204.
+    """
+
+    headers_of_format: ClassVar[Mapping[str, str]] = {}
+    """Headers that the format asks for, on a stream only."""
+    replays: ClassVar[bool] = False
+    """Whether a run that has ended is told again, where no source is given."""
+
+    def __init__(self, run_id: str, source: Any = None, **options: Any) -> None:
+        super().__init__(run_id, _nothing() if source is None else source, **options)
+        self._attaches_only = source is None
+        self._where = {name: options.get(name) for name in ("store", "settings")}
+
+    def encoder(self) -> Encoder:
+        """Return an encoder for one reader."""
+        raise NotImplementedError
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        refusal = await self._refusal() if self._attaches_only else None
+        if refusal is not None:
+            refusal.background = self.background
+            await refusal(scope, receive, send)
+        else:
+            spelled = _Spelled(self.encoder(), self.headers_of_format, send)
+            await super().__call__(_from_the_beginning(scope), receive, spelled)
+
+    async def _refusal(self) -> Response | None:
+        store = self._where["store"] or EventStore.from_settings(self._where["settings"])
+        try:
+            status = await store.status(self.run_id)
+        except RedisUnavailable:
+            return Response(None, 503, _AWAY)
+        except InvalidEvent:
+            return None  # answered as any other bad id is
+        there = status == "open" or (status == "ended" and self.replays)
+        return None if there else Response(None, 204, _PRIVATE)
+
+
+class _Spelled:
+    """Sends what an encoder makes of the envelopes that are sent to it."""
+
+    def __init__(self, encoder: Encoder, headers: Mapping[str, str], send: Send) -> None:
+        self._encoder = encoder
+        self._headers = headers
+        self._send = send
+        self._stream = False
+        self._pending = b""
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = self._start(message)
+        elif self._stream and message["type"] == "http.response.body":
+            message = {**message, "body": self._body(message.get("body", b""))}
+            if not message["body"] and message.get("more_body"):
+                return
+        await self._send(message)
+
+    def _start(self, message: Message) -> Message:
+        headers = list(message["headers"])
+        kind = dict(headers).get(b"content-type", b"")
+        self._stream = message["status"] == 200 and kind.startswith(b"text/event-stream")
+        if self._stream:
+            headers += [(name.encode(), value.encode()) for name, value in self._headers.items()]
+        return {**message, "headers": headers}
+
+    def _body(self, body: bytes) -> bytes:
+        *blocks, self._pending = (self._pending + body).split(b"\n\n")
+        return b"".join(map(self._block, blocks))
+
+    def _block(self, block: bytes) -> bytes:
+        if block.startswith(b":"):
+            return block + b"\n\n"  # a heartbeat
+        data = b"".join(line[6:] for line in block.split(b"\n") if line.startswith(b"data: "))
+        if not data or self._encoder.done:
+            return b""
+        return b"".join(map(_spell, self._frames(json.loads(data))))
+
+    def _frames(self, envelope: dict[str, Any]) -> Iterable[Frame | str]:
+        match envelope["kind"]:
+            case "event":
+                return self._encoder.encode(envelope["type"], envelope["data"])
+            case "gap" | "reset":
+                gone = {name: envelope.get(name) for name in ("requested", "earliest")}
+                return self._encoder.notice(f"holdfast.{envelope['kind']}", gone)
+        return ()
+
+
+def _spell(frame: Frame | str) -> bytes:
+    text = frame if isinstance(frame, str) else _compact(frame)
+    return f"data: {text}\n\n".encode()
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def as_text(value: Any) -> str:
+    """Return what the format can only carry as text: itself, or its JSON."""
+    return value if isinstance(value, str) else _compact(value)
+
+
+def text_of(data: Any) -> str | None:
+    """Return the text of a piece of an answer, or ``None`` where the event is something else."""
+    text = data.get("text") if isinstance(data, dict) else None
+    return text if isinstance(text, str) else None
+
+
+def error_text(data: Any) -> tuple[str, str]:
+    """Return the message and the class in the data of an event that tells of an error."""
+    error = data.get("error") if isinstance(data, dict) else None
+    if isinstance(error, dict):
+        return str(error.get("message") or error.get("type")), str(error.get("type"))
+    return as_text(error if error is not None else data), "Error"
+
+
+def _from_the_beginning(scope: Scope) -> Scope:
+    """The request as it would ask for all events, each in an envelope."""
+    headers = [each for each in scope["headers"] if each[0].lower() != b"last-event-id"]
+    return {**scope, "headers": headers, "query_string": b"envelope=1"}
+
+
+async def _nothing() -> AsyncIterator[Any]:
+    """What a run would be made of that was there a moment ago."""
+    return
+    yield
