@@ -35,8 +35,9 @@ AT_ONCE = 4
 # What takes its time to import and is not ours: once here, and never in a fork.
 _HEAVY = """
     anyio.pytest_plugin anyio._backends._asyncio fastapi hiredis httpx hypothesis.strategies
-    itsdangerous pydantic_settings pytest redis.asyncio redis.backoff redis.sentinel
-    selenium.webdriver starlette.applications starlette.middleware.sessions starlette.testclient
+    itsdangerous litestar.testing pydantic_settings pytest redis.asyncio redis.backoff
+    redis.sentinel selenium.webdriver starlette.applications starlette.middleware.sessions
+    starlette.testclient
 """
 
 

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from starlette.routing import Mount, Router
 
 from holdfast.errors import ConfigurationError
+from holdfast.frameworks.litestar import LitestarSessions
 from holdfast.runtime import runtime
 from holdfast.sessions.asgi import SessionMiddleware
 from holdfast.sessions.wsgi import WSGISessionMiddleware
 from holdfast.streams.app import EventStreamApp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -72,7 +73,8 @@ def around_asgi(app: ASGIApp, settings: Settings | None = None) -> ASGIApp:
     streams = EventStreamApp(settings=settings)
     if _equipped(app, settings) or has_sessions(app):
         return Beside(app, SessionMiddleware(streams, settings=settings), own.stream_mount)
-    return SessionMiddleware(Beside(app, streams, own.stream_mount), settings=settings)
+    inner = LitestarSessions(app) if is_a(app, "litestar", "Litestar") else app
+    return SessionMiddleware(Beside(inner, streams, own.stream_mount), settings=settings)
 
 
 def around_wsgi(app: WSGIApplication, settings: Settings | None = None) -> WSGIApplication:
@@ -149,10 +151,23 @@ def has_sessions(app: Any) -> bool:
             '"holdfast.django"'
         )
         return True
-    # As Starlette and FastAPI keep what add_middleware() was given.
-    for each in getattr(app, "user_middleware", ()):
-        name = getattr(each.cls, "__name__", "")
+    for each in _middlewares(app):
+        name = getattr(each, "__name__", "")
         if name.endswith("SessionMiddleware"):
-            logger.warning(_OWN, app, f"{each.cls.__module__}.{name}")
+            logger.warning(_OWN, app, f"{each.__module__}.{name}")
             return True
     return False
+
+
+def _middlewares(app: Any) -> Iterator[Any]:
+    """Return the classes of what is around the routes of *app*, as far as that can be seen."""
+    # As Starlette and FastAPI keep what add_middleware() was given.
+    yield from (each.cls for each in getattr(app, "user_middleware", ()))
+    if is_a(app, "litestar", "Litestar"):
+        # All of them, also those of one route, stand at its handlers.
+        for handler in (handler for route in app.routes for handler in _handlers(route)):
+            yield from (getattr(each, "middleware", each) for each in handler.resolve_middleware())
+
+
+def _handlers(route: Any) -> Iterable[Any]:
+    return getattr(route, "route_handlers", None) or (route.route_handler,)
