@@ -8,14 +8,14 @@ one does its work. Only the main thread may do that; elsewhere, and where the va
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from types import FrameType
 
 
@@ -35,9 +35,23 @@ _stopping_pid: int | None = None
 def watch(each: Stoppable) -> None:
     """Have *each* end its work at SIGTERM or SIGINT."""
     _watched.add(each)
-    if threading.current_thread() is threading.main_thread():
+    listen()
+
+
+def listen() -> None:
+    """Have what is watched hear of the signals, where this thread may see to it; again is nothing.
+
+    For whoever knows that a thread which may not will watch something later.
+    """
+    # Asked by trying: a greenlet of the main thread is one to Python, and may.
+    with contextlib.suppress(ValueError):
         for number in _SIGNALS:
             _chain(number)
+
+
+def forget(each: Iterable[Stoppable]) -> None:
+    """Watch none of *each* any more."""
+    _watched.difference_update(each)
 
 
 def stopping() -> bool:
