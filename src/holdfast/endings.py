@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from holdfast.link import Link, Listener
     from holdfast.runtime import Runtime
 
+#: Where a WSGI environ has what ends a stream with the session of its request: a function from an
+#: ASGI app to an ASGI app, put there by the door of sessions and used by who streams.
+BOND_KEY = "holdfast.session.bond"
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Watch:

@@ -23,6 +23,8 @@ from holdfast.sessions.store import Missing, Record
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
     from holdfast.sessions.exchange import Exchange
     from holdfast.sessions.store import SessionKey
 
@@ -32,6 +34,10 @@ GRACE = 0.5
 _AGAIN = 2.0
 # Seconds within which all are looked at, after endings may have been missed.
 _SPREAD = 0.5
+#: What a server says of a client that has left, and so what is said of one that is sent away.
+ENDED = "the session has ended, and what was served under it"
+# An EventSource comes back by itself, and meets the session as it is then.
+END_OF_STREAM = {"type": "http.response.body", "body": b"", "more_body": False}
 _LEFT = (OSError, ClientDisconnect, WebSocketDisconnect)
 
 
@@ -163,6 +169,47 @@ class Bond:
         if self._task is not None and not self._task.done():
             self._cancelled = True
             self._task.cancel()
+
+
+def bound(exchange: Exchange, app: ASGIApp) -> ASGIApp:
+    """Return *app*, whose answer, if it is an event stream, ends with the session of *exchange*.
+
+    For an app on an event loop under a door that has none. What it sends is stored by that door.
+    """
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        bond: Bond | None = None
+
+        async def part() -> None:
+            await send(END_OF_STREAM)
+
+        async def sending(message: Message) -> None:
+            nonlocal bond
+            if bond is not None and bond.over:
+                raise OSError(ENDED)
+            await send(message)
+            if is_event_stream(message) and exchange.session.accessed:
+                bond = Bond(exchange, part, running_task())
+                bond.begin()
+
+        try:
+            await app(scope, receive, sending)
+        except BaseException as error:
+            if bond is None or not bond.caused(error):
+                raise
+        finally:
+            if bond is not None:
+                await bond.finish()
+
+    return serve
+
+
+def is_event_stream(message: Message) -> bool:
+    """Whether *message* begins an answer that lasts."""
+    return any(
+        name.lower() == b"content-type" and value.startswith(b"text/event-stream")
+        for name, value in message.get("headers", ())
+    )
 
 
 def running_task() -> asyncio.Task[object] | None:

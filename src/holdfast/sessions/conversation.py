@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from holdfast.errors import SessionUnavailable
-from holdfast.sessions.bond import Bond
+from holdfast.sessions.bond import END_OF_STREAM, ENDED, Bond, is_event_stream
 from holdfast.sessions.commit import apply, conclude, planned
 from holdfast.sessions.headers import response_headers
 from holdfast.startup import refusal
@@ -138,7 +138,7 @@ class Conversation:
     def _begin(self, message: Message) -> Awaitable[None]:
         self._exchange.started = True
         dressed = self._dressed(message)
-        if self._exchange.session.accessed and _is_event_stream(message):
+        if self._exchange.session.accessed and is_event_stream(message):
             return self._send_and_bind(dressed)
         return self._send(dressed)
 
@@ -152,8 +152,7 @@ class Conversation:
         self._bond.begin()
 
     async def _part(self) -> None:
-        # An EventSource comes back by itself, and meets the session as it is then.
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._send(END_OF_STREAM)
 
     def _planned(self) -> Plan:
         try:
@@ -271,11 +270,4 @@ async def _nothing() -> None:
 
 async def _left() -> None:
     """Say what a server says of a client that has left."""
-    raise OSError("the session has ended, and what was served under it")
-
-
-def _is_event_stream(message: Message) -> bool:
-    return any(
-        name.lower() == b"content-type" and value.startswith(b"text/event-stream")
-        for name, value in message.get("headers", ())
-    )
+    raise OSError(ENDED)

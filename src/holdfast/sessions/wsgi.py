@@ -7,9 +7,12 @@ PEP 3333 alone: whom a cookie lets in lies in ``door.py``, what is decided and s
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from holdfast.endings import BOND_KEY
 from holdfast.errors import ConfigurationError, SessionUnavailable
+from holdfast.sessions.bond import bound
 from holdfast.sessions.commit import apply, conclude, planned
 from holdfast.sessions.conversation import UNREACHABLE
 from holdfast.sessions.door import UNSET, Door, Unset, plain_keys
@@ -90,13 +93,21 @@ class WSGISessionMiddleware:
         if isinstance(environ.get(ENVIRON_KEY), Session):
             # Mounted twice, the outer one is in charge.
             return self.app(environ, start_response)
-        if not may_serve(self._door, environ):
-            return _refuse(start_response, RETRY_AFTER_SECONDS)
-        connection = connection_of(environ)
-        exchange = driven(self._door.open(connection))
-        exchange.scope = connection
-        environ[ENVIRON_KEY] = exchange.session
-        return Answer(exchange, start_response).of(self.app, environ)
+        return under(self._door, self.app, environ, start_response)
+
+
+def under(
+    door: Door, app: WSGIApplication, environ: WSGIEnvironment, start_response: StartResponse
+) -> Iterable[bytes]:
+    """Have *app* serve a request with the session that *door* opens for it."""
+    if not may_serve(door, environ):
+        return _refuse(start_response, RETRY_AFTER_SECONDS)
+    connection = connection_of(environ)
+    exchange = driven(door.open(connection))
+    exchange.scope = connection
+    environ[ENVIRON_KEY] = exchange.session
+    environ[BOND_KEY] = partial(bound, exchange)
+    return Answer(exchange, start_response).of(app, environ)
 
 
 def connection_of(environ: WSGIEnvironment) -> dict[str, Any]:
