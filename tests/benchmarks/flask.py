@@ -25,7 +25,7 @@ from holdfast.settings import Settings
 from holdfast.testing import redis_server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 PAGES = {
     "/read": "a page that reads its session",
@@ -115,6 +115,22 @@ class Site:
         return Measure(requests / took, used / requests * 1e6)
 
 
+def report(title: str, found: Mapping[str, list[Measure]]) -> None:
+    """Print what was measured of one page, by contender, the first against each of the others."""
+    first, *others = found
+    print(f"\n{title}")
+    for name, measured in found.items():
+        per_second, cpu = (spread([each[n] for each in measured]) for n in range(2))
+        print(f"  {name:24}{per_second:>32} requests/s{cpu:>28} CPU us")
+    for name in others:
+        pairs = list(zip(found[first], found[name], strict=True))
+        for what, ratios in (
+            ("requests/s", [mine.per_second / theirs.per_second for mine, theirs in pairs]),
+            ("CPU", [mine.cpu_us / theirs.cpu_us for mine, theirs in pairs]),
+        ):
+            print(f"  against {name}: x {ratio(ratios)} {what}")
+
+
 def main() -> None:
     """Measure on a Redis of our own."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
@@ -123,20 +139,13 @@ def main() -> None:
         sites = {name: Site(make(redis.url)) for name, make in CONTENDERS.items()}
         print("requests/s and CPU us a request: median (least to most)")
         for path, title in PAGES.items():
-            print(f"\n{title}")
             found = defaultdict[str, list[Measure]](list)
             for number in range(rounds + 1):
                 for name, site in sites.items():
                     measured = site.measure(path, requests)
                     if number:  # the first round warms up
                         found[name].append(measured)
-            for name in sites:
-                per_second, cpu = (spread([each[n] for each in found[name]]) for n in range(2))
-                print(f"  {name:22}{per_second:>32} requests/s{cpu:>28} CPU us")
-            for name in list(sites)[1:]:
-                pairs = zip(found["holdfast"], found[name], strict=True)
-                told = ratio([mine.per_second / theirs.per_second for mine, theirs in pairs])
-                print(f"  against {name}: x {told} requests/s")
+            report(title, found)
 
 
 if __name__ == "__main__":
