@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from holdfast.agents.wire import Encoder, WireResponse, as_text, error_text, text_of
+from holdfast.agents.wire import Encoder, WireResponse, as_text, error_text, parts_of, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -107,7 +107,8 @@ class AGUIEncoder:
         if not self._begun:
             yield self._start()
         spell = _SPELLED.get(kind)
-        found = None if spell is None or not isinstance(data, dict) else spell(self, data)
+        parts = parts_of(kind, data)
+        found = None if spell is None or parts is None else spell(self, parts)
         if found is None:
             found = [_custom(kind, data)]
         yield from found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from holdfast.agents.wire import Encoder, WireResponse, error_text, text_of
+from holdfast.agents.wire import Encoder, WireResponse, error_text, parts_of, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -95,7 +95,8 @@ class UIMessageEncoder:
         if not self._begun:
             yield self._start()
         spell = _SPELLED.get(kind)
-        found = None if spell is None or not isinstance(data, dict) else spell(self, data)
+        parts = parts_of(kind, data)
+        found = None if spell is None or parts is None else spell(self, parts)
         if found is None:
             found = [{"type": f"data-{kind}", "data": data}]
         yield from found

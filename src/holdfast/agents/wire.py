@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Frame = dict[str, Any]
 """One frame of the format, which becomes a line of ``data``."""
 
+_ENDS = frozenset({"workflow_complete", "workflow_error", "run_stopped", "run_lost"})
 _PRIVATE = {"cache-control": "no-store"}
 _AWAY = {**_PRIVATE, "retry-after": "2"}
 
@@ -147,18 +148,28 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else _compact(value)
 
 
+def parts_of(kind: str, data: Any) -> dict[str, Any] | None:
+    """Return the parts of an event's data, or ``None`` where it is not of the kind it says.
+
+    What ends a run ends it however it was written, also by another program with data of its own.
+    """
+    if isinstance(data, dict):
+        return data
+    return {"output": data, "error": data} if kind in _ENDS else None
+
+
 def text_of(data: Any) -> str | None:
     """Return the text of a piece of an answer, or ``None`` where the event is something else."""
     text = data.get("text") if isinstance(data, dict) else None
     return text if isinstance(text, str) else None
 
 
-def error_text(data: Any) -> tuple[str, str]:
+def error_text(data: dict[str, Any]) -> tuple[str, str]:
     """Return the message and the class in the data of an event that tells of an error."""
-    error = data.get("error") if isinstance(data, dict) else None
-    if isinstance(error, dict):
-        return str(error.get("message") or error.get("type")), str(error.get("type"))
-    return as_text(error if error is not None else data), "Error"
+    error = data.get("error")
+    if isinstance(error, dict) and error.get("message"):
+        return str(error["message"]), str(error.get("type") or "Error")
+    return as_text(error) if error else "it failed", "Error"
 
 
 def _from_the_beginning(scope: Scope) -> Scope:

@@ -1,0 +1,233 @@
+"""A run as AG-UI 1.0: every frame is one of the protocol's, and what is opened is closed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ag_ui.core
+import pytest
+from ag_ui.core import Event
+from hypothesis import HealthCheck, given, settings
+from pydantic import TypeAdapter
+from tests.agents.stories import STORIES
+
+from holdfast.agents.ag_ui import PROTOCOL_VERSION, AGUIEncoder
+
+EVENT: TypeAdapter[Any] = TypeAdapter(Event)
+NAMES = {"threadId": "t", "runId": "r"}
+STARTED = {"type": "RUN_STARTED", **NAMES, "protocolVersion": "1.0"}
+FINISHED = {"type": "RUN_FINISHED", **NAMES}
+COMPLETE = ("workflow_complete", {"output": None})
+
+
+def spelled(*events: tuple[str, Any]) -> list[Any]:
+    encoder = AGUIEncoder("r", "t")
+    frames = [frame for kind, data in events for frame in encoder.encode(kind, data)]
+    check(frames)
+    assert encoder.done == (frames[-1]["type"] in {"RUN_FINISHED", "RUN_ERROR"})
+    return frames
+
+
+def types(frames: list[Any]) -> list[str]:
+    return [frame["type"] for frame in frames]
+
+
+OPENS = {
+    "TEXT_MESSAGE_START": ("text", "messageId"),
+    "REASONING_START": ("span", "messageId"),
+    "REASONING_MESSAGE_START": ("reasoning", "messageId"),
+    "TOOL_CALL_START": ("call", "toolCallId"),
+    "STEP_STARTED": ("step", "stepName"),
+}
+CLOSES = {
+    "TEXT_MESSAGE_END": ("text", "messageId"),
+    "REASONING_END": ("span", "messageId"),
+    "REASONING_MESSAGE_END": ("reasoning", "messageId"),
+    "TOOL_CALL_END": ("call", "toolCallId"),
+    "STEP_FINISHED": ("step", "stepName"),
+}
+GOES_ON = {
+    "TEXT_MESSAGE_CONTENT": ("text", "messageId"),
+    "REASONING_MESSAGE_CONTENT": ("reasoning", "messageId"),
+    "TOOL_CALL_ARGS": ("call", "toolCallId"),
+}
+
+
+def check(frames: list[Any]) -> None:
+    """Hold a stream to the rules that the protocol's own client checks."""
+    opened: set[tuple[str, str]] = set()
+    called: set[str] = set()
+    for frame in frames:
+        parsed = EVENT.validate_python(frame)
+        assert parsed.model_dump(mode="json", by_alias=True) == frame, "an unknown or missing field"
+        kind = frame["type"]
+        for table in (OPENS, CLOSES, GOES_ON):
+            if kind in table:
+                what, name = table[kind]
+                assert ((what, frame[name]) in opened) == (table is not OPENS), frame
+        if kind in OPENS:
+            what, name = OPENS[kind]
+            opened.add((what, frame[name]))
+            called |= {frame[name]} if what == "call" else set()
+        elif kind in CLOSES:
+            what, name = CLOSES[kind]
+            opened.discard((what, frame[name]))
+        elif kind == "TOOL_CALL_RESULT":
+            assert frame["toolCallId"] in called
+    if frames[-1]["type"] == "RUN_FINISHED":
+        assert not opened
+
+
+def test_the_version_is_the_one_that_the_models_are_of() -> None:
+    assert ag_ui.core.PROTOCOL_VERSION == PROTOCOL_VERSION
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(STORIES)
+def test_whatever_an_agent_says_is_a_stream_of_the_protocol(story: Any) -> None:
+    frames = spelled(*story)
+    assert frames[0] == STARTED
+    assert types(frames).count("RUN_STARTED") == 1
+    assert types(frames)[-1] in {"RUN_FINISHED", "RUN_ERROR"}
+
+
+def test_reasoning_ends_where_text_begins() -> None:
+    frames = spelled(
+        ("thinking", {"text": "hm", "message": "m"}),
+        ("token", {"text": "It ", "message": "m"}),
+        ("token", {"text": "holds.", "message": "m"}),
+        ("model_finished", {"message": "m"}),
+        COMPLETE,
+    )
+    span = {"messageId": "m:reasoning:1"}
+    assert frames == [
+        STARTED,
+        {"type": "REASONING_START", **span},
+        {"type": "REASONING_MESSAGE_START", **span, "role": "reasoning"},
+        {"type": "REASONING_MESSAGE_CONTENT", **span, "delta": "hm"},
+        {"type": "REASONING_MESSAGE_END", **span},
+        {"type": "REASONING_END", **span},
+        {"type": "TEXT_MESSAGE_START", "messageId": "m", "role": "assistant"},
+        {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": "It "},
+        {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": "holds."},
+        {"type": "TEXT_MESSAGE_END", "messageId": "m"},
+        FINISHED,
+    ]
+
+
+def test_a_call_whose_arguments_came_in_pieces_is_told_once() -> None:
+    call = {"call": "c", "tool": "t", "message": "m"}
+    frames = spelled(
+        ("tool_call_delta", {**call, "text": '{"a":'}),
+        ("tool_call_delta", {**call, "text": "1}"}),
+        ("tool_call", {**call, "arguments": {"a": 1}}),
+        ("tool_started", {**call, "arguments": {"a": 1}, "id": "i"}),
+        ("tool_result", {**call, "output": {"b": 2}, "id": "i"}),
+        COMPLETE,
+    )
+    one = {"toolCallId": "c"}
+    assert frames[1:-1] == [
+        {"type": "TOOL_CALL_START", **one, "toolCallName": "t", "parentMessageId": "m"},
+        {"type": "TOOL_CALL_ARGS", **one, "delta": '{"a":'},
+        {"type": "TOOL_CALL_ARGS", **one, "delta": "1}"},
+        {"type": "TOOL_CALL_END", **one},
+        {
+            "type": "TOOL_CALL_RESULT",
+            **one,
+            "messageId": "c:result",
+            "content": '{"b":2}',
+            "role": "tool",
+        },
+    ]
+
+
+def test_a_result_that_no_model_asked_for_is_announced() -> None:
+    frames = spelled(
+        ("tool_started", {"tool": "t", "arguments": {"a": 1}, "id": "i"}),
+        ("tool_error", {"call": "c", "id": "i", "error": {"type": "KeyError", "message": "b"}}),
+        COMPLETE,
+    )
+    assert types(frames)[1:-1] == [
+        *("TOOL_CALL_START", "TOOL_CALL_ARGS", "TOOL_CALL_END", "TOOL_CALL_RESULT")
+    ]
+    assert (frames[1]["toolCallName"], frames[2]["delta"]) == ("t", '{"a":1}')
+    assert frames[4]["content"] == "KeyError: b"
+
+
+def test_a_node_beside_itself_has_a_name_of_its_own() -> None:
+    frames = spelled(
+        ("node_started", {"node": "n", "id": "1"}),
+        ("node_started", {"node": "n", "id": "2"}),
+        ("node_output", {"node": "n", "id": "1", "output": 1}),
+        ("node_error", {"node": "n", "id": "2", "error": {}}),
+        COMPLETE,
+    )
+    assert [frame.get("stepName") or frame.get("name") for frame in frames[1:-1]] == [
+        *("n", "n (2)", "node_output", "n", "node_error", "n (2)")
+    ]
+
+
+ENDINGS = {
+    "complete": ("workflow_complete", {"output": 7}, {**FINISHED, "result": 7}),
+    "an error": (
+        "workflow_error",
+        {"error": {"type": "ValueError", "message": "no"}},
+        {"type": "RUN_ERROR", "message": "no", "code": "ValueError"},
+    ),
+    "an error of another shape": (
+        "workflow_error",
+        {"error": "no"},
+        {"type": "RUN_ERROR", "message": "no", "code": "Error"},
+    ),
+    "stopped": ("run_stopped", {}, {**FINISHED, "outcome": {"type": "cancelled"}}),
+    "lost": (
+        "run_lost",
+        {},
+        {"type": "RUN_ERROR", "message": "the process that ran it is gone", "code": "run_lost"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "data", "frame"), ENDINGS.values(), ids=ENDINGS.keys())
+def test_the_end_of_a_run_is_the_end_of_the_protocol(kind: str, data: Any, frame: Any) -> None:
+    assert spelled((kind, data)) == [STARTED, frame]
+
+
+def test_a_graph_that_waits_finishes_with_its_interrupts() -> None:
+    asked = {"interrupts": [{"id": "q", "value": {"question": "Go on?"}}]}
+    frames = spelled(("interrupt", asked), COMPLETE)
+    told = {"id": "q", "reason": "interrupt", "metadata": {"value": {"question": "Go on?"}}}
+    assert frames[-1]["outcome"] == {"type": "interrupt", "interrupts": [told]}
+
+
+def test_what_has_no_event_is_custom_and_a_state_is_a_snapshot() -> None:
+    frames = spelled(("mine", [1]), ("state", {"state": {"a": 1}}), COMPLETE)
+    assert frames[1:-1] == [
+        {"type": "CUSTOM", "name": "mine", "value": [1]},
+        {"type": "STATE_SNAPSHOT", "snapshot": {"a": 1}},
+    ]
+
+
+def test_an_agent_that_speaks_the_protocol_is_passed_on() -> None:
+    own = [
+        {"type": "RUN_STARTED", "threadId": "x", "runId": "y"},
+        {"type": "TEXT_MESSAGE_START", "messageId": "m", "role": "assistant"},
+        {"type": "TEXT_MESSAGE_END", "messageId": "m"},
+        {"type": "RUN_FINISHED", "threadId": "x", "runId": "y"},
+    ]
+    assert spelled(*[("message", frame) for frame in own]) == own
+    assert spelled(*[("message", frame) for frame in own[1:]])[0] == STARTED
+
+
+def test_a_gap_is_told() -> None:
+    encoder = AGUIEncoder("r", "t")
+    frames = [*encoder.notice("holdfast.gap", {"requested": "0", "earliest": "1-1"})]
+    assert frames == [
+        STARTED,
+        {
+            "type": "CUSTOM",
+            "name": "holdfast.gap",
+            "value": {"requested": "0", "earliest": "1-1"},
+        },
+    ]
+    assert len([*encoder.notice("holdfast.reset", {})]) == 1

@@ -1,0 +1,84 @@
+"""The clients of the formats themselves, as npm installs them, read the examples."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Serve
+
+pytestmark = pytest.mark.slow
+
+HERE = Path(__file__).parent
+EXAMPLES = HERE.parents[1] / "examples"
+ENV = {"HOLDFAST_SECRET_KEY": "a-key-of-sixteen-characters-or-more", "SECONDS_PER_WORD": "0.2"}
+PACKAGES = ["ai@7.0.173", "@ag-ui/client@1.0.0"]
+ANSWER = "A holdfast is what keeps kelp on its rock. "
+FOUND = {"found": "what keeps kelp on its rock"}
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """The clients as npm installs them, kept for the next time."""
+    if not (shutil.which("node") and shutil.which("npm")):
+        pytest.skip("node and npm are not installed: apt-get install nodejs npm")
+    name = "-".join(PACKAGES).replace("/", "-")
+    kept = Path(tempfile.gettempdir()) / f"holdfast-tests-{os.getuid()}-{name}"
+    if not kept.exists():
+        fresh = Path(tempfile.mkdtemp())
+        command = ["npm", "install", "--silent", "--no-audit", "--no-fund", *PACKAGES]
+        try:
+            subprocess.run(command, cwd=fresh, capture_output=True, check=True, timeout=110)
+            fresh.rename(kept)
+        except (subprocess.SubprocessError, OSError) as error:
+            shutil.rmtree(fresh)
+            if not kept.exists():  # where another process was quicker
+                pytest.skip(f"npm could not install {PACKAGES}: {error}")
+    return kept / "node_modules"
+
+
+def said_by(script: str, node_modules: Path, folder: Path, *args: str) -> Any:
+    (folder / "node_modules").unlink(missing_ok=True)
+    (folder / "node_modules").symlink_to(node_modules)
+    file = shutil.copy(HERE / script, folder)
+    command = ["node", str(file), *args]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_client_of_ag_ui(serve: Serve, node_modules: Path, tmp_path: Path) -> None:
+    server = serve(EXAMPLES / "agent_ag_ui.py", env={**ENV, "SECONDS_PER_WORD": "0.01"})
+    first = said_by("ag_ui.mjs", node_modules, tmp_path, f"{server.url}/agent", "r")
+    assert first["events"][0] == "RUN_STARTED"
+    assert first["events"][-1] == "RUN_FINISHED"
+    reasoning, call, result, answer = first["messages"]
+    assert reasoning["content"] == "They ask: What is a holdfast?"
+    assert call["toolCalls"][0]["function"]["name"] == "look_up"
+    assert json.loads(result["content"]) == FOUND
+    assert answer["content"] == ANSWER
+    # The same run, from another page or a later day: the same messages.
+    assert said_by("ag_ui.mjs", node_modules, tmp_path, f"{server.url}/agent", "r") == first
+
+
+def test_the_client_of_the_ai_sdk(serve: Serve, node_modules: Path, tmp_path: Path) -> None:
+    server = serve(EXAMPLES / "agent_ai_sdk.py", env=ENV)
+    said = said_by("ai_sdk.mjs", node_modules, tmp_path, server.url)
+    assert said["first"] == said["second"]
+    assert said["left"] is None
+    assert said["first"]["id"] == "chat:u"
+    reasoning, tool, text = said["first"]["parts"]
+    assert reasoning["text"] == "They ask: What is a holdfast?"
+    assert (tool["type"], tool["state"], tool["output"]) == (
+        *("tool-look_up", "output-available"),
+        FOUND,
+    )
+    assert (text["text"], text["state"]) == (ANSWER, "done")
