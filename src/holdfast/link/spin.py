@@ -10,6 +10,8 @@ from dataclasses import dataclass
 #: For how long one look lasts: about what it costs a thread to fall asleep and to be woken. A
 #: competitive bet (Karlin et al., 1991): it never costs more than twice what would have been best.
 SPIN_SECONDS = 0.0001
+#: What passes between two looks only where there are more threads to run than processors.
+CROWDED_SECONDS = 0.00001
 # Powers of two: a Redis that is far away is looked for at one command in 256.
 MOST_REST = 8
 

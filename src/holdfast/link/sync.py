@@ -18,7 +18,7 @@ import hiredis
 from holdfast.errors import HoldfastError, RedisUnavailable
 from holdfast.link.client import SyncStream, Target, connect_sync
 from holdfast.link.lane import NOT_YET, Report, new_reader, pack
-from holdfast.link.spin import SPIN_SECONDS, Spin
+from holdfast.link.spin import CROWDED_SECONDS, SPIN_SECONDS, Spin
 from holdfast.link.translate import Arg, Reply, lost
 
 if TYPE_CHECKING:
@@ -108,14 +108,18 @@ class SyncConversation:
     def _caught(self) -> bytes | None:
         """Return what comes while a look costs less than to sleep and be woken, if anything."""
         self._socket.setblocking(False)
-        until = time.monotonic() + SPIN_SECONDS
+        looked = time.monotonic()
+        until = looked + SPIN_SECONDS
         while True:
             try:
                 data = self._socket.recv(RECEIVE_BYTES)
             except _NOTHING:
-                if time.monotonic() > until:
+                now = time.monotonic()
+                # Between two looks somebody else had this processor, and wants it again.
+                if now > until or now - looked > CROWDED_SECONDS:
                     self._spin.missed()
                     return None
+                looked = now
                 _give_way()
             else:
                 self._spin.caught()
