@@ -1,4 +1,5 @@
-"""The example of a shared login, with addresses that write what one framework alone can write.
+"""The example of a shared login, with addresses that write what one framework alone can write,
+and that end it at each.
 
 A site of its own process, because Django is configured once in each.
 """
@@ -8,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import flask
-from django.contrib.auth import authenticate, login
+from django.contrib.auth import authenticate, login, logout
 from django.contrib.auth.signals import user_logged_in
 from django.http import HttpRequest, JsonResponse
 from django.urls import path
@@ -18,7 +19,7 @@ from fastapi import Request
 from markupsafe import Markup
 from starlette.types import Receive, Scope, Send
 
-from holdfast import get_session
+from holdfast import EventStreamApp, RunPublisher, get_session, stream_token
 
 BY_FLASK: dict[str, Any] = {
     "pair": (1, (2, 3)),
@@ -81,8 +82,35 @@ def values_by_django(request: HttpRequest) -> JsonResponse:
     return JsonResponse(dict(request.session.items()))
 
 
+# --- ends -----------------------------------------------------------------------------------------
+
+
+@shared_login.shop.post("/shop/logout")
+def log_out_at_flask() -> dict[str, str]:
+    flask.session.clear()
+    return {}
+
+
+@shared_login.api.post("/api/logout")
+async def log_out_at_fastapi(request: Request) -> None:
+    request.session.clear()
+
+
+def log_out_at_django(request: HttpRequest) -> JsonResponse:
+    logout(request)
+    return JsonResponse({})
+
+
+@shared_login.api.post("/api/run/{run_id}")
+async def begin(request: Request, run_id: str) -> str:
+    await RunPublisher(run_id).emit("begun", {})
+    return stream_token(run_id, session=get_session(request))
+
+
+shared_login.api.mount("/streams", EventStreamApp())
 user_logged_in.connect(tell_the_others)
 shared_login.urlpatterns.append(path("account/values", csrf_exempt(values_by_django)))
+shared_login.urlpatterns.append(path("account/out", csrf_exempt(log_out_at_django)))
 shared_login.prepare()
 
 

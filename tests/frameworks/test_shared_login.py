@@ -99,6 +99,26 @@ def test_each_reads_what_the_others_wrote_and_leaves_it_as_it_is(visitor: httpx.
     assert "<p id=who>ada</p>" in visitor.get("/account/").text
 
 
+def test_who_is_out_at_one_is_out_at_all_and_so_is_what_they_read(visitor: httpx.Client) -> None:
+    for number, where in enumerate(("/shop/logout", "/api/logout", "/account/out")):
+        visitor.post("/shop/login", data={"name": "ada", "password": "lovelace"})
+        copy = visitor.cookies["session"]
+        token = visitor.post(f"/api/run/r{number}").json()
+        stream = f"/streams/runs/r{number}/events/stream?token={token}"
+        with visitor.stream("GET", stream) as reading:
+            lines = reading.iter_lines()
+            assert "event: begun" in lines
+            ok(visitor.post(where))
+            assert "event: begun" not in lines, "the stream has ended"
+        assert "session" not in visitor.cookies
+        visitor.cookies.set("session", copy)
+        assert ok(visitor.get("/api/me"))["user"] is None
+        assert "<p id=who>Nobody</p>" in visitor.get("/shop/").text
+        assert "<p id=who>Nobody</p>" in visitor.get("/account/").text
+        assert visitor.get(stream).status_code == 401
+        visitor.cookies.clear()
+
+
 def ok(response: httpx.Response) -> dict[str, Any]:
     response.raise_for_status()
     found: dict[str, Any] = response.json()
