@@ -47,7 +47,7 @@ class PatchyStore(EventStore):
         self.life: str | None = None
         self.n = 0
         self.seq = 0
-        self.last = ZERO
+        self.last = self.own_last = ZERO
         self.away = False
         self.corrupt = False
         self.gate = asyncio.Event()
@@ -100,8 +100,12 @@ class PatchyStore(EventStore):
         entry = Entry(self.last, draft.type, draft.data, producer="own", seq=self.seq)
         if not self.away:
             return self._store(entry)
-        self.journal.append(entry._replace(provisional=True))
-        return self.journal[-1]
+        self.journal.append(entry._replace(provisional=True, follows=self.seq - 1))
+        return self._journalled()[-1]
+
+    def _journalled(self) -> list[Entry]:
+        """What waits; of the first of it is known by which id the one before is stored."""
+        return [each._replace(prev=self.own_last) for each in self.journal[:1]] + self.journal[1:]
 
     def _store(self, entry: Entry) -> Entry:
         self.life = self.life or "life-1"
@@ -111,6 +115,7 @@ class PatchyStore(EventStore):
         kept = entry._replace(id=at, n=self.n, prev=self.last, life=self.life)
         self.entries.append(kept)
         self.last = at
+        self.own_last = at if entry.producer == "own" else self.own_last
         return kept
 
     # -- the contract
@@ -123,7 +128,7 @@ class PatchyStore(EventStore):
         if not self.journal:
             return None
         ended = self.journal[-1].terminal
-        return Pending(self.last, tuple(self.journal), ended, None)
+        return Pending(self.last, tuple(self._journalled()), ended, None)
 
     async def append(
         self,

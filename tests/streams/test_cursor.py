@@ -88,3 +88,21 @@ def test_a_ninth_producer_does_not_fit() -> None:
     assert not cursor.advance_provisional("p9", 1)
     assert str(cursor) == before
     assert cursor.advance_provisional("p0", 2)
+
+
+@pytest.mark.parametrize(
+    ("seq", "stored_by", "reached"),
+    [
+        (0, None, True),
+        (3, None, True),
+        (4, None, False),
+        (4, EventId(5, 0), True),
+        (4, EventId(5, 1), False),
+    ],
+    ids=["none", "seen", "waiting and not seen", "stored before", "stored after"],
+)
+def test_cursor_reaches_what_it_has_seen_stored_or_not(
+    seq: int, stored_by: EventId | None, reached: bool
+) -> None:
+    cursor = Cursor(EventId(5, 0), {"p": 3})
+    assert cursor.reaches("p", seq, stored_by) is reached

@@ -37,6 +37,16 @@ class Cursor:
         """Whether this reader got event *seq* of *producer* while it was not yet stored."""
         return producer is not None and 0 < seq <= self.seen.get(producer, 0)
 
+    def reaches(self, producer: str | None, seq: int, stored_by: EventId | None) -> bool:
+        """Whether event *seq* of *producer* has been seen, stored or not.
+
+        Args:
+            seq: its number; 0 for an event that never was.
+            stored_by: an id at or above its own, ``None`` where it is not known to be stored.
+        """
+        known = stored_by is not None and stored_by <= self.base
+        return not seq or known or self.has_seen(producer, seq)
+
     def advance(self, event_id: EventId, producer: str | None, seq: int) -> None:
         """Move past a stored event. A producer whose last seen event is stored needs no suffix."""
         self.base = event_id

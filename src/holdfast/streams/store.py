@@ -62,10 +62,12 @@ class Entry(NamedTuple):
         id: its place in the stream. For a provisional entry, the last stored id known before it.
         n: its dense number within the life of the run; 0 where another program wrote it.
         prev: the id of the entry before it, whether or not that is still kept; ``None`` where
-            unknown.
+            unknown. For a provisional entry, an id at or above that of its producer's entry before
+            it; ``None`` where that is not stored either.
         producer, seq: who wrote it, and as its how-many-th of this run.
         created_ms: when it was written, in milliseconds since 1970.
         provisional: accepted by this process while Redis is away, and not stored yet.
+        follows: of a provisional entry, the number of its producer's entry before it; 0 for none.
         life: the life of the run it was written to, where the writer was told.
         stopping: the writer was told that the run has been asked to stop.
         kept: False for an event of a Pub/Sub run: it passes by once, and its id is no position.
@@ -83,6 +85,7 @@ class Entry(NamedTuple):
     life: str | None = None
     stopping: bool = False
     kept: bool = True
+    follows: int = 0
 
     @property
     def terminal(self) -> bool:

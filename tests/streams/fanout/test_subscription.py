@@ -16,7 +16,7 @@ from holdfast.streams.event import ZERO, EventId
 from holdfast.streams.fanout.hub import Hub
 from holdfast.streams.fanout.ring import FIRST_PAGE, Break
 from holdfast.streams.fanout.subscription import Due, Subscription
-from holdfast.streams.frames import Frame
+from holdfast.streams.frames import Frame, encode
 from holdfast.streams.store import Draft
 
 if TYPE_CHECKING:
@@ -140,6 +140,83 @@ async def test_own_event_that_was_not_readable_before_an_outage_is_not_passed_ov
         store.own()
         await reader.has("own.1", "own.2", "own.3", "other.2", "own.4")
     assert reader.cursor == str(store.last)
+
+
+async def test_who_has_not_read_what_is_stored_is_held_until_it_is_read(
+    store: PatchyStore, hub: Hub
+) -> None:
+    """A run that is first read in an outage: 0-0~own.3 would say that 1 and 2 have been seen."""
+    store.own(count=2)
+    store.away = True
+    async with reading(hub) as reader, reading(hub, "0-0~own.2") as one_who_has:
+        await until(lambda: reader.subscription.idle and one_who_has.subscription.idle)
+        store.own()
+        await one_who_has.has("own.3")
+        assert reader.names == []
+        assert not reader.subscription.ready
+        store.come_back()
+        await reader.has("own.1", "own.2", "own.3")
+        store.own()
+        await reader.has("own.1", "own.2", "own.3", "own.4")
+        await one_who_has.has("own.3", "own.4")
+
+
+async def test_end_that_cannot_be_told_yet_does_not_end_the_reader(
+    store: PatchyStore, hub: Hub
+) -> None:
+    store.own(count=2)
+    store.away = True
+    async with reading(hub) as reader, reading(hub, "0-0~own.2") as one_who_has:
+        await until(lambda: reader.subscription.idle and one_who_has.subscription.idle)
+        store.own(kind="workflow_complete")
+        await until(lambda: one_who_has.subscription.done)
+        await until(lambda: reader.subscription.idle)
+        assert not reader.subscription.done
+        store.come_back()
+        await until(lambda: reader.subscription.done)
+    assert reader.names == ["own.1", "own.2", "own.3"]
+
+
+async def test_end_that_is_stored_after_more_than_a_page_is_told_after_that_page(
+    store: PatchyStore, hub: Hub
+) -> None:
+    """It was shown before it was stored, and what comes before it is read page by page."""
+    async with reading(hub) as early:
+        store.own()
+        await early.has("own.1")
+        store.away = True
+        store.own(count=FIRST_PAGE)
+        store.own(kind="workflow_complete")
+        await until(lambda: early.subscription.done)
+        (ring,) = hub._rings.values()
+        late = Subscription(hub, "r", Cursor(early.entries[0].id))
+        async with late:
+            for quick in (False, True):
+                for entry in store.journal[:3]:
+                    ring.append(encode("r", store._store(entry._replace(provisional=False))))
+                del store.journal[:3]
+                assert late.take_batch() if quick else await late.take()
+                assert not late.done
+            assert late.cursor.base == ring.last
+
+
+async def test_unreadable_events_of_a_run_first_read_in_an_outage_are_not_shown_too_early(
+    store: PatchyStore, hub: Hub
+) -> None:
+    """They are stored, and where what is before them is, nobody knows."""
+    store.own(count=2)
+    store.away = True
+    async with reading(hub) as reader:
+        await until(lambda: len(hub._rings) == 1)
+        store.away = False
+        stored = store.own()
+        store.away = True
+        store.own()
+        async with reading(hub, f"{stored[0].id}") as other:
+            await until(lambda: other.subscription.ready is False)
+        assert reader.names == []
+        store.come_back()
+        await reader.has("own.1", "own.2", "own.3", "own.4")
 
 
 async def test_provisional_event_is_shown_though_the_run_is_being_read(

@@ -240,6 +240,32 @@ class TestJournal:
         # A reader who has not the stored one must not be served from here alone.
         assert pending.base == EventId(7, 0)
 
+    def test_what_waits_says_what_its_producer_wrote_before_it(self) -> None:
+        """A reader may have it who has that: by its id where it is stored, else by its number."""
+        publishers = make()
+        publishers.put("a")
+        settle(publishers.outbox, take(publishers.outbox), first=7)
+        publishers.put("b", "c")
+        entries = publishers.outbox.unavailable(RUN)
+        assert [(each.follows, each.prev) for each in entries] == [(1, EventId(7, 0)), (2, None)]
+        head = publishers.outbox.head(RUN)[:1]
+        settle(publishers.outbox, head, first=9)
+        publishers.put("d")
+        (last,) = publishers.outbox.unavailable(RUN)
+        assert (last.seq, last.follows, last.prev) == (4, 3, None)
+        pending = publishers.outbox.pending(RUN)
+        assert pending is not None
+        assert [(each.follows, each.prev) for each in pending.entries] == [
+            (2, EventId(9, 0)),
+            (3, None),
+        ]
+
+    def test_the_first_event_of_a_run_follows_nothing(self) -> None:
+        publishers = make()
+        publishers.put("a")
+        (first,) = publishers.outbox.unavailable(RUN)
+        assert (first.follows, first.prev) == (0, None)
+
     def test_what_the_store_refuses_at_the_flush_is_counted(self) -> None:
         publishers = make()
         publishers.put("a")

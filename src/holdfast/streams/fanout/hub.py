@@ -337,7 +337,7 @@ class Hub:
         if ring.run_id in self._behind:
             return
         waiting = self._unread.pop(ring.run_id, ())
-        self._show(ring, [entry._replace(provisional=True) for entry in waiting])
+        self._show(ring, _as_provisional(ring, waiting))
         self._show(ring, entries)
 
     def _show_pending(self, ring: Ring) -> None:
@@ -598,6 +598,18 @@ class _Opening:
 
     task: asyncio.Task[Ring]
     waiting: int = 0
+
+
+def _as_provisional(ring: Ring, stored: Iterable[Entry]) -> Iterable[Entry]:
+    """Take events of this process that cannot be read now for such as are not stored yet."""
+    follows = 0
+    for entry in stored:
+        # What its producer wrote before the first of them is in the ring, or was before it began.
+        # Where that is not known, only who has this one's id has surely seen all before it.
+        prev = None if follows else ring.last if ring.life is not None else entry.id
+        follows = follows or entry.seq - 1
+        yield entry._replace(provisional=True, follows=follows, prev=prev)
+        follows = entry.seq
 
 
 def _is_live(news: News) -> bool:

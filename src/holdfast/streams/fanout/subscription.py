@@ -85,6 +85,7 @@ class Subscription:
         "_operation",
         "_page",
         "_passed",
+        "_passed_end",
         "_position",
         "_ring",
         "_sleeper",
@@ -116,6 +117,8 @@ class Subscription:
         self._joined_at = 0
         self.late = self._live = False
         self._passed = NOWHERE
+        # The end of the run that is in the ring was passed over, and comes again when it is stored.
+        self._passed_end = False
         self._sleeper: asyncio.Future[None] | None = None
         self._operation: Operation | None = None
 
@@ -248,7 +251,8 @@ class Subscription:
         cursor.base = batch.last
         self._position = batch.end
         self._more = False
-        self.done = batch.terminal or (ring.ended and batch.end == ring.end)
+        over = ring.ended and batch.end == ring.end and not self._passed_end
+        self.done = batch.terminal or over
         if signals.observers:
             observed.delivered(self._operation, len(batch.frames))
         return batch
@@ -288,7 +292,8 @@ class Subscription:
             return await self._take()
         due = list(self._deliver(ring, items, self._position))
         self._position += len(items)
-        self.done = self.done or (ring.ended and self._position == ring.end)
+        over = ring.ended and self._position == ring.end and not self._passed_end
+        self.done = self.done or over
         return due
 
     def _take_live(self, ring: Ring) -> list[Due]:
@@ -421,7 +426,9 @@ class Subscription:
             return [Due("", Break("gap", requested, None))]
         if info.last == base or info.status == "absent":
             self.done = over
+            # What a ring that is behind shows as not stored yet, this reader may have as stored.
             self._position = ring.end if ring.last <= base else None
+            self._passed_end = ring.ended
         return []
 
     async def _reset(self) -> Due:
@@ -451,12 +458,24 @@ class Subscription:
                     self.cursor = Cursor()
                 yield Due("", item)
                 continue
-            if item.entry.provisional and ring.superseded(place, item.entry):
+            if item.entry.provisional and not self._may_take(ring, place, item.entry):
+                self._passed_end = self._passed_end or item.entry.terminal
                 continue
             yield from self._deliver_frame(item)
             if item.entry.terminal:
                 self.done = True
                 return
+
+    def _may_take(self, ring: Ring, position: int, entry: Entry) -> bool:
+        """Whether a provisional event is due now, and not when it comes once more, as stored.
+
+        To take it says: all that its producer wrote before has been seen. Who asked for the end of
+        a run that cannot be looked at wants nothing of that.
+        """
+        if ring.superseded(position, entry):
+            return False
+        reached = self.cursor.reaches(entry.producer, entry.follows, entry.prev)
+        return reached or self._from_tail
 
     def _deliver_frame(self, frame: Frame) -> Iterable[Due]:
         entry = frame.entry

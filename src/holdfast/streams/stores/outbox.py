@@ -74,16 +74,18 @@ class Waiting:
         at = at or self.base or ZERO
         return Entry(at, draft.type, draft.data, n, prev, self.producer, self.seq, ms, False, life)
 
-    def provisional(self) -> Entry:
-        """Return it as what is accepted and not stored yet."""
+    def provisional(self, follows: int, prev: EventId | None) -> Entry:
+        """Return it as what is accepted and not stored yet, after *follows*, stored by *prev*."""
         return Entry(
             self.base or ZERO,
             self.draft.type,
             self.draft.data,
+            prev=prev,
             producer=self.producer,
             seq=self.seq,
             created_ms=self.created_ms,
             provisional=True,
+            follows=follows,
         )
 
 
@@ -98,7 +100,8 @@ class Lane:
         busy_until: after this time nobody waits for that batch any more: its sender is gone.
         life: the life of the run that this process has written to.
         stored: the newest number known to be stored; ``dropped``: the newest one of these that is
-            no longer kept here.
+            no longer kept here; ``written``: the newest one that a reader may have read, kept or
+            not.
         size: how many events the last batch had.
     """
 
@@ -107,6 +110,7 @@ class Lane:
     life: str | None = None
     stored: int = 0
     dropped: int = 0
+    written: int = 0
     sender: Hashable | None = None
     busy_until: float = 0.0
     size: int = 0
@@ -116,6 +120,18 @@ class Lane:
     def ended(self) -> bool:
         """Whether the run's end waits here. Of what is stored the store knows better."""
         return bool(self.queue) and self.queue[-1].draft.type in TERMINAL_TYPES
+
+    def journal(self) -> list[Entry]:
+        """What waits here and has been acknowledged: the head of the queue."""
+        found: list[Entry] = []
+        # Of a run that was forgotten and comes back nothing is known: most often it is a new one.
+        follows, prev = self.written, self.last if self.written else None
+        for waiting in self.queue:
+            if waiting.base is None:
+                break
+            found.append(waiting.provisional(follows, prev))
+            follows, prev = waiting.seq, None
+        return found
 
 
 class Outbox:
@@ -283,7 +299,8 @@ class Outbox:
                 lane.queue.remove(waiting)
             for waiting in accepted:
                 waiting.base = lane.last
-            entries = [waiting.provisional() for waiting in accepted]
+            journal = lane.journal()
+            entries = journal[len(journal) - len(accepted) :]
         for waiting, entry in zip(accepted, entries, strict=True):
             waiting.tell(entry)
         for waiting in told[len(accepted) :]:
@@ -296,13 +313,12 @@ class Outbox:
             lane = self._lanes.get(run_id)
             if lane is None:
                 return None
-            journal = [waiting for waiting in lane.queue if waiting.base is not None]
-            if not journal:
+            entries = tuple(lane.journal())
+            if not entries:
                 return None
-            entries = tuple(waiting.provisional() for waiting in journal)
             # After a flush that was cut short, more is stored than when the first of these came.
             base = max(entries[0].id, lane.last)
-            return Pending(base, entries, entries[-1].terminal, journal[0].owner)
+            return Pending(base, entries, entries[-1].terminal, lane.queue[0].owner)
 
     def waiting_runs(self) -> list[str]:
         """The runs that have something in their queue, oldest use first."""
@@ -340,7 +356,7 @@ class Outbox:
                 else:
                     lanes.append(lane)
                     found[id(lane)], after[id(lane)] = [], stored
-                lane.stored, lane.last = stored, last
+                lane.stored, lane.written, lane.last = stored, stored, last
             kept: deque[tuple[Lane, Waiting]] = deque()
             for lane, waiting in self._recent:
                 if waiting.seq > after.get(id(lane), waiting.seq):
@@ -367,6 +383,7 @@ class Outbox:
             lane = self._lanes.get(run_id)
             if lane is not None:
                 lane.last, lane.stored, lane.dropped = ZERO, 0, lane.next_seq - 1
+                lane.written = 0
 
     def _lane(self, run_id: str) -> Lane:
         lane = self._lanes.get(run_id)
@@ -393,6 +410,7 @@ class Outbox:
         if isinstance(result, Entry):
             lane.last = max(lane.last, result.id)
             lane.life = result.life
+            lane.written = waiting.seq
             if result.kept:
                 self._remember(lane, waiting)
 
