@@ -11,6 +11,7 @@ from holdfast.streams.fanout.ring import (
     FIRST_PAGE,
     MAX_PAGE,
     PAGE_BYTES,
+    WAKE_AT_ONCE,
     Break,
     Item,
     Ring,
@@ -150,6 +151,24 @@ async def test_sleeper_is_woken_once_and_a_gone_one_forgotten() -> None:
     one.wake()
     assert not one._sleepers
     assert not gone.done()
+
+
+async def test_many_are_woken_in_turns_and_who_waits_longest_first() -> None:
+    one = ring()
+    first = [one.sleep() for _ in range(WAKE_AT_ONCE + 3)]
+    one.wake()
+    assert sum(each.done() for each in first) == WAKE_AT_ONCE
+    second = [one.sleep() for _ in range(WAKE_AT_ONCE)]
+    one.wake()
+    assert sum(each.done() for each in first) == WAKE_AT_ONCE
+    await asyncio.sleep(0)
+    assert all(each.done() for each in first)
+    assert sum(each.done() for each in second) == WAKE_AT_ONCE - 3
+    await asyncio.wait_for(asyncio.gather(*first, *second), 10)
+    assert not one._waking
+    last = one.sleep()
+    one.wake()
+    assert last.done()
 
 
 def test_state_is_visible() -> None:

@@ -34,6 +34,11 @@ FIRST_PAGE = 16
 PAGE_BYTES = 1 << 18
 """What a page should take: the events of a run may be 1 MiB each, and a reply has one deadline."""
 
+WAKE_AT_ONCE = 64
+"""How many readers are woken in one turn of the loop. A thousand at once would be a thousand new
+objects, at which the garbage collector runs, with each event; and whatever else the loop has to do,
+the next event too, would wait for all of them."""
+
 BreakKind = Literal["gap", "reset"]
 
 
@@ -165,6 +170,7 @@ class Ring:
         "_sleepers",
         "_start",
         "_stored_at",
+        "_waking",
         "begun",
         "doubtful",
         "encoded",
@@ -208,6 +214,8 @@ class Ring:
         self._newest: dict[str, int] = {}
         self._stored_at: dict[str, int] = {}
         self._sleepers: set[asyncio.Future[None]] = set()
+        # Who slept at the last news and has not been woken yet.
+        self._waking: deque[asyncio.Future[None]] = deque()
         # What the last reader took; most often the next one stands where he stood.
         self._batch: Batch | None = None
 
@@ -353,11 +361,23 @@ class Ring:
         self._sleepers.discard(sleeper)
 
     def wake(self) -> None:
-        """Have every reader look."""
-        sleepers, self._sleepers = self._sleepers, set()
-        for future in sleepers:
+        """Have every reader look: the first of many now, the others in turns of the loop."""
+        waking, sleepers = bool(self._waking), self._sleepers
+        self._waking += sleepers
+        sleepers.clear()
+        if not waking:
+            self._wake_some()
+
+    def _wake_some(self) -> None:
+        waking = self._waking
+        loop = waking[-1].get_loop() if len(waking) > WAKE_AT_ONCE else None
+        for _ in range(min(len(waking), WAKE_AT_ONCE)):
+            future = waking.popleft()
             if not future.done():
                 future.set_result(None)
+        if loop is not None:
+            # After those who have just been woken: what they left behind is used again by these.
+            loop.call_soon(self._wake_some)
 
     def _push(self, item: Item, size: int, rank: int) -> None:
         self._items.append((self.last, rank, item))
