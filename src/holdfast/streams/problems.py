@@ -78,6 +78,9 @@ KEY_REUSED = Problem(
 TOO_MANY_ATTEMPTS = Problem(429, "TOO_MANY_ATTEMPTS", "Too many tokens from here were not good")
 ACCESS_FAILED = Problem(500, "ACCESS_FAILED", "Whether this is allowed could not be decided")
 CORRUPT = Problem(500, "CORRUPT_DATA", "What is stored of the run cannot be read")
+NO_WEBSOCKET = Problem(
+    501, "NO_WEBSOCKET", "This server has no WebSockets: read the event stream, or serve by ASGI"
+)
 UNAVAILABLE = Problem(503, "UNAVAILABLE", "The store cannot be reached now", retry_after=2)
 
 BY_VERDICT = {401: UNAUTHORIZED, 403: FORBIDDEN}

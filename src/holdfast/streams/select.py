@@ -86,6 +86,17 @@ def hub_of(store: EventStore) -> Hub:
     return hub
 
 
+def forget_hubs(store: EventStore) -> list[Hub]:
+    """Return the hubs that read *store*, which in a forked child are the parent's, and drop them.
+
+    They must not be touched, and are to be kept: what they hold is still used where they belong.
+    """
+    hubs = hubs_of(store)
+    found = list(hubs.values())
+    hubs.clear()
+    return found
+
+
 def stop_hubs(store: EventStore) -> None:
     """Have every stream from *store* end, on all event loops; any thread may call."""
     for hub in list(hubs_of(store).values()):

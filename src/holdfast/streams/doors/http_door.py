@@ -35,14 +35,20 @@ if TYPE_CHECKING:
 log = logging.getLogger("holdfast.streams")
 
 
-def http_door(service: Service) -> ASGIApp:
-    """Return what serves the HTTP scopes of one sub-app."""
-    return _with_cors(_HttpDoor(service), service.settings.stream_allowed_origins)
+def http_door(service: Service, *, websocket: problems.Problem = problems.NOT_FOUND) -> ASGIApp:
+    """Return what serves the HTTP scopes of one sub-app.
+
+    Args:
+        service: the sub-app.
+        websocket: what is said at the addresses of WebSockets to who asks by HTTP.
+    """
+    return _with_cors(_HttpDoor(service, websocket), service.settings.stream_allowed_origins)
 
 
 class _HttpDoor:
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, websocket: problems.Problem) -> None:
         self._service = service
+        self._websocket = websocket
         self._settings = service.settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,8 +73,10 @@ class _HttpDoor:
         A stream begins when all this is over: what was needed to decide is not kept while it lasts.
         """
         target = paths.find(request.scope)
-        if target is None or target.operation in {"websocket", "many_websocket"}:
+        if target is None:
             return problems.NOT_FOUND.response()
+        if target.operation in {"websocket", "many_websocket"}:
+            return self._websocket.response()
         if request.method not in target.methods or request.method == "OPTIONS":
             return _methods(target, request)
         return await self._operate(target, request, send) or _answered

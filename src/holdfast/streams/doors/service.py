@@ -48,7 +48,7 @@ class Service:
         self.settings = self.runtime.settings
         self.store = store or default_store(self.runtime)
         self.policy = make_policy(self.settings, self.store)
-        self._required = Requirement(self.runtime)
+        self.required = Requirement(self.runtime)
         self._closed = False
         self._attempts = Attempts()
         self.runtime.on_close(lambda: close_hubs(self.store))
@@ -72,7 +72,7 @@ class Service:
 
     async def may_serve(self) -> bool:
         """Whether Redis has answered once, where that is required."""
-        return self._required.met or await self._required.holds()
+        return self.required.met or await self.required.holds()
 
     def permit(self, connection: HTTPConnection, run_id: str, action: Action) -> Permit:
         """Return what asks whether *connection* may do *action*, now and again later."""
