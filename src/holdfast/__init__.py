@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from holdfast.streams.publishing.sync_publisher import SyncRunPublisher as SyncRunPublisher
     from holdfast.streams.response import RunResponse as RunResponse
     from holdfast.streams.store import EventStore as EventStore
+    from holdfast.streams.wsgi.app import WSGIEventStreamApp as WSGIEventStreamApp
     from holdfast.wrapping.extension import Holdfast as Holdfast
 
 __version__ = "0.1.0.dev0"
@@ -112,6 +113,7 @@ _HOMES = {
     "SyncRunPublisher": "streams.publishing.sync_publisher",
     "SyncSession": "sessions.sync_session",
     "SyncSessionIndex": "sessions.index",
+    "WSGIEventStreamApp": "streams.wsgi.app",
     "WSGISessionMiddleware": "sessions.wsgi",
     "aclose": "runtime",
     "get_session": "sessions.session",
@@ -168,6 +170,7 @@ __all__ = [
     "SyncRunPublisher",
     "SyncSession",
     "SyncSessionIndex",
+    "WSGIEventStreamApp",
     "WSGISessionMiddleware",
     "aclose",
     "get_session",
