@@ -179,6 +179,10 @@ ENDINGS = {
         {"error": "no"},
         {"type": "RUN_ERROR", "message": "no", "code": "Error"},
     ),
+    "an error that says nothing": (
+        *("workflow_error", None),
+        {"type": "RUN_ERROR", "message": "it failed", "code": "Error"},
+    ),
     "stopped": ("run_stopped", {}, {**FINISHED, "outcome": {"type": "cancelled"}}),
     "lost": (
         "run_lost",

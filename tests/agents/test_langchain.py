@@ -150,6 +150,19 @@ async def test_astream_in_each_shape(options: dict[str, Any], expected: list[str
         assert told(events, "tool_result")[0]["call"] == "call_1"
 
 
+async def test_a_task_that_fails_is_told() -> None:
+    def node(state: Any) -> Any:
+        raise ValueError("no kelp")
+
+    stream = parallel_graph(node).astream({"outputs": []}, stream_mode=["tasks"])
+    events = await collected(langchain_events(_caught(stream)))
+    assert [(kind, data["node"]) for kind, data in events] == [
+        ("node_started", "node"),
+        ("node_error", "node"),
+    ]
+    assert "no kelp" in events[1][1]["error"]["message"]
+
+
 async def test_values_alone_are_states_where_that_is_said() -> None:
     stream = agent_graph().astream(QUESTION, stream_mode="values")
     events = await collected(langchain_events(stream, stream_mode="values"))
