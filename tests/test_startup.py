@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import time
 from typing import TYPE_CHECKING
 
 import anyio
 import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.testclient import TestClient
 
+from holdfast import SessionMiddleware
 from holdfast.errors import ConfigurationError
 from holdfast.runtime import runtime
 from holdfast.settings import Settings
@@ -51,6 +56,7 @@ def test_while_a_loop_runs_the_error_is_kept(backend: str) -> None:
 
 async def answered(app: StartError, scope: Scope) -> list[Message]:
     sent: list[Message] = []
+    raises = pytest.raises if scope["type"] == "lifespan" else contextlib.suppress
 
     async def receive() -> Message:
         return {"type": "lifespan.startup"}
@@ -58,7 +64,8 @@ async def answered(app: StartError, scope: Scope) -> list[Message]:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    await app(scope, receive, send)
+    with raises(ConfigurationError):
+        await app(scope, receive, send)
     return sent
 
 
@@ -77,6 +84,16 @@ async def test_every_scope_is_answered() -> None:
     assert close["type"] == "websocket.close"
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_test_client_is_told_and_does_not_wait_for_ever(backend: str) -> None:
+    app = Starlette(middleware=[Middleware(SessionMiddleware, secret_key=KEY, path="nowhere")])
+    with (
+        pytest.raises(ConfigurationError, match="nowhere"),
+        TestClient(app, backend=backend),  # type: ignore[arg-type]
+    ):
+        pass
+
+
 @pytest.mark.anyio
 async def test_redis_required_refuses_to_start_without_it(free_port: int) -> None:
     settings = Settings(redis_url=f"redis://127.0.0.1:{free_port}", redis_required=True)
@@ -93,7 +110,8 @@ async def test_redis_required_refuses_to_start_without_it(free_port: int) -> Non
     async def send(message: Message) -> None:
         sent.append(message)
 
-    await pass_lifespan(app, runtime(settings), {"type": "lifespan"}, receive, send)
+    with pytest.raises(ConfigurationError, match="REDIS_REQUIRED"):
+        await pass_lifespan(app, runtime(settings), {"type": "lifespan"}, receive, send)
     assert sent[0]["type"] == "lifespan.startup.failed"
 
 

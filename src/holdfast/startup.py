@@ -35,8 +35,10 @@ class StartError:
     """An ASGI application in the place of one that could not be configured.
 
     A lifespan is answered by ``lifespan.startup.failed`` with the message, so that the server
-    refuses to start and prints it. Where a server asks for no lifespan, HTTP is answered 503, a
-    WebSocket is refused, and the message goes to the log once. Clients are never told the cause.
+    refuses to start and prints it, and then raises the error, as Starlette's own lifespan does:
+    a test client waits for that, for ever. Where a server asks for no lifespan, HTTP is answered
+    503, a WebSocket is refused, and the message goes to the log once. Clients are never told the
+    cause.
 
     Args:
         error: what was wrong with the configuration.
@@ -47,11 +49,15 @@ class StartError:
         self._told = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer any scope; the application behind is never called."""
+        """Answer any scope; the application behind is never called.
+
+        Raises:
+            ConfigurationError: after a lifespan has been answered.
+        """
         if scope["type"] == "lifespan":
             await receive()
             await send({"type": "lifespan.startup.failed", "message": str(self.error)})
-            return
+            raise self.error
         self.tell()
         if scope["type"] == "websocket":
             await receive()
@@ -98,12 +104,14 @@ async def pass_lifespan(
     With ``HOLDFAST_REDIS_REQUIRED`` and no Redis the start is refused, and *app* is not called.
     What waits to be written, by *flush* and in *runtime*, is written before the server hears that
     the shutdown is complete: it may end the process at that word.
+
+    Raises:
+        ConfigurationError: the start was refused, and the server has been told.
     """
     try:
         await await_redis(runtime)
     except ConfigurationError as error:
         await StartError(error)(scope, receive, send)
-        return
 
     async def sending(message: Message) -> None:
         if message["type"].startswith("lifespan.shutdown."):

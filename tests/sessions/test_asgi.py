@@ -1082,13 +1082,14 @@ async def test_while_a_loop_runs_the_error_waits_for_the_server(
     assert (await browser.socket()).status == 503
     assert len(caplog.records) == 1
     assert "nowhere" in caplog.text
-    sent = await lifespan(app)
+    sent: list[Message] = []
+    with pytest.raises(ConfigurationError, match="nowhere"):
+        await lifespan(app, sent)
     assert sent[0]["type"] == "lifespan.startup.failed"
     assert "nowhere" in sent[0]["message"]
 
 
-async def lifespan(app: ASGIApp) -> list[Message]:
-    sent: list[Message] = []
+async def lifespan(app: ASGIApp, sent: list[Message]) -> list[Message]:
     incoming = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
 
     async def receive() -> Message:
@@ -1104,7 +1105,7 @@ async def lifespan(app: ASGIApp) -> list[Message]:
 async def test_the_lifespan_passes_through() -> None:
     for arguments in ({}, {"store": CountingStore()}):
         app = SessionMiddleware(Starlette(), settings=SETTINGS, **arguments)  # type: ignore[arg-type]
-        assert [m["type"] for m in await lifespan(app)] == [
+        assert [m["type"] for m in await lifespan(app, [])] == [
             "lifespan.startup.complete",
             "lifespan.shutdown.complete",
         ]
