@@ -35,7 +35,7 @@ def langchain_events(
     Where the run has been begun already, the stream is closed and nothing of it runs.
 
     Args:
-        stream: what ``astream_events`` returns (version 1 or 2), or a graph's ``astream`` in
+        stream: what ``astream_events`` returns (version 2, the default), or a graph's ``astream`` in
             whatever modes.
         stream_mode: the ``stream_mode`` that ``astream`` was given, where it was one that is not
             in a list; ``messages`` is seen without that.
