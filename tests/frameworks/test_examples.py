@@ -98,3 +98,24 @@ def test_starlette_with_nothing_configured(serve: Serve) -> None:
         assert events_at(client, client.get("/delivery").json())[-1] == "workflow_complete"
         assert client.post("/basket/rope").json() == ["rope"], "the basket was emptied"
         assert "EventSource" in client.get("/").text
+
+
+def test_shared_login_in_one_process(
+    serve: Serve, environment: dict[str, str], tmp_path: Path
+) -> None:
+    pytest.importorskip("django")
+    pytest.importorskip("fastapi")
+    own = {"HOLDFAST_SESSION_USER_KEY": "user_id", "SITE_DATABASE": str(tmp_path / "site.sqlite3")}
+    server = serve([str(EXAMPLES / "shared_login.py")], env=environment | own)
+    with httpx.Client(base_url=server.url, timeout=30, follow_redirects=True) as client:
+        assert client.post("/shop/login", data={"name": "ada", "password": "no"}).status_code == 401
+        assert client.get("/api/me").json()["user"] is None
+        client.post("/shop/login", data={"name": "ada", "password": "lovelace"}).raise_for_status()
+        assert client.get("/api/me").json()["user"] == "ada"
+        page = client.get("/account/").text
+        assert "<p id=who>ada</p>" in page
+        token = re.findall(r'csrfmiddlewaretoken value="(\w+)"', page)[0]
+        assert client.get("/account/logout").status_code == 405
+        out = client.post("/account/logout", data={"csrfmiddlewaretoken": token})
+        assert "<p id=who>Nobody</p>" in out.text
+        assert client.get("/api/me").json()["user"] is None
