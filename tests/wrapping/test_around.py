@@ -22,6 +22,7 @@ from holdfast.flask import FlaskSessionInterface
 from holdfast.quart import QuartSessionInterface
 from holdfast.settings import Settings
 from holdfast.wrapping.around import Beside, around_asgi, around_wsgi, bridged
+from holdfast.wrapping.beside_wsgi import BesideWSGI
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,6 +58,12 @@ def plain(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[b
     session["n"] = session.get("n", 0) + 1
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [str(session["n"]).encode()]
+
+
+def inside(served: object) -> object:
+    """What has only the streams beside it, and nothing around it."""
+    assert isinstance(served, BesideWSGI)
+    return served.app
 
 
 def counted(client: TestClient) -> list[str]:
@@ -113,12 +120,12 @@ def test_a_flask_application_with_an_interface_of_its_own_keeps_it(
 
     app = flask_site()
     app.session_interface = theirs = Theirs()
-    assert around_wsgi(app, SETTINGS) is app
+    assert inside(around_wsgi(app, SETTINGS)) is app
     assert app.session_interface is theirs
     assert "Theirs" in caplog.text
     caplog.clear()
     app.session_interface = FlaskSessionInterface(SETTINGS)
-    assert around_wsgi(app, SETTINGS) is app
+    assert inside(around_wsgi(app, SETTINGS)) is app
     assert not caplog.text
 
 
@@ -135,7 +142,7 @@ def test_django_is_told_its_setting(caplog: pytest.LogCaptureFixture) -> None:
 
     WSGIHandler.__module__ = "django.core.handlers.wsgi"
     handler = WSGIHandler()
-    assert around_wsgi(handler, SETTINGS) is handler
+    assert inside(around_wsgi(handler, SETTINGS)) is handler
     assert 'SESSION_ENGINE = "holdfast.django"' in caplog.text
 
 
@@ -144,6 +151,48 @@ def test_a_wsgi_application_has_sessions() -> None:
     assert isinstance(app, WSGISessionMiddleware)
     client = Client(app)
     assert [client.get("/").text for _ in range(3)] == ["1", "2", "3"]
+
+
+class Handler:
+    """As Django's."""
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        assert "holdfast.session" not in environ
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [environ["PATH_INFO"].encode()]
+
+
+Handler.__module__ = "django.core.handlers.wsgi"
+
+
+def page(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [environ["PATH_INFO"].encode()]
+
+
+@pytest.mark.parametrize("kind", ["plain", "flask", "django"])
+def test_a_wsgi_application_has_streams_beside_it(kind: str) -> None:
+    app: Any = {"plain": lambda: page, "flask": flask_site, "django": Handler}[kind]()
+    if kind == "flask":
+        app.add_url_rule("/<path:path>", "any", lambda path: f"/{path}")
+    client = Client(around_wsgi(app, SETTINGS))
+    assert client.get("/streams/livez").json == {"status": "ok"}
+    assert client.get("/streams/runs/none/events").get_json()["code"] == "RUN_NOT_FOUND"
+    assert client.get("/streams").get_json()["code"] == "NOT_FOUND"
+    # Whole segments: the application's own path is its own.
+    assert client.get("/streams-of-tea").text == "/streams-of-tea"
+
+
+def test_streams_behind_a_prefix_keep_it() -> None:
+    def streams(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [f"{environ['SCRIPT_NAME']}|{environ['PATH_INFO']}".encode()]
+
+    client = Client(BesideWSGI(page, streams, "/s/"))
+    environ = {"SCRIPT_NAME": "/shop"}
+    assert client.get("/s/livez", environ_overrides=environ).text == "/shop/s|/livez"
+    assert client.get("/s", environ_overrides=environ).text == "/shop/s|"
+    assert client.get("/", environ_overrides=environ).text == "/"
 
 
 @pytest.mark.parametrize("app", [plain, flask_site()], ids=["plain", "flask"])

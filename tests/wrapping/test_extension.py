@@ -12,6 +12,7 @@ import pytest
 import quart
 from fastapi import FastAPI
 from flask import Flask
+from flask.sessions import SecureCookieSessionInterface
 from quart import Quart
 from starlette.applications import Starlette
 from starlette.middleware.sessions import SessionMiddleware as TheirMiddleware
@@ -20,9 +21,10 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 from werkzeug.test import Client
 
-from holdfast import Holdfast
+from holdfast import Holdfast, SyncRunPublisher, WSGISessionMiddleware
 from holdfast.errors import ConfigurationError
 from holdfast.settings import Settings
+from holdfast.wrapping.around import around_wsgi
 from holdfast.wrapping.protocol import protocol_of
 
 if TYPE_CHECKING:
@@ -174,3 +176,64 @@ def test_neither_framework_is_imported_for_the_others_sake() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout == "False\n"
+
+
+OWNED = Settings(secret_key=["a key of sixteen characters"], stream_access="session")
+
+
+def test_the_streams_of_a_flask_app_know_its_sessions() -> None:
+    app = flask_app()
+    app.config.update(SECRET_KEY="flask's own", SESSION_COOKIE_NAME="biscuit")
+    Holdfast(app, settings=OWNED)
+
+    @app.get("/login")
+    def login() -> str:
+        flask.session["user_id"] = "ada"
+        SyncRunPublisher("mine", owner="user:ada", settings=OWNED).emit("t")
+        SyncRunPublisher("theirs", owner="user:bob", settings=OWNED).emit("t")
+        return ""
+
+    client = app.test_client()
+    assert client.get("/streams/runs/mine/events").status_code == 401
+    assert "biscuit=" in client.get("/login").headers["Set-Cookie"]
+    assert client.get("/streams/runs/mine/events").get_json()["events"][0]["type"] == "t"
+    assert client.get("/streams/runs/theirs/events").status_code == 403
+
+
+def test_under_a_middleware_the_streams_of_a_flask_app_take_its_session() -> None:
+    app = flask_app()
+    Holdfast(app, settings=OWNED)
+    app.wsgi_app = WSGISessionMiddleware(  # type: ignore[method-assign]
+        app.wsgi_app, session_cookie="outer", settings=OWNED
+    )
+    client = app.test_client()
+    assert client.get("/").headers["Set-Cookie"].startswith("outer=")
+    assert client.get("/streams/runs/none/events").status_code == 403
+
+
+def test_the_streams_of_a_flask_app_with_an_interface_of_its_own_have_sessions_of_ours() -> None:
+    app = flask_app()
+    Holdfast(app, settings=OWNED)
+    app.session_interface = SecureCookieSessionInterface()
+    assert app.test_client().get("/streams/runs/none/events").status_code == 401
+
+
+def test_a_flask_app_goes_on_where_its_streams_cannot_work(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = flask_app()
+    app.config["SECRET_KEY"] = "flask's own"
+    wrong = Settings(secret_key=["a key of sixteen characters"], stream_access="nowhere:at_all")
+    Holdfast(app, settings=wrong)
+    client = app.test_client()
+    assert client.get("/").text == "1"
+    for _ in range(2):
+        assert client.get("/streams/livez").status_code == 503
+    assert caplog.text.count("is answered 503") == 1
+
+
+def test_a_flask_app_that_was_equipped_is_not_wrapped_again() -> None:
+    app = flask_app()
+    Holdfast(app, settings=SETTINGS)
+    assert around_wsgi(app, SETTINGS) is app
+    assert app.test_client().get("/streams/livez").status_code == 200

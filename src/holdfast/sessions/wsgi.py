@@ -101,7 +101,7 @@ def under(
 ) -> Iterable[bytes]:
     """Have *app* serve a request with the session that *door* opens for it."""
     if not may_serve(door, environ):
-        return _refuse(start_response, RETRY_AFTER_SECONDS)
+        return refuse(start_response, RETRY_AFTER_SECONDS)
     connection = connection_of(environ)
     exchange = driven(door.open(connection))
     exchange.scope = connection
@@ -280,7 +280,7 @@ class Answer:
     def _refuse(self, error: SessionUnavailable) -> None:
         """Answer 503 in place of the application."""
         self._refused = True
-        _refuse(self._server, error.retry_after)
+        refuse(self._server, error.retry_after)
 
 
 def _is_whole(parts: Iterable[bytes], environ: WSGIEnvironment) -> bool:
@@ -312,7 +312,8 @@ def canonical(name: str) -> str:
 _NAMES = {"set-cookie": "Set-Cookie", "vary": "Vary", "cache-control": "Cache-Control"}
 
 
-def _refuse(start_response: StartResponse, retry_after: int) -> list[bytes]:
+def refuse(start_response: StartResponse, retry_after: int) -> list[bytes]:
+    """Answer 503 in place of an application."""
     start, _ = refusal({"type": "http"}, UNREACHABLE, retry_after)
     headers = [(name.decode().title(), value.decode()) for name, value in start["headers"]]
     start_response(_REFUSED, headers)

@@ -19,6 +19,8 @@ from holdfast.runtime import runtime
 from holdfast.sessions.asgi import SessionMiddleware
 from holdfast.sessions.wsgi import WSGISessionMiddleware
 from holdfast.streams.app import EventStreamApp
+from holdfast.streams.wsgi.app import WSGIEventStreamApp
+from holdfast.wrapping.beside_wsgi import BesideWSGI, FlaskStreams
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -78,14 +80,21 @@ def around_asgi(app: ASGIApp, settings: Settings | None = None) -> ASGIApp:
 
 
 def around_wsgi(app: WSGIApplication, settings: Settings | None = None) -> WSGIApplication:
-    """Return *app* with sessions around it.
+    """Return *app* with sessions around it, and the streams beside it.
 
     Raises:
         ConfigurationError: the settings cannot work.
     """
-    if _equipped(app, settings) or has_sessions(app):
+    if "holdfast" in getattr(app, "extensions", ()):
+        # Holdfast(app) has been there.
         return app
-    return WSGISessionMiddleware(app, settings=settings)
+    mount = runtime(settings).settings.stream_mount
+    if _equipped(app, settings):
+        return BesideWSGI(app, FlaskStreams(app, settings), mount)
+    streams = WSGIEventStreamApp(settings=settings)
+    if has_sessions(app):
+        return BesideWSGI(app, WSGISessionMiddleware(streams, settings=settings), mount)
+    return WSGISessionMiddleware(BesideWSGI(app, streams, mount), settings=settings)
 
 
 def bridged(app: WSGIApplication, settings: Settings | None = None) -> ASGIApp:
@@ -102,7 +111,10 @@ def bridged(app: WSGIApplication, settings: Settings | None = None) -> ASGIApp:
         ) from error
     own = runtime(settings).settings
     own.check_workers()
-    single: Any = _Single(around_wsgi(app, settings))
+    inner = app
+    if not (_equipped(app, settings) or has_sessions(app)):
+        inner = WSGISessionMiddleware(app, settings=settings)
+    single: Any = _Single(inner)
     served: Any = WSGIMiddleware(single, workers=_THREADS)
     streams = SessionMiddleware(EventStreamApp(settings=settings), settings=settings)
     return Beside(served, streams, own.stream_mount)

@@ -15,6 +15,7 @@ from holdfast.runtime import runtime
 from holdfast.sessions.asgi import SessionMiddleware
 from holdfast.streams.app import EventStreamApp
 from holdfast.wrapping.around import Beside, around_asgi, around_wsgi, has_sessions, is_a
+from holdfast.wrapping.beside_wsgi import BesideWSGI, FlaskStreams
 from holdfast.wrapping.protocol import protocol_of
 
 if TYPE_CHECKING:
@@ -33,10 +34,10 @@ class Holdfast:
     | the application                | what becomes of it                                      |
     |--------------------------------|---------------------------------------------------------|
     | Starlette, FastAPI             | equipped in place: the middleware, the streams mounted  |
-    | Flask                          | equipped in place: the session interface                |
+    | Flask                          | equipped in place: the session interface, the streams   |
     | Quart                          | equipped in place: the session interface, the streams   |
     | any other ASGI application     | wrapped: sessions around it, the streams beside it      |
-    | any other WSGI application     | wrapped: sessions around it                             |
+    | any other WSGI application     | wrapped: sessions around it, the streams beside it      |
 
     The object can be served itself, by the protocol of its application, whether that was equipped
     or wrapped; each request passes ours once either way. The streams are at
@@ -107,6 +108,9 @@ class Holdfast:
 
         if "holdfast" not in app.extensions:
             app.session_interface = FlaskSessionInterface(self._settings, key_needed=False)
+            own = runtime(self._settings).settings
+            streams = FlaskStreams(app, self._settings)
+            app.wsgi_app = BesideWSGI(app.wsgi_app, streams, own.stream_mount)
             app.extensions["holdfast"] = self
 
     def _equip_quart(self, app: Any) -> None:

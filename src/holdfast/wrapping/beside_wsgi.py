@@ -1,0 +1,90 @@
+"""The streams beside a WSGI application, and under which sessions they are read there.
+
+Which application gets what is chosen elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from holdfast.errors import ConfigurationError
+from holdfast.sessions.session import ENVIRON_KEY, Session
+from holdfast.sessions.wsgi import WSGISessionMiddleware, refuse, under
+from holdfast.startup import RETRY_AFTER_SECONDS
+from holdfast.streams.wsgi.app import WSGIEventStreamApp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from holdfast.settings import Settings
+
+logger = logging.getLogger("holdfast")
+
+
+class BesideWSGI:
+    """A WSGI application with another mounted beside it: all it does not see is the other's path.
+
+    Args:
+        app: what gets everything else.
+        streams: at *mount*.
+        mount: a path, as ``HOLDFAST_STREAM_MOUNT``.
+    """
+
+    def __init__(self, app: WSGIApplication, streams: WSGIApplication, mount: str) -> None:
+        self.app = app
+        self._streams = streams
+        # PEP 3333: the bytes of a path, each as one character.
+        self._mount = mount.rstrip("/").encode().decode("latin-1")
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request."""
+        path, mount = environ.get("PATH_INFO", ""), self._mount
+        if not (path + "/").startswith(mount + "/"):
+            return self.app(environ, start_response)
+        script = environ.get("SCRIPT_NAME", "") + mount
+        below = {**environ, "SCRIPT_NAME": script, "PATH_INFO": path[len(mount) :]}
+        return self._streams(below, start_response)
+
+
+class FlaskStreams:
+    """The streams of a Flask application, under the sessions that its interface keeps.
+
+    They are made with the first request: until then the application may still be configured.
+
+    Args:
+        app: the application, of Flask's own class or one derived from it.
+        settings: in place of those of the environment.
+    """
+
+    def __init__(self, app: Any, settings: Settings | None) -> None:
+        self._app = app
+        self._settings = settings
+        self._made: tuple[WSGIApplication, WSGIApplication] | None = None
+        self._told = False
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request below the mount."""
+        try:
+            alone, with_sessions = self._made or self._make()
+        except ConfigurationError as error:
+            # The application goes on: it may have no use for them.
+            if not self._told:
+                self._told = True
+                logger.error("Every request for an event stream is answered 503: %s", error)  # noqa: TRY400
+            return refuse(start_response, RETRY_AFTER_SECONDS)
+        from holdfast.flask import FlaskSessionInterface
+
+        interface = self._app.session_interface
+        if isinstance(environ.get(ENVIRON_KEY), Session):
+            # A middleware around the application is in charge.
+            return alone(environ, start_response)
+        if isinstance(interface, FlaskSessionInterface) and interface.has_key(self._app):
+            return under(interface.door(self._app), alone, environ, start_response)
+        return with_sessions(environ, start_response)
+
+    def _make(self) -> tuple[WSGIApplication, WSGIApplication]:
+        alone: Any = WSGIEventStreamApp(settings=self._settings)
+        self._made = alone, WSGISessionMiddleware(alone, settings=self._settings)
+        return self._made
