@@ -169,7 +169,7 @@ class PalletsInterface:
         *response* is ``None`` where none can be changed any more.
         """
         if response is not None and session.accessed:
-            response.vary.add("Cookie")
+            _vary(response)
         exchange = session.exchange
         if exchange is not None:
             # A response that failed to leave is followed by another.
@@ -216,7 +216,7 @@ class PalletsInterface:
             response.set_cookie(value=value, expires=expires, **self._cookie(app, response))
 
     def _cookie(self: Any, app: Any, response: Response) -> dict[str, Any]:
-        response.vary.add("Cookie")
+        _vary(response)
         response.headers.setdefault("Cache-Control", "no-store")
         return {
             "key": self.get_cookie_name(app),
@@ -305,6 +305,14 @@ def _value(name: str, config: Mapping[str, Any]) -> Any:
             value
         )
     return value
+
+
+def _vary(response: Response) -> None:
+    if "Vary" in response.headers:
+        response.vary.add("Cookie")
+    else:
+        # Werkzeug's set of names reads and writes the header anew for each name.
+        response.headers["Vary"] = "Cookie"
 
 
 def _without_dot(domain: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 from functools import cache
 from importlib import resources
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from holdfast.errors import CorruptData, RedisReplyError
@@ -93,7 +94,7 @@ class Calls:
         if rotation is not None:
             new_secret, grace = rotation.secret_hash, _ms(rotation.grace)
             max_age = -1 if rotation.max_age is None else _ms(rotation.max_age)
-        data = (each for pair in change.set.items() for each in pair)
+        data: Iterator[str | bytes] = chain.from_iterable(change.set.items())
         renewed = (each for name, forms in change.renewed.items() for each in (name, *forms))
         args = (
             key.secret_hash,

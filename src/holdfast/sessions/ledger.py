@@ -129,8 +129,8 @@ class Ledger:
                     trial.pop(key, None)
             if _mark(trial) == whole:
                 # All that changed was assigned: the rest needs no look.
-                present = {key: value for key, value in dict.items(data) if key in noted}
-                return _marks(present), _marks({k: before[k] for k in noted if k in before})
+                held = filter(dict.keys(data).__contains__, noted)
+                return {key: _mark(dict.__getitem__(data, key)) for key in held}, {}
         return _marks(data), self._clean_marks()
 
     def settle(self, changed: Mapping[str, bytes], removed: tuple[str, ...]) -> None:
@@ -225,4 +225,4 @@ _NOTHING = _mark({})
 
 
 def _size(fields: Mapping[str, bytes]) -> int:
-    return sum(map(len, fields.values())) + sum(map(len, map(str.encode, fields)))
+    return sum(map(len, fields.values())) + len("".join(fields).encode())

@@ -251,6 +251,10 @@ class Aftermath(NamedTuple):
     rotated: bool = False
 
 
+_KEPT = Aftermath(Standing.FOUND)
+_ROTATED = Aftermath(Standing.FOUND, rotated=True)
+
+
 def judge(command: Command, outcome: Outcome) -> Aftermath:
     """Return what *outcome* of *command* means; a taken id never comes here, it is tried anew."""
     if command is Command.DELETE:
@@ -263,4 +267,4 @@ def judge(command: Command, outcome: Outcome) -> Aftermath:
     if outcome is Outcome.NOT_ROTATED:
         return Aftermath(Standing.FOUND, Header.KEEP)
     rotated = command is Command.REGENERATE or command is Command.RENEW
-    return Aftermath(Standing.FOUND, rotated=rotated)
+    return _ROTATED if rotated else _KEPT

@@ -82,9 +82,8 @@ class Record(NamedTuple):
             since = now
             if change.rotation.max_age is not None:
                 end = now + change.rotation.max_age
-        return self._replace(
-            fields=change.applied(self.fields), seen_at=now, secret_since=since, expires_at=end
-        )
+        fields = change.applied(self.fields)
+        return Record(fields, self.created_at, end, now, since, self.current, self.degraded)
 
 
 class Missing(enum.Enum):
