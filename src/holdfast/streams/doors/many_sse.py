@@ -61,6 +61,7 @@ async def serve(service: Service, request: Request, send: Send) -> Response | No
         retry=settings.stream_retry,
         envelope=request.query_params.get("envelope") == "1",
     )
+    sse.leave_alone(request.scope)
     await _stream(hub, ask, grant, terms, request, send)
     return None
 

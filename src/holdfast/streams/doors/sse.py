@@ -41,6 +41,9 @@ HEADERS = {
     "vary": "Accept",
 }
 
+LEAVE_ALONE = "holdfast.capture"
+"""Where whoever captures event streams puts into a scope how to have this one left alone."""
+
 _HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
 _ANSWERS = {Opening.ABSENT: problems.RUN_NOT_FOUND, Opening.EXPIRED: problems.RUN_EXPIRED}
@@ -90,6 +93,7 @@ async def serve(
             begins.
         permit: given where it could not be decided yet whether the reader is allowed.
     """
+    leave_alone(scope)
     async with subscription, listening(receive, subscription):
         opening = Opening.UNDECIDED
         if permit is None:
@@ -111,6 +115,12 @@ async def serve(
             await come_back(terms.retry)(scope, receive, send)
         else:
             await answer(opening)(scope, receive, send)
+
+
+def leave_alone(scope: Scope) -> None:
+    """Have what captures event streams leave this one alone: it is resumable already."""
+    if LEAVE_ALONE in scope:
+        scope[LEAVE_ALONE]()
 
 
 def answer(opening: Opening) -> Response:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from holdfast.streams.event import StreamEvent
     from holdfast.streams.hold import Claim, StopAnswer
     from holdfast.streams.publishing.sources import Source
-    from holdfast.streams.store import Draft, EventStore
+    from holdfast.streams.store import Draft, Entry, EventStore
 
 log = logging.getLogger("holdfast.streams")
 
@@ -282,7 +282,7 @@ def store_of(chosen: Runtime) -> EventStore:
 class Detached(RunPublisher):
     """A publisher and the task that feeds it."""
 
-    async def write(self, drafts: Sequence[Draft]) -> None:
+    async def write(self, drafts: Sequence[Draft]) -> list[Entry]:
         """Publish *drafts*, all or none, as :meth:`emit` does one event. Raises the same."""
         self._check_open()
         life = self._hold.life
@@ -292,6 +292,7 @@ class Detached(RunPublisher):
         )
         for draft, entry in zip(drafts, entries, strict=True):
             self._note(draft, entry)
+        return entries
 
     async def take(self) -> Claim:
         """Begin the run if nobody has; else let go of it."""

@@ -1,0 +1,1 @@
+"""Capture: an endpoint's own event stream, recorded as a run while it passes."""

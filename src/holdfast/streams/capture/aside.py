@@ -1,0 +1,99 @@
+"""What goes past the log to the client that an application answers, while it is there.
+
+Comments and reconnection times, which no log keeps; and everything, where an answer can be recorded
+no further: what cannot be kept is still that client's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.types import Message
+
+    from holdfast.streams.cursor import Cursor
+    from holdfast.streams.store import Entry
+
+ROOM = 65536
+"""Bytes that wait for the client; of comments more are dropped."""
+
+
+class Aside:
+    """The way past the log.
+
+    Attributes:
+        last: the last event that was recorded.
+        there: the client is.
+        broken: nothing is recorded any more, and this is the only way.
+        ended: nothing follows on it.
+        rest: what is said last, after all else: text that no blank line has made an event.
+        trailers: sent after the end, where the application has any.
+    """
+
+    def __init__(self) -> None:
+        self.last: Entry | None = None
+        self.there = True
+        self.broken = self.ended = False
+        self.rest = b""
+        self.trailers: list[Message] = []
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._wake: Callable[[], None] = lambda: None
+        self._drained = asyncio.Event()
+
+    def listen(self, wake: Callable[[], None]) -> None:
+        """Have *wake* called when there is something to look at."""
+        self._wake = wake
+
+    def is_due(self, cursor: Cursor) -> bool:
+        """Whether there is something to take for a reader at *cursor*."""
+        return bool(self._parts) and (not self.broken or self._has_all(cursor))
+
+    def is_over(self, cursor: Cursor) -> bool:
+        """Whether a reader at *cursor* gets nothing more, of what is not recorded any more."""
+        return self.broken and self.ended and not self._parts and self._has_all(cursor)
+
+    def say(self, text: str) -> None:
+        """Pass *text* on, if there is room."""
+        if self._size < ROOM:
+            self.put(text.encode())
+
+    def put(self, chunk: bytes) -> None:
+        """Pass *chunk* on."""
+        if self.there and chunk:
+            self._parts.append(chunk)
+            self._size += len(chunk)
+            self._wake()
+
+    async def room(self) -> None:
+        """Wait until the client has taken most of what there is."""
+        while self.there and self._size >= ROOM:
+            self._drained.clear()
+            await self._drained.wait()
+
+    def take(self) -> bytes:
+        """Return what waits."""
+        found = b"".join(self._parts)
+        self._parts, self._size = [], 0
+        self._drained.set()
+        return found
+
+    def end(self) -> None:
+        """Nothing follows."""
+        self.ended = True
+        self._wake()
+
+    def leave(self) -> None:
+        """The client is gone."""
+        self.there = False
+        self.take()
+
+    def _has_all(self, cursor: Cursor) -> bool:
+        last = self.last
+        if last is None:
+            return True
+        stored = not last.provisional and cursor.base >= last.id
+        return stored or cursor.has_seen(last.producer, last.seq)

@@ -1,0 +1,101 @@
+"""Who reads: a session of holdfast's, or else a browser that carries our cookie.
+
+It only finds out. What that opens is in the ids, which are signed for one reader and one address.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from starlette.requests import HTTPConnection
+
+from holdfast.streams.access import owner_names
+from holdfast.streams.capture.ids import Seal, asked_for, is_name, new_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from starlette.types import Scope
+
+    from holdfast.settings import Settings
+
+COOKIE = "holdfast_capture"
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What a new answer is bound to.
+
+    Attributes:
+        seal: signs its ids.
+        owner: whose its run is, ``None`` for nobody's.
+        cookie: to be given to the browser, ``None`` where it has what it takes.
+    """
+
+    seal: Seal
+    owner: str | None
+    cookie: str | None
+
+
+def seals_of(scope: Scope, keys: Sequence[bytes]) -> list[Seal]:
+    """Return the seals of a request, the one that a new answer gets first; none: nobody is known.
+
+    An answer that was bound to the cookie is still this browser's when its user has logged in.
+
+    Raises:
+        RedisUnavailable: the session cannot be seen now.
+    """
+    connection = HTTPConnection(scope)
+    return list(_seals(scope, keys, _readers(connection, owner_names(connection))))
+
+
+def bind(scope: Scope, keys: Sequence[bytes]) -> Bound:
+    """Return what the answer to a request is bound to, now that its handler has been called.
+
+    Raises:
+        RedisUnavailable: the session cannot be seen now.
+    """
+    connection = HTTPConnection(scope)
+    names = owner_names(connection)
+    readers = _readers(connection, names)
+    cookie = None if readers else new_name()
+    seal = next(_seals(scope, keys, readers or [f"cookie:{cookie}"]))
+    return Bound(seal, names[0] if names else None, cookie)
+
+
+def bind_browser(scope: Scope, keys: Sequence[bytes]) -> Bound:
+    """The same where no session can be seen: to the cookie alone."""
+    readers = _readers(HTTPConnection(scope), ())
+    cookie = None if readers else new_name()
+    return Bound(next(_seals(scope, keys, readers or [f"cookie:{cookie}"])), None, cookie)
+
+
+def set_cookie(value: str, settings: Settings) -> bytes:
+    """Return the ``Set-Cookie`` that gives a browser its name."""
+    made = f"{COOKIE}={value}; path=/; httponly; samesite={settings.session_same_site}"
+    if settings.session_https_only:
+        made += "; secure"
+    if settings.session_partitioned:
+        made += "; partitioned"
+    return made.encode("latin-1")
+
+
+def _readers(connection: HTTPConnection, names: Sequence[str]) -> list[str]:
+    # The last name is that of the session itself: ``session:<id_hash>``, stable over its rotations.
+    readers = list(names[-1:])
+    cookie = _cookie(connection)
+    return [*readers, f"cookie:{cookie}"] if cookie else readers
+
+
+def _cookie(connection: HTTPConnection) -> str | None:
+    value = connection.cookies.get(COOKIE, "")
+    return value if is_name(value) else None
+
+
+def _seals(scope: Scope, keys: Sequence[bytes], readers: Sequence[str]) -> Iterator[Seal]:
+    asked = asked_for(scope)
+    authorization = dict(reversed(scope["headers"])).get(b"authorization", b"")
+    for reader in readers:
+        for key in keys:
+            yield Seal(key, asked, reader, authorization)

@@ -1,0 +1,672 @@
+"""An application's own event streams, recorded as they pass, and resumed without calling it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.responses import StreamingResponse
+from starlette.routing import Mount, Route
+from tests.streams.asgi import Call, taking
+from tests.streams.capture.calls import (
+    Browser,
+    Feed,
+    captured,
+    events_of,
+    headers_of,
+    last_id,
+    settings_of,
+)
+from tests.streams.clients import until
+from tests.streams.redis_stores import opened
+
+from holdfast import EventStreamApp, RunResponse, Settings, request_stop
+from holdfast.streams.capture.middleware import StreamCaptureMiddleware
+from holdfast.streams.cursor import Cursor
+from holdfast.streams.fanout.subscription import Subscription
+from holdfast.streams.publishing import runs
+from holdfast.streams.select import close_hubs, hub_of
+from holdfast.streams.stores.memory import MemoryEventStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.types import Message, Receive, Scope, Send
+
+    from holdfast.streams.store import EventStore
+    from holdfast.testing import RedisServer
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def store(
+    request: pytest.FixtureRequest, redis: RedisServer, key_prefix: str
+) -> AsyncIterator[EventStore]:
+    if request.param == "memory":
+        made = MemoryEventStore()
+        yield made
+        await runs.close_runs(made)
+        await close_hubs(made)
+        return
+    async with opened(redis.url, key_prefix) as stored:
+        yield stored
+        await runs.close_runs(stored)
+        await close_hubs(stored)
+
+
+@pytest.fixture
+def feed() -> Feed:
+    return Feed()
+
+
+@pytest.fixture
+def browser(store: EventStore, feed: Feed) -> Browser:
+    return Browser(captured(feed, store))
+
+
+async def test_the_answer_passes_as_it_is_but_for_its_ids(browser: Browser, feed: Feed) -> None:
+    async with browser.get() as call:
+        await until(lambda: call.status)
+        feed.say("event: token\ndata: one\ndata: two\n\n", 'data: {"n": 1.0}\n\n')
+        await until(lambda: len(events_of(call.text)) == 2)
+        feed.say(None)
+        await call.ended()
+    assert [each[:2] for each in events_of(call.text)] == [
+        ("token", "one\ntwo"),
+        ("message", '{"n": 1.0}'),
+    ]
+    assert call.complete
+    assert headers_of(call)["content-type"] == "text/event-stream"
+
+
+async def test_who_comes_back_gets_the_rest_and_the_app_is_not_called_again(
+    browser: Browser, feed: Feed
+) -> None:
+    async with browser.get() as call:
+        await until(lambda: call.status)
+        feed.say("data: 1\n\n", "data: 2\n\n")
+        await until(lambda: len(events_of(call.text)) == 2)
+    feed.say("data: 3\n\n")
+    async with browser.get(last=last_id(call.text)) as again:
+        await until(lambda: len(events_of(again.text)) == 1)
+        feed.say("data: 4\n\n", None)
+        await again.ended()
+    assert [each.data for each in events_of(again.text)] == ["3", "4"]
+    assert len(feed.calls) == 1
+    assert feed.ended == [None]
+
+
+async def test_it_goes_on_when_the_client_leaves(
+    browser: Browser, feed: Feed, store: EventStore
+) -> None:
+    async with browser.get() as call:
+        await until(lambda: call.status)
+    feed.say("data: 1\n\n", None)
+    run_id = headers_of(call)["holdfast-run"]
+    await until(lambda: feed.ended == [None])
+    await ended(store, run_id)
+    assert [(each.type, each.data) for each in await store.get_events(run_id)] == [
+        ("message", 1),
+        ("workflow_complete", {"output": None}),
+    ]
+
+
+async def ended(store: EventStore, run_id: str) -> None:
+    async with asyncio.timeout(10):
+        while await store.status(run_id) != "ended":
+            await asyncio.sleep(0.01)
+
+
+async def test_who_has_all_of_it_is_told_that_nothing_follows(browser: Browser, feed: Feed) -> None:
+    feed.script("data: 1\n\n", None)
+    async with browser.get() as call:
+        await call.ended()
+    async with browser.get(last=last_id(call.text)) as again:
+        await again.ended()
+    assert again.status == 204
+    assert len(feed.calls) == 1
+
+
+async def test_who_missed_the_end_alone_comes_back_to_it_once(browser: Browser, feed: Feed) -> None:
+    feed.script("data: 1\n\n", None)
+    async with browser.get() as call:
+        await call.ended()
+    had = events_of(call.text)[-1].id
+    async with browser.get(last=had) as again:
+        await again.ended()
+    assert (again.status, events_of(again.text)) == (200, [])
+    async with browser.get(last=last_id(again.text)) as third:
+        await third.ended()
+    assert third.status == 204
+
+
+async def test_what_the_app_raises_is_raised_to_the_server(browser: Browser, feed: Feed) -> None:
+    async with browser.get() as call:
+        await until(lambda: call.status)
+        feed.say("id: a\ndata: 1\n\n", ZeroDivisionError("here"))
+        await until(call.task.done)
+        with pytest.raises(ZeroDivisionError):
+            call.task.result()
+        assert not call.complete
+        call.task = asyncio.create_task(asyncio.sleep(0))
+        await call.task
+    assert [each.data for each in events_of(call.text)] == ["1"]
+
+
+async def test_an_answer_that_broke_off_is_begun_again_where_the_app_left_off(
+    browser: Browser, feed: Feed
+) -> None:
+    async with browser.get() as call:
+        await until(lambda: call.status)
+        feed.say("id: seven\ndata: 1\n\n")
+        await until(lambda: events_of(call.text))
+    feed.say(ZeroDivisionError("here"))
+    await until(lambda: len(feed.ended) == 1)
+    async with browser.get(last=last_id(call.text)) as again:
+        await again.ended()
+    assert (again.status, events_of(again.text)) == (200, [])
+    async with browser.get(last=last_id(again.text)) as third:
+        await until(lambda: third.status)
+        feed.say(None)
+        await third.ended()
+    assert len(feed.calls) == 2
+    assert feed.last_event_id() == "seven"
+
+
+async def test_an_app_that_does_not_complete_its_answer_has_broken_it_off(
+    store: EventStore,
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
+
+    async with Browser(captured(app, store)).get() as call:
+        await call.ended()
+    assert not call.complete
+    run_id = headers_of(call)["holdfast-run"]
+    await ended(store, run_id)
+    assert [each.type for each in await store.get_events(run_id)] == ["message", "workflow_error"]
+
+
+async def test_an_id_that_is_not_ours_is_the_apps(browser: Browser, feed: Feed) -> None:
+    feed.script("data: 1\n\n", None)
+    async with browser.get(last="41") as call:
+        await call.ended()
+    assert feed.last_event_id() == "41"
+
+
+async def test_an_app_never_sees_an_id_of_ours(browser: Browser, feed: Feed) -> None:
+    feed.script("data: 1\n\n", None)
+    async with browser.get(last="hf1/made/up/by/me") as call:
+        await call.ended()
+    assert feed.last_event_id() is None
+
+
+async def test_every_post_calls_the_app(browser: Browser, feed: Feed) -> None:
+    feed.script("data: 1\n\n", None)
+    async with browser.get(method="POST") as call:
+        await call.ended()
+    async with browser.get(method="POST", last=last_id(call.text)) as again:
+        await again.ended()
+    assert len(feed.calls) == 2
+    assert not browser.cookies
+    first, second = headers_of(call), headers_of(again)
+    assert first["holdfast-run"] != second["holdfast-run"]
+
+
+async def test_the_run_is_named_for_programs_and_opens_nothing(
+    browser: Browser, feed: Feed, store: EventStore
+) -> None:
+    feed.script("data: 1\n\n", None)
+    async with browser.get() as call:
+        await call.ended()
+    named = headers_of(call)
+    run_id = named["holdfast-run"]
+    assert named["link"] == (
+        f'</streams/runs/{run_id}/events/stream>; rel="alternate"; type="text/event-stream"'
+    )
+    streams = EventStreamApp(settings=settings_of(), store=store)
+    async with Call(streams, f"/runs/{run_id}/events/stream") as reading:
+        await reading.ended()
+    assert reading.status == 401
+
+
+async def test_a_program_goes_on_at_the_sub_app_with_the_id_that_it_has(
+    browser: Browser, feed: Feed, store: EventStore
+) -> None:
+    feed.script('data: {"n": 1}\n\n', 'data: {"n": 2}\n\n', None)
+    async with browser.get(method="POST") as call:
+        await call.ended()
+    run_id, had = headers_of(call)["holdfast-run"], events_of(call.text)[0].id
+    streams = EventStreamApp(settings=settings_of(stream_access="open"), store=store)
+    path = f"/runs/{run_id}/events/stream"
+    async with Call(streams, path, headers={"last-event-id": had}) as reading:
+        await reading.ended()
+    assert reading.events == [("message", {"n": 2}), ("workflow_complete", {"output": None})]
+
+
+async def test_a_stop_ends_the_app_and_the_stream(
+    browser: Browser, feed: Feed, store: EventStore
+) -> None:
+    async with browser.get() as call:
+        await until(lambda: call.status)
+        feed.say("data: 1\n\n")
+        await until(lambda: events_of(call.text))
+        await request_stop(headers_of(call)["holdfast-run"], store=store)
+        await call.ended()
+    assert isinstance(feed.ended[0], asyncio.CancelledError)
+    async with browser.get(last=last_id(call.text)) as again:
+        await again.ended()
+    assert again.status == 204
+
+
+async def test_what_is_personal_is_not_said_again(store: EventStore) -> None:
+    feed = Feed(
+        headers=[
+            (b"set-cookie", b"secret=1"),
+            (b"x-user", b"ada"),
+            (b"access-control-allow-origin", b"https://page.test"),
+            (b"content-length", b"12"),
+        ]
+    )
+    browser = Browser(captured(feed, store))
+    async with browser.get() as call:
+        await until(lambda: call.status)
+        feed.say("data: 1\n\n")
+        await until(lambda: events_of(call.text))
+    first = headers_of(call)
+    assert first["x-user"] == "ada"
+    assert browser.cookies["secret"] == "1"
+    assert "content-length" not in first
+    async with browser.get(last=last_id(call.text)) as again:
+        await until(lambda: again.status)
+        feed.say(None)
+        await again.ended()
+    assert headers_of(again) == {
+        "content-type": "text/event-stream",
+        "access-control-allow-origin": "https://page.test",
+        "cache-control": "no-store, no-transform",
+        "x-accel-buffering": "no",
+        "holdfast-run": first["holdfast-run"],
+        "link": first["link"],
+    }
+
+
+async def test_comments_and_reconnection_times_pass(
+    browser: Browser, feed: Feed, store: EventStore
+) -> None:
+    async with browser.get() as call:
+        await until(lambda: call.status)
+        feed.say(": here\n\n", "retry: 3000\n\n", "data: 1\n\n", "data: 2\n\n")
+        await until(lambda: ": here\n\n" in call.text and len(events_of(call.text)) == 2)
+    assert "retry: 3000\n" in call.text
+    feed.say(None)
+    await until(lambda: feed.ended == [None])
+    run_id = headers_of(call)["holdfast-run"]
+    first = (await store.get_events(run_id))[0]
+    assert first.data == {"holdfast": {"retry": 3000}, "data": 1}
+
+
+async def test_an_event_without_its_blank_line_still_reaches_the_client(
+    browser: Browser, feed: Feed
+) -> None:
+    async with browser.get() as call:
+        await until(lambda: call.status)
+        feed.say("data: [DONE]\n", None)
+        await call.ended()
+    assert call.text.endswith("data: [DONE]\n")
+
+
+async def test_chunks_end_anywhere(browser: Browser, feed: Feed) -> None:
+    text = "\ufeffevent: grüße\r\ndata: €\rdata: 𝄞\n\r\ndata: x\r\n\r\n".encode()
+    feed.script(*(text[at : at + 1] for at in range(len(text))), None)
+    async with browser.get() as call:
+        await call.ended()
+    assert [each[:2] for each in events_of(call.text)] == [("grüße", "€\n𝄞"), ("message", "x")]
+
+
+async def test_a_large_event_passes_whole(browser: Browser, feed: Feed) -> None:
+    data = "x" * 1_000_000
+    feed.script(f"data: {data}\n\n", None)
+    async with browser.get() as call:
+        await call.ended()
+    assert [each.data for each in events_of(call.text)] == [data]
+
+
+async def test_what_cannot_be_recorded_still_reaches_the_client(
+    feed: Feed, store: EventStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.max_event_bytes = 1000
+    data = "x" * 2000
+    browser = Browser(captured(feed, store))
+    feed.script("id: a\ndata: 1\n\n", f"id: b\ndata: {data}\n\n", "id: c\ndata: 3\n\n", None)
+    async with browser.get() as call:
+        await call.ended()
+    assert [each.data for each in events_of(call.text)] == ["1", data, "3"]
+    assert [each.id for each in events_of(call.text)][1:] == ["b", "c"]
+    assert call.complete
+    run_id = headers_of(call)["holdfast-run"]
+    await ended(store, run_id)
+    assert (await store.get_events(run_id))[-1].type == "workflow_error"
+    assert "can be recorded no further" in caplog.text
+
+
+async def test_an_event_that_never_ends_is_passed_on(
+    feed: Feed, store: EventStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.max_event_bytes = 1000
+    browser = Browser(captured(feed, store))
+    async with browser.get() as call:
+        await until(lambda: call.status)
+        feed.say("data: 1\n\n", *["data: " + "€" * 600 + "\n"] * 3)
+        await until(lambda: call.text.count("€") == 1800)
+        feed.say("\n", None)
+        await call.ended()
+    assert events_of(call.text)[1].data == "\n".join(["€" * 600] * 3)
+    assert "can be recorded no further" in caplog.text
+
+
+async def test_a_client_that_leaves_what_cannot_be_recorded_ends_it(
+    feed: Feed, store: EventStore
+) -> None:
+    store.max_event_bytes = 10
+    browser = Browser(captured(feed, store))
+    async with browser.get() as call:
+        await until(lambda: call.status)
+        feed.say("data: a text of more\n\n")
+        await until(lambda: events_of(call.text))
+    await until(lambda: len(feed.ended) == 1)
+    assert isinstance(feed.ended[0], asyncio.CancelledError)
+
+
+async def test_without_a_reader_it_is_abandoned(feed: Feed, store: EventStore) -> None:
+    browser = Browser(captured(feed, store, stream_capture_abandon=0.2))
+    async with browser.get() as call:
+        await until(lambda: call.status)
+        feed.say("id: a\ndata: 1\n\n")
+        await until(lambda: events_of(call.text))
+        await asyncio.sleep(0.5)
+        assert feed.ended == []
+    await until(lambda: len(feed.ended) == 1)
+    assert isinstance(feed.ended[0], asyncio.CancelledError)
+    run_id = headers_of(call)["holdfast-run"]
+    await ended(store, run_id)
+    assert (await store.get_events(run_id))[-1].type == "run_lost"
+
+
+async def test_the_app_is_called_again_for_what_was_lost_with_its_process(
+    browser: Browser, feed: Feed, store: EventStore
+) -> None:
+    async with browser.get() as call:
+        await until(lambda: call.status)
+        feed.say("id: nine\ndata: 1\n\n")
+        await until(lambda: events_of(call.text))
+        await runs.close_runs(store)
+        await call.ended()
+    assert call.complete
+    async with browser.get(last=last_id(call.text)) as again:
+        await until(lambda: again.status)
+        feed.say(None)
+        await again.ended()
+    assert feed.last_event_id() == "nine"
+
+
+async def test_readers_end_when_the_process_stops(
+    browser: Browser, feed: Feed, store: EventStore
+) -> None:
+    async with browser.get() as call:
+        await until(lambda: call.status)
+        feed.say("data: 1\n\n")
+        await until(lambda: events_of(call.text))
+        hub_of(store).stop()
+        await call.ended()
+        assert call.complete
+        async with browser.get(last=last_id(call.text)) as again:
+            await again.ended()
+        assert again.text.startswith("retry: ")
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "status", "kind", "headers"),
+    [
+        ("/other", "GET", 200, b"text/event-stream", []),
+        ("/feeder", "GET", 200, b"text/event-stream", []),
+        ("/feed", "HEAD", 200, b"text/event-stream", []),
+        ("/feed", "OPTIONS", 200, b"text/event-stream", []),
+        ("/feed", "GET", 200, b"application/json", []),
+        ("/feed", "GET", 200, b"text/event-streams", []),
+        ("/feed", "GET", 404, b"text/event-stream", []),
+        ("/feed", "GET", 204, b"text/event-stream", []),
+        ("/feed", "GET", 200, b"text/event-stream", [(b"content-encoding", b"gzip")]),
+        ("/feed", "GET", 200, b"text/event-stream", [(b"holdfast-run", b"of-another")]),
+    ],
+    ids=[
+        *("other path", "half a segment", "HEAD", "OPTIONS", "json", "other type", "404", "204"),
+        *("compressed", "named"),
+    ],
+)
+async def test_everything_else_is_left_as_it_is(
+    store: EventStore,
+    path: str,
+    method: str,
+    status: int,
+    kind: bytes,
+    headers: list[tuple[bytes, bytes]],
+) -> None:
+    feed = Feed(headers=headers)
+    feed.status, feed.kind = status, kind
+    feed.script(b"id: 1\r\ndata: x\r\n\r\n", None)
+    alone = Browser(feed)
+    async with alone.get(path, method=method) as bare:
+        await bare.ended()
+    async with Browser(captured(feed, store)).get(path, method=method) as call:
+        await call.ended()
+    assert call.sent == bare.sent
+
+
+async def test_what_the_app_raises_before_its_answer_is_its_own(store: EventStore) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise ZeroDivisionError
+
+    call = Browser(captured(app, store)).get()
+    async with call:
+        with pytest.raises(ZeroDivisionError):
+            await call.ended()
+        call.task = asyncio.create_task(asyncio.sleep(0))
+        await call.task
+    assert call.sent == []
+
+
+async def test_a_request_that_is_cancelled_before_its_answer_takes_the_app_with_it(
+    store: EventStore,
+) -> None:
+    ends: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ends.append("cancelled")
+
+    browser = Browser(captured(app, store))
+    async with browser.get() as call:
+        await asyncio.sleep(0.02)
+        call.task.cancel()
+        await until(call.task.done)
+        assert ends == ["cancelled"]
+        call.task = asyncio.create_task(asyncio.sleep(0))
+        await call.task
+
+
+async def test_the_app_gets_the_body_and_no_word_of_a_client_that_left(store: EventStore) -> None:
+    heard: list[Message] = []
+    told = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        heard.append(await receive())
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        listening = asyncio.ensure_future(receive())
+        await told.wait()
+        assert not listening.done()
+        listening.cancel()
+        await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": False})
+
+    browser = Browser(captured(app, store))
+    async with browser.get(method="POST") as call:
+        await until(lambda: call.status)
+    told.set()
+    await ended(store, headers_of(call)["holdfast-run"])
+    assert [each["type"] for each in heard] == ["http.request"]
+
+
+async def test_a_client_that_leaves_before_the_answer_is_told_to_the_app(store: EventStore) -> None:
+    heard: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        heard.extend([(await receive())["type"], (await receive())["type"]])
+
+    async with Browser(captured(app, store)).get() as call:
+        call.leave()
+        await call.ended()
+    assert heard == ["http.request", "http.disconnect"]
+
+
+async def test_trailers_follow_the_answer(store: EventStore) -> None:
+    last = {"type": "http.response.trailers", "headers": [(b"x-sum", b"1")], "more_trailers": False}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        start = {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-type", b"text/event-stream"), (b"trailer", b"x-sum")],
+            "trailers": True,
+        }
+        await send(start)
+        await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": False})
+        await send(last)
+
+    async with Browser(captured(app, store)).get() as call:
+        await call.ended()
+    assert call.sent[0]["trailers"] is True
+    assert call.sent[-1] == last
+    assert call.sent[-2]["more_body"] is False
+
+
+async def test_what_an_app_does_after_its_answer_belongs_to_the_request(store: EventStore) -> None:
+    done: list[int] = []
+
+    async def later() -> None:
+        await asyncio.sleep(0.05)
+        done.append(1)
+
+    async def answer(request: Request) -> Response:
+        stream = iter(["data: 1\n\n"])
+        return StreamingResponse(
+            stream, media_type="text/event-stream", background=BackgroundTask(later)
+        )
+
+    app = Starlette(routes=[Route("/feed", answer)])
+    async with Browser(captured(app, store)).get() as call:
+        await call.ended()
+    assert done == [1]
+    assert [each.data for each in events_of(call.text)] == ["1"]
+
+
+async def test_streams_of_our_own_are_left_alone(store: EventStore) -> None:
+    async def source() -> AsyncIterator[str]:
+        yield "hello"
+
+    async def answer(request: Request) -> Response:
+        return RunResponse("r", source(), store=store, settings=settings_of())
+
+    streams = EventStreamApp(settings=settings_of(stream_access="open"), store=store)
+    app = Starlette(routes=[Route("/feed", answer), Mount("/other", streams)])
+    browser = Browser(captured(app, store, stream_capture="/"))
+    async with browser.get() as call:
+        await call.ended()
+    async with browser.get("/other/runs/r/events/stream") as run:
+        await run.ended()
+    async with browser.get("/other/events/stream?run=r") as many:
+        await many.ended()
+    for each in (call, run, many):
+        assert each.events[0][0] == "message"
+        assert "holdfast-run" not in headers_of(each)
+
+
+async def test_twice_around_an_app_captures_once(store: EventStore, feed: Feed) -> None:
+    feed.script("data: 1\n\n", None)
+    browser = Browser(captured(captured(feed, store), store))
+    async with browser.get() as call:
+        await call.ended()
+    assert [name for name, _ in call.sent[0]["headers"]].count(b"holdfast-run") == 1
+
+
+async def test_one_reader_too_many_is_served_by_the_app_alone(
+    feed: Feed, store: EventStore
+) -> None:
+    feed.script("id: own\ndata: 1\n\n", None)
+    browser = Browser(captured(feed, store, stream_max_subscribers=1))
+    async with Subscription(hub_of(store), "another", Cursor()), browser.get() as call:
+        await call.ended()
+    assert events_of(call.text) == [("message", "1", "own")]
+    assert "holdfast-run" not in headers_of(call)
+
+
+async def test_a_client_that_takes_nothing_does_not_keep_the_app(
+    feed: Feed, store: EventStore
+) -> None:
+    feed.script(*[f"data: {'x' * 1000}\n\n"] * 200, None)
+    browser = Browser(taking(captured(feed, store), 3))
+    async with browser.get() as call:
+        await until(lambda: feed.ended == [None])
+        call.task.cancel()
+        await until(call.task.done)
+        call.task = asyncio.create_task(asyncio.sleep(0))
+        await call.task
+
+
+async def test_events_that_are_kept_nowhere_have_the_apps_own_ids(feed: Feed) -> None:
+    store = MemoryEventStore(enabled=False)
+    feed.script("id: own\ndata: 1\n\n", None)
+    async with Browser(captured(feed, store)).get() as call:
+        await call.ended()
+    assert events_of(call.text) == [("message", "1", "own")]
+    await close_hubs(store)
+
+
+async def test_an_event_by_the_name_of_an_end_ends_nothing(browser: Browser, feed: Feed) -> None:
+    feed.script("event: workflow_complete\ndata: {}\n\n", "event: run_lost\ndata: 2\n\n", None)
+    async with browser.get() as call:
+        await call.ended()
+    assert [each[:2] for each in events_of(call.text)] == [
+        ("workflow_complete", "{}"),
+        ("run_lost", "2"),
+    ]
+
+
+async def test_a_lifespan_is_the_apps(store: EventStore) -> None:
+    seen: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope["type"])
+
+    async def nothing(*_: object) -> None: ...
+
+    await captured(app, store)({"type": "lifespan"}, nothing, nothing)  # type: ignore[arg-type]
+    assert seen == ["lifespan"]
+
+
+async def test_without_a_key_for_redis_every_request_is_refused(feed: Feed) -> None:
+    settings = Settings(redis_url="redis://127.0.0.1:1", stream_capture="/feed")
+    async with Browser(StreamCaptureMiddleware(feed, settings=settings)).get() as call:
+        await call.ended()
+    assert call.status == 503
+    assert feed.calls == []
