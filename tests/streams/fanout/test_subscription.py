@@ -200,6 +200,25 @@ async def test_end_that_is_stored_after_more_than_a_page_is_told_after_that_page
             assert late.cursor.base == ring.last
 
 
+async def test_end_that_is_not_readable_before_an_outage_waits_for_what_others_wrote(
+    store: PatchyStore, hub: Hub
+) -> None:
+    async with reading(hub) as reader:
+        store.own()
+        await reader.has("own.1")
+        reads = store.reads
+        store.gate.clear()
+        store.other()
+        store.own(kind="workflow_complete")
+        await until(lambda: store.reads > reads)
+        store.away = True
+        store.gate.set()
+        await until(lambda: hub._rings["r"].doubtful)
+        assert not reader.subscription.done
+        store.come_back()
+        await reader.has("own.1", "other.2", "own.2")
+
+
 async def test_unreadable_events_of_a_run_first_read_in_an_outage_are_not_shown_too_early(
     store: PatchyStore, hub: Hub
 ) -> None:

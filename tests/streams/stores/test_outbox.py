@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from holdfast.errors import HoldfastError, JournalFull, RunEnded
+from holdfast.streams.cursor import Cursor
 from holdfast.streams.event import ZERO, EventId
 from holdfast.streams.store import Draft, Entry
 from holdfast.streams.stores import outbox as module
@@ -259,6 +260,33 @@ class TestJournal:
             (2, EventId(9, 0)),
             (3, None),
         ]
+
+    @pytest.mark.parametrize("others", [0, 1])
+    def test_an_end_waits_to_be_stored_where_others_have_written_too(self, others: int) -> None:
+        publishers = make()
+        publishers.put("a")
+        (first,) = take(publishers.outbox)
+        stored = first.stored(EventId(7, 0), 1 + others, ZERO, "life")
+        publishers.outbox.done(RUN, [first], [stored])
+        publishers.put("end", kind="workflow_complete")
+        (end,) = publishers.outbox.unavailable(RUN)
+        told = Cursor(EventId(7, 0)).reaches(end.producer, end.follows, end.prev)
+        assert told is (others == 0)
+
+    def test_an_end_waits_to_be_stored_where_nothing_is_known_of_the_run(self) -> None:
+        publishers = make()
+        publishers.put("end", kind="workflow_complete")
+        (end,) = publishers.outbox.unavailable(RUN)
+        assert not Cursor().reaches(end.producer, end.follows, end.prev)
+
+    def test_a_run_that_begins_and_ends_in_an_outage_is_told_whole(self) -> None:
+        publishers = make()
+        publishers.put("a")
+        publishers.put("end", kind="workflow_complete")
+        cursor = Cursor()
+        for entry in publishers.outbox.unavailable(RUN):
+            assert cursor.reaches(entry.producer, entry.follows, entry.prev)
+            cursor.advance_provisional("p", entry.seq)
 
     def test_the_first_event_of_a_run_follows_nothing(self) -> None:
         publishers = make()

@@ -102,6 +102,8 @@ class Lane:
         stored: the newest number known to be stored; ``dropped``: the newest one of these that is
             no longer kept here; ``written``: the newest one that a reader may have read, kept or
             not.
+        first: the number of its first event.
+        alone: every event that the run had by then, this process wrote.
         size: how many events the last batch had.
     """
 
@@ -111,6 +113,8 @@ class Lane:
     stored: int = 0
     dropped: int = 0
     written: int = 0
+    first: int = 1
+    alone: bool = True
     sender: Hashable | None = None
     busy_until: float = 0.0
     size: int = 0
@@ -129,6 +133,9 @@ class Lane:
         for waiting in self.queue:
             if waiting.base is None:
                 break
+            if waiting.draft.type in TERMINAL_TYPES and not (self.alone and follows):
+                # What others wrote before it could not be told after it.
+                follows, prev = waiting.seq, None
             found.append(waiting.provisional(follows, prev))
             follows, prev = waiting.seq, None
         return found
@@ -357,6 +364,7 @@ class Outbox:
                     lanes.append(lane)
                     found[id(lane)], after[id(lane)] = [], stored
                 lane.stored, lane.written, lane.last = stored, stored, last
+                lane.alone = False
             kept: deque[tuple[Lane, Waiting]] = deque()
             for lane, waiting in self._recent:
                 if waiting.seq > after.get(id(lane), waiting.seq):
@@ -388,7 +396,9 @@ class Outbox:
     def _lane(self, run_id: str) -> Lane:
         lane = self._lanes.get(run_id)
         if lane is None:
-            lane = self._lanes[run_id] = Lane(self._floor, dropped=self._floor - 1)
+            lane = self._lanes[run_id] = Lane(
+                self._floor, first=self._floor, dropped=self._floor - 1
+            )
             self._drop_idle()
         self._lanes.move_to_end(run_id)
         return lane
@@ -411,6 +421,7 @@ class Outbox:
             lane.last = max(lane.last, result.id)
             lane.life = result.life
             lane.written = waiting.seq
+            lane.alone = result.n == waiting.seq - lane.first + 1
             if result.kept:
                 self._remember(lane, waiting)
 
