@@ -125,11 +125,12 @@ async def test_several_choices_are_told_apart(client: AsyncOpenAI) -> None:
 
 
 async def test_the_streaming_helpers_say_each_thing_once(client: AsyncOpenAI) -> None:
-    stream = client.chat.completions.stream(model="fake", messages=MESSAGES)
-    assert await collected(openai_events(stream)) == framed(CHAT, text(CHAT), "stop")
-    responses = client.responses.stream(model="fake", input="?")
-    events = await collected(openai_events(responses))
-    assert events == framed("resp_1", text("resp_1"), "completed")
+    events = openai_events(lambda: client.chat.completions.stream(model="fake", messages=MESSAGES))
+    assert await collected(events) == framed(CHAT, text(CHAT), "stop")
+    unread = openai_events(lambda: client.responses.stream(model="fake", input="?"))
+    await unread.aclose()
+    events = openai_events(lambda: client.responses.stream(model="fake", input="?"))
+    assert await collected(events) == framed("resp_1", text("resp_1"), "completed")
 
 
 async def test_a_function_and_an_awaited_stream_do_too(client: AsyncOpenAI) -> None:
@@ -193,6 +194,16 @@ async def test_a_publisher_that_refuses_an_event_closes_the_stream(
     async with asyncio.timeout(30):
         while len(counted(model)["left"]) == before:
             await asyncio.sleep(0.01)
+
+
+async def test_what_is_not_read_is_closed(client: AsyncOpenAI) -> None:
+    awaited = await chat(client)
+    await openai_events(awaited).aclose()
+    assert awaited.response.is_closed
+    asked = chat(client)
+    await openai_events(asked).aclose()
+    with pytest.raises(RuntimeError, match="already awaited"):
+        await asked
 
 
 @pytest.mark.parametrize("ask", [chat, respond], ids=["chat", "responses"])

@@ -6,14 +6,15 @@ closed before the run is, because clients check that.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from holdfast.agents.wire import Encoder, WireResponse, as_text, error_text, parts_of, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from holdfast.agents.wire import Frame
+    from holdfast.agents.wire import Frame, Options
+    from holdfast.streams.publishing.sources import Source
 
 PROTOCOL_VERSION = "1.0"
 
@@ -70,7 +71,12 @@ class AGUIResponse(WireResponse):
     replays: ClassVar[bool] = True
 
     def __init__(
-        self, run_id: str, source: Any = None, *, thread_id: str | None = None, **options: Any
+        self,
+        run_id: str,
+        source: Source | None = None,
+        *,
+        thread_id: str | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(run_id, source, **options)
         self._thread_id = thread_id or run_id

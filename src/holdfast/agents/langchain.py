@@ -35,8 +35,8 @@ def langchain_events(
     Where the run has been begun already, the stream is closed and nothing of it runs.
 
     Args:
-        stream: what ``astream_events`` returns (version 2, the default), or a graph's ``astream`` in
-            whatever modes.
+        stream: what ``astream_events`` returns (version 2, the default), or a graph's ``astream``
+            in whatever modes.
         stream_mode: the ``stream_mode`` that ``astream`` was given, where it was one that is not
             in a list; ``messages`` is seen without that.
         max_bytes: of one event's data as JSON. Longer text becomes several events, another part
@@ -116,11 +116,11 @@ class _Said:
 
     def __init__(self, max_bytes: int | None) -> None:
         self._callbacks = Callbacks()
-        self._limit = max_bytes
+        self._limit = limit_of(max_bytes)
 
     def by(self, name: str, args: tuple[Any, ...], about: dict[str, Any]) -> Iterator[Made]:
         for kind, data in getattr(self._callbacks, name)(*args, **about):
-            yield from sized(kind, data, limit_of(self._limit))
+            yield from sized(kind, data, self._limit)
 
 
 def _awaited(name: str) -> Callable[..., Coroutine[Any, Any, None]]:

@@ -148,6 +148,10 @@ class Steps:
         begun = self._steps.pop(step, None)
         yield "retrieved", {"name": begun.name if begun else "", "documents": documents}
 
+    def retriever_error(self, step: str) -> Iterator[Event]:
+        self._steps.pop(step, None)  # what asked it says so
+        yield from ()
+
     def custom(self, name: str, data: Any) -> Iterator[Event]:
         yield "custom", {"name": name, "data": data}
 
@@ -206,6 +210,9 @@ class Callbacks:
 
     def on_retriever_end(self, documents: Any, *, run_id: Any, **_: Any) -> Iterator[Event]:
         return self._steps.retriever_end(str(run_id), documents)
+
+    def on_retriever_error(self, error: BaseException, *, run_id: Any, **_: Any) -> Iterator[Event]:
+        return self._steps.retriever_error(str(run_id))
 
     def on_custom_event(self, name: str, data: Any, **_: Any) -> Iterator[Event]:
         return self._steps.custom(name, data)

@@ -32,9 +32,9 @@ def openai_events(stream: Any, *, max_bytes: int | None = None) -> Events:
 
     Args:
         stream: what ``client.chat.completions.create(…, stream=True)`` or
-            ``client.responses.create(…, stream=True)`` returns, awaited or not; the stream of
-            ``client.chat.completions.stream(…)`` or ``client.responses.stream(…)``; or a function
-            that returns one of these.
+            ``client.responses.create(…, stream=True)`` returns, awaited or not; or a function that
+            returns that, or what ``client.chat.completions.stream(…)`` or
+            ``client.responses.stream(…)`` returns.
         max_bytes: of one event's data as JSON. Longer text becomes several events, another part
             that is too large is replaced by ``{"too_large": <bytes>}``. Default:
             ``HOLDFAST_STREAM_MAX_EVENT_BYTES``.

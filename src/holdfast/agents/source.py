@@ -53,10 +53,10 @@ class Events:
         """Close the stream, so that the model stops; one that was not begun is not begun."""
         if self._reading is not None:
             await self._reading.aclose()
-        if inspect.iscoroutine(self._stream):
-            self._stream.close()  # nothing happens to one that ran
-        elif hasattr(self._stream, "aclose"):
-            await self._stream.aclose()
+        elif inspect.iscoroutine(self._stream):
+            self._stream.close()  # it has asked for nothing yet
+        elif hasattr(self._stream, "__aiter__"):
+            await _close(self._stream)
 
     async def _read(self) -> AsyncGenerator[Made, None]:
         limit = limit_of(self._limit)

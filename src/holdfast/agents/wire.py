@@ -9,7 +9,7 @@ again from the beginning; none sends a ``Last-Event-ID``, and none is given an i
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypedDict, Unpack
 
 from starlette.responses import Response
 
@@ -18,8 +18,13 @@ from holdfast.errors import InvalidEvent, RedisUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
+    from types import EllipsisType
 
+    from starlette.background import BackgroundTask
     from starlette.types import Message, Receive, Scope, Send
+
+    from holdfast import Settings
+    from holdfast.streams.publishing.sources import Source
 
 Frame = dict[str, Any]
 """One frame of the format, which becomes a line of ``data``."""
@@ -42,6 +47,17 @@ class Encoder(Protocol):
         """Return what the format says where events are gone (``gap``, ``reset``)."""
 
 
+class Options(TypedDict, total=False):
+    """What ``RunResponse`` takes beside the run and its source."""
+
+    owner: str | EllipsisType | None
+    media_type: str | None
+    headers: Mapping[str, str] | None
+    background: BackgroundTask | None
+    store: EventStore | None
+    settings: Settings | None
+
+
 class WireResponse(RunResponse):
     """A run in a format that a subclass knows; what begins it is as for ``RunResponse``.
 
@@ -54,10 +70,12 @@ class WireResponse(RunResponse):
     replays: ClassVar[bool] = False
     """Whether a run that has ended is told again, where no source is given."""
 
-    def __init__(self, run_id: str, source: Any = None, **options: Any) -> None:
+    def __init__(
+        self, run_id: str, source: Source | None = None, **options: Unpack[Options]
+    ) -> None:
         super().__init__(run_id, _nothing() if source is None else source, **options)
         self._attaches_only = source is None
-        self._where = {name: options.get(name) for name in ("store", "settings")}
+        self._where = options.get("store"), options.get("settings")
 
     def encoder(self) -> Encoder:
         """Return an encoder for one reader."""
@@ -74,7 +92,7 @@ class WireResponse(RunResponse):
             await super().__call__(_from_the_beginning(scope), receive, spelled)
 
     async def _refusal(self) -> Response | None:
-        store = self._where["store"] or EventStore.from_settings(self._where["settings"])
+        store = self._where[0] or EventStore.from_settings(self._where[1])
         try:
             status = await store.status(self.run_id)
         except RedisUnavailable:
