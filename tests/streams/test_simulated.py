@@ -1,0 +1,40 @@
+"""Whatever an outage finds on its way: each acknowledged event to every reader, once, in order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.streams.simulated import Connection, life
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from holdfast.testing import RedisServer
+
+
+@pytest.fixture
+def connection(fresh_redis: RedisServer) -> Iterator[Connection]:
+    connection = Connection(fresh_redis.port)
+    yield connection
+    connection.close()
+
+
+async def test_no_reader_of_two_processes_misses_an_event_or_has_it_twice(
+    connection: Connection,
+) -> None:
+    for seed in range(1, 41):
+        wrong, log = await life(connection, seed)
+        assert not wrong, "\n".join([f"seed {seed}", *wrong, *log])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("processes", "steps", "lives"), [(1, 80, 100), (2, 80, 200), (3, 200, 100)]
+)
+async def test_no_reader_misses_an_event_in_many_lives(
+    connection: Connection, processes: int, steps: int, lives: int
+) -> None:
+    for seed in range(1000, 1000 + lives):
+        wrong, log = await life(connection, seed, steps=steps, processes=processes)
+        assert not wrong, "\n".join([f"seed {seed}", *wrong, *log])
