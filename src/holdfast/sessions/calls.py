@@ -21,6 +21,7 @@ from holdfast.sessions.store import (
     Missing,
     Outcome,
     Record,
+    Rotation,
     SessionKey,
 )
 
@@ -89,29 +90,10 @@ class Calls:
 
     def save(self, key: SessionKey, change: Change, *, idle_timeout: float) -> Call:
         """Build ``SessionStore.save``."""
-        rotation = change.rotation
-        new_secret, grace, max_age = "", 0, -1
-        if rotation is not None:
-            new_secret, grace = rotation.secret_hash, _ms(rotation.grace)
-            max_age = -1 if rotation.max_age is None else _ms(rotation.max_age)
-        data: Iterator[str | bytes] = chain.from_iterable(change.set.items())
-        renewed = (each for name, forms in change.renewed.items() for each in (name, *forms))
-        args = (
-            key.secret_hash,
-            _ms(idle_timeout),
-            _ms(TOMBSTONE_SECONDS),
-            new_secret,
-            grace,
-            max_age,
-            _ms(SUPERSEDED_SECONDS),
-            len(change.set),
-            len(change.renewed),
-            len(change.expected),
-            *_expectations(change),
-            *data,
-            *renewed,
-            *change.removed,
-        )
+        data: Iterator[Arg] = chain.from_iterable(change.set.items())
+        args = (key.secret_hash, _ms(idle_timeout), len(change.set), *data)
+        if change.rotation or change.removed or change.renewed or change.expected:
+            args = (*args, *_beside(change))
         return Call(_script("session_save"), self._names(key.id_hash), args)
 
     def merge(
@@ -174,6 +156,19 @@ def outcome(reply: Reply) -> Outcome:
 def incremented(reply: Reply) -> int | Outcome:
     """Return what the reply of ``session_increment`` means: text is the new value."""
     return int(reply) if isinstance(reply, bytes) else outcome(reply)
+
+
+def _beside(change: Change) -> Iterator[Arg]:
+    """What ``session_save`` is asked beside setting keys."""
+    rotation = change.rotation or Rotation("")
+    max_age = -1 if rotation.max_age is None else _ms(rotation.max_age)
+    yield from (rotation.secret_hash, _ms(rotation.grace), max_age)
+    yield from (_ms(SUPERSEDED_SECONDS), _ms(TOMBSTONE_SECONDS))
+    yield from (len(change.renewed), len(change.expected))
+    yield from _expectations(change)
+    for name, forms in change.renewed.items():
+        yield from (name, *forms)
+    yield from change.removed
 
 
 def _expectations(change: Change) -> Iterator[str | bytes]:

@@ -1,77 +1,84 @@
 -- Apply what one request did to a session that still exists and whose secret the request knows.
 --
 -- KEYS: session, tombstone
--- ARGV: 1 secret   2 idle timeout (ms), 0 for none   3 how long a tombstone stays (ms)
---       4 new secret, or ''   5 grace of the old one (ms), 0 to kill every older one
---       6 new lifetime from now (ms), or -1 to keep the end   7 how long a killed one is known (ms)
---       8 number of keys to set   9 number of keys to renew   10 number of keys to compare
---       then key, '=' .. value or '-' for none of each to compare; key, value of each to set;
---       key, old, new of each to renew; the keys to remove
+-- ARGV: 1 secret   2 idle timeout (ms), 0 for none   3 number of keys to set
+--       then key, value of each to set, which is all that most writes ask; else there follow
+--       1 new secret, or ''   2 grace of the old one (ms), 0 to kill every older one
+--       3 new lifetime from now (ms), or -1 to keep the end   4 how long a killed one is known (ms)
+--       5 how long a tombstone stays (ms)   6 number of keys to renew   7 number of keys to compare
+--       then key, '=' .. value or '-' for none of each to compare; key, old, new of each to renew;
+--       the keys to remove
 -- Returns 1 done, 2 destroyed (keys were removed and none is left), 3 done, but not rotated,
 -- 4 refused, because something else is stored than was expected, -1 no such session for this
 -- secret.
 local meta = read(KEYS[1])
 if not meta then return -1 end
 if meta.err then return meta end
-local secret, idle, fresh = ARGV[1], tonumber(ARGV[2]), ARGV[4]
-local who = standing(KEYS[1], meta, secret)
+local set, more = 4, 4 + 2 * tonumber(ARGV[3])
+local fresh = ARGV[more] or ''
+local who = standing(KEYS[1], meta, ARGV[1])
 if fresh ~= '' and fresh == meta.secret then
   who, fresh = 'current', ''  -- rotated before; the answer was lost
 end
 if who ~= 'current' and who ~= 'grace' then return -1 end
 
-local first, last = 11, 10 + 2 * tonumber(ARGV[10])
-for at = first, last, 2 do
-  local stored = redis.call('HGET', KEYS[1], ARGV[at])
-  if ARGV[at + 1] ~= (stored and '=' .. stored or '-') then return 4 end
-end
-first, last = last + 1, last + 2 * tonumber(ARGV[8])
-while last - first >= 1000 do
-  redis.call('HSET', KEYS[1], unpack(ARGV, first, first + 999))
-  first = first + 1000
-end
-local rest, till = first, last  -- set at the end, in one step with the metadata
-first, last = last + 1, last + 3 * tonumber(ARGV[9])
-for at = first, last, 3 do
-  -- Only another form of the same value: who wrote it since is not undone.
-  if redis.call('HGET', KEYS[1], ARGV[at]) == ARGV[at + 1] then
-    redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 2])
+if ARGV[more] then
+  local first, last = more + 7, more + 6 + 2 * tonumber(ARGV[more + 6])
+  for at = first, last, 2 do
+    local stored = redis.call('HGET', KEYS[1], ARGV[at])
+    if ARGV[at + 1] ~= (stored and '=' .. stored or '-') then return 4 end
   end
-end
-for at = last + 1, #ARGV, 1000 do
-  redis.call('HDEL', KEYS[1], unpack(ARGV, at, math.min(at + 999, #ARGV)))
-end
-if #ARGV > last and till < rest
-    and redis.call('HLEN', KEYS[1]) == 1 + redis.call('HEXISTS', KEYS[1], OLD) then
-  redis.call('DEL', KEYS[1])
-  redis.call('SET', KEYS[2], 1, 'PX', ARGV[3])
-  ended(KEYS[1], '')
-  return 2
-end
-
-local grace, result = tonumber(ARGV[5]), 1
-meta.seen = now
-if fresh ~= '' and grace > 0 and who == 'grace' then
-  result = 3  -- a request in parallel has rotated by age; its browser gets that one's cookie
-elseif fresh ~= '' then
-  local killed = string.format('%.0f', now + tonumber(ARGV[7]))
-  local olds = {}
-  for kind, hash, till in string.gmatch(redis.call('HGET', KEYS[1], OLD) or '', '(%a):(%x+):(%d+)') do
-    if tonumber(till) > now then
-      -- Who regenerates wants every older secret dead, those in their grace as well.
-      if grace == 0 then kind, till = 'k', killed end
-      olds[#olds + 1] = kind .. ':' .. hash .. ':' .. till
+  first, last = last + 1, last + 3 * tonumber(ARGV[more + 5])
+  for at = first, last, 3 do
+    -- Only another form of the same value: who wrote it since is not undone.
+    if redis.call('HGET', KEYS[1], ARGV[at]) == ARGV[at + 1] then
+      redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 2])
     end
   end
-  if grace > 0 then
-    olds[#olds + 1] = 'g:' .. meta.secret .. ':' .. string.format('%.0f', now + grace)
-  else
-    olds[#olds + 1] = 'k:' .. meta.secret .. ':' .. killed
+  for at = last + 1, #ARGV, 1000 do
+    redis.call('HDEL', KEYS[1], unpack(ARGV, at, math.min(at + 999, #ARGV)))
   end
-  redis.call('HSET', KEYS[1], OLD, table.concat(olds, ';', math.max(1, #olds - 3)))
-  if grace == 0 then ended(KEYS[1], fresh) end
-  meta.secret, meta.since = fresh, now
-  if tonumber(ARGV[6]) >= 0 then meta.expires = now + tonumber(ARGV[6]) end
+  if #ARGV > last and more == set
+      and redis.call('HLEN', KEYS[1]) == 1 + redis.call('HEXISTS', KEYS[1], OLD) then
+    redis.call('DEL', KEYS[1])
+    redis.call('SET', KEYS[2], 1, 'PX', ARGV[more + 4])
+    ended(KEYS[1], '')
+    return 2
+  end
 end
-write(KEYS[1], meta, idle, unpack(ARGV, rest, till))
+
+-- In slices, because Lua unpacks some thousand values at most; the last goes with the metadata.
+while more - set > 1000 do
+  redis.call('HSET', KEYS[1], unpack(ARGV, set, set + 999))
+  set = set + 1000
+end
+
+local result = 1
+meta.seen = now
+if fresh ~= '' then
+  local grace = tonumber(ARGV[more + 1])
+  local killed = string.format('%.0f', now + tonumber(ARGV[more + 3]))
+  if grace > 0 and who == 'grace' then
+    result = 3  -- a request in parallel has rotated by age; its browser gets that one's cookie
+  else
+    local olds = {}
+    for kind, hash, till in string.gmatch(redis.call('HGET', KEYS[1], OLD) or '', '(%a):(%x+):(%d+)') do
+      if tonumber(till) > now then
+        -- Who regenerates wants every older secret dead, those in their grace as well.
+        if grace == 0 then kind, till = 'k', killed end
+        olds[#olds + 1] = kind .. ':' .. hash .. ':' .. till
+      end
+    end
+    if grace > 0 then
+      olds[#olds + 1] = 'g:' .. meta.secret .. ':' .. string.format('%.0f', now + grace)
+    else
+      olds[#olds + 1] = 'k:' .. meta.secret .. ':' .. killed
+    end
+    redis.call('HSET', KEYS[1], OLD, table.concat(olds, ';', math.max(1, #olds - 3)))
+    if grace == 0 then ended(KEYS[1], fresh) end
+    meta.secret, meta.since = fresh, now
+    if tonumber(ARGV[more + 2]) >= 0 then meta.expires = now + tonumber(ARGV[more + 2]) end
+  end
+end
+write(KEYS[1], meta, tonumber(ARGV[2]), unpack(ARGV, set, more - 1))
 return result
