@@ -531,11 +531,3 @@ def test_warnings_are_logged_once_per_process(caplog: pytest.LogCaptureFixture) 
 
 def test_the_package_is_imported_without_reading_anything() -> None:
     python("import holdfast.settings", HOLDFAST_REDIS_TIMEOUT="soon")
-
-
-def test_a_variable_of_a_later_version_is_checked_and_told_to_have_no_effect() -> None:
-    given = Settings(environ={"HOLDFAST_STREAM_CAPTURE_ABANDON": "5"})
-    assert given.warnings == (
-        "HOLDFAST_STREAM_CAPTURE_ABANDON has no effect in this version of holdfast",
-    )
-    assert Settings(environ={"HOLDFAST_STREAM_ROLLOUT": "100"}).warnings == ()

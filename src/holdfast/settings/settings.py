@@ -13,7 +13,7 @@ from holdfast.forks import ForkSafeLock
 from holdfast.settings.environment import Environment, file_text, workers_announced
 from holdfast.settings.redis_url import RedisTarget, parse
 from holdfast.settings.rules import clashes, has_short_key
-from holdfast.settings.table import MAKE_A_KEY, MIN_KEY_LENGTH, PLANNED, SECRETS, Table
+from holdfast.settings.table import MAKE_A_KEY, MIN_KEY_LENGTH, SECRETS, Table
 from holdfast.settings.words import Variable, problems, shown, told, variables
 
 if TYPE_CHECKING:
@@ -76,9 +76,6 @@ class Settings(Table):
             yield f"the secret key is short: use at least {MIN_KEY_LENGTH} random characters"
         if any(len(token) < MIN_KEY_LENGTH for token in self.stream_publish_token):
             yield f"a publish token is short: use at least {MIN_KEY_LENGTH} random characters"
-        for name in sorted(PLANNED & self._sources.keys()):
-            if getattr(self, name) != Table.model_fields[name].default:
-                yield f"{self.source(name)} has no effect in this version of holdfast"
         target = self.redis_target
         if target and target.ignored:
             names = ", ".join(target.ignored)

@@ -46,13 +46,6 @@ BARE_NAMES = {"redis_url": "REDIS_URL", "stream_enabled": "REDIS_STREAM_ENABLED"
 SECRETS = frozenset({"secret_key", "redis_url", "session_encryption_key", "stream_publish_token"})
 #: Characters that the first signing key has at least: below it, guessing becomes cheap.
 MIN_KEY_LENGTH = 16
-#: Checked, and without effect in this version: whoever sets one is told so.
-PLANNED = frozenset(
-    {
-        "stream_capture",
-        "stream_capture_abandon",
-    }
-)
 MAKE_A_KEY = 'python -c "import secrets; print(secrets.token_urlsafe(32))"'
 
 
