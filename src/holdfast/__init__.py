@@ -55,6 +55,9 @@ if TYPE_CHECKING:
     from holdfast.streams.access import session_access as session_access
     from holdfast.streams.access import stream_token as stream_token
     from holdfast.streams.app import EventStreamApp as EventStreamApp
+    from holdfast.streams.capture.middleware import (
+        StreamCaptureMiddleware as StreamCaptureMiddleware,
+    )
     from holdfast.streams.event import StreamEvent as StreamEvent
     from holdfast.streams.publishing.publisher import RunPublisher as RunPublisher
     from holdfast.streams.publishing.runs import start_run as start_run
@@ -107,6 +110,7 @@ _HOMES = {
     "SessionUnavailable": "errors",
     "SessionUnknown": "sessions.events",
     "Settings": "settings",
+    "StreamCaptureMiddleware": "streams.capture.middleware",
     "StreamEvent": "streams.event",
     "StreamRefused": "errors",
     "SyncOAuthStateStore": "oauth.store",
@@ -164,6 +168,7 @@ __all__ = [
     "SessionUnavailable",
     "SessionUnknown",
     "Settings",
+    "StreamCaptureMiddleware",
     "StreamEvent",
     "StreamRefused",
     "SyncOAuthStateStore",
