@@ -11,6 +11,8 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.routing import Mount, Router
 
 from holdfast.errors import ConfigurationError
@@ -19,6 +21,7 @@ from holdfast.runtime import runtime
 from holdfast.sessions.asgi import SessionMiddleware
 from holdfast.sessions.wsgi import WSGISessionMiddleware
 from holdfast.streams.app import EventStreamApp
+from holdfast.streams.capture.middleware import StreamCaptureMiddleware
 from holdfast.streams.wsgi.app import WSGIEventStreamApp
 from holdfast.wrapping.beside_wsgi import BesideWSGI, FlaskStreams
 
@@ -65,6 +68,31 @@ class Beside:
         return bool(path == self._mount or path.startswith(self._mount.rstrip("/") + "/"))
 
 
+def capturing(app: Any, settings: Settings | None = None) -> ASGIApp:
+    """Return *app* with capture where ``HOLDFAST_STREAM_CAPTURE`` names paths.
+
+    Inside an application of Starlette's, so that the sessions that it may have are around it.
+    """
+    if not runtime(settings).settings.stream_capture:
+        found: ASGIApp = app
+    elif isinstance(app, Starlette) and app.middleware_stack is None:
+        if StreamCaptureMiddleware not in set(_middlewares(app)):
+            app.user_middleware.append(Middleware(StreamCaptureMiddleware, settings=settings))
+        found = app
+    else:
+        found = StreamCaptureMiddleware(app, settings=settings)
+    return found
+
+
+def tell_what_is_not_captured(settings: Settings | None = None) -> None:
+    """Put into the log that a variable has no effect on a WSGI server."""
+    if runtime(settings).settings.stream_capture:
+        logger.warning(
+            "HOLDFAST_STREAM_CAPTURE needs an ASGI server: a WSGI application is captured where "
+            "`holdfast serve` or holdfast.asgi:app runs it"
+        )
+
+
 def around_asgi(app: ASGIApp, settings: Settings | None = None) -> ASGIApp:
     """Return *app* with sessions around it, and the streams beside it.
 
@@ -73,9 +101,11 @@ def around_asgi(app: ASGIApp, settings: Settings | None = None) -> ASGIApp:
     """
     own = runtime(settings).settings
     streams = EventStreamApp(settings=settings)
+    inner = capturing(app, settings)
     if _equipped(app, settings) or has_sessions(app):
-        return Beside(app, SessionMiddleware(streams, settings=settings), own.stream_mount)
-    inner = LitestarSessions(app) if is_a(app, "litestar", "Litestar") else app
+        return Beside(inner, SessionMiddleware(streams, settings=settings), own.stream_mount)
+    if is_a(app, "litestar", "Litestar"):
+        inner = LitestarSessions(inner)
     return SessionMiddleware(Beside(inner, streams, own.stream_mount), settings=settings)
 
 
@@ -88,6 +118,7 @@ def around_wsgi(app: WSGIApplication, settings: Settings | None = None) -> WSGIA
     if "holdfast" in getattr(app, "extensions", ()):
         # Holdfast(app) has been there.
         return app
+    tell_what_is_not_captured(settings)
     mount = runtime(settings).settings.stream_mount
     if _equipped(app, settings):
         return BesideWSGI(app, FlaskStreams(app, settings), mount)
@@ -117,7 +148,7 @@ def bridged(app: WSGIApplication, settings: Settings | None = None) -> ASGIApp:
     single: Any = _Single(inner)
     served: Any = WSGIMiddleware(single, workers=_THREADS)
     streams = SessionMiddleware(EventStreamApp(settings=settings), settings=settings)
-    return Beside(served, streams, own.stream_mount)
+    return Beside(capturing(served, settings), streams, own.stream_mount)
 
 
 class _Single:

@@ -14,7 +14,15 @@ from starlette.routing import Mount
 from holdfast.runtime import runtime
 from holdfast.sessions.asgi import SessionMiddleware
 from holdfast.streams.app import EventStreamApp
-from holdfast.wrapping.around import Beside, around_asgi, around_wsgi, has_sessions, is_a
+from holdfast.wrapping.around import (
+    Beside,
+    around_asgi,
+    around_wsgi,
+    capturing,
+    has_sessions,
+    is_a,
+    tell_what_is_not_captured,
+)
 from holdfast.wrapping.beside_wsgi import BesideWSGI, FlaskStreams
 from holdfast.wrapping.protocol import protocol_of
 
@@ -41,8 +49,10 @@ class Holdfast:
 
     The object can be served itself, by the protocol of its application, whether that was equipped
     or wrapped; each request passes ours once either way. The streams are at
-    ``HOLDFAST_STREAM_MOUNT``. Without Redis and without a secret key one is made up for this
-    process, and the log says so. Flask and Quart find it at ``app.extensions["holdfast"]``.
+    ``HOLDFAST_STREAM_MOUNT``; on an ASGI server the application's own event streams are resumable
+    where ``HOLDFAST_STREAM_CAPTURE`` names their paths. Without Redis and without a secret key one
+    is made up for this process, and the log says so. Flask and Quart find it at
+    ``app.extensions["holdfast"]``.
 
     Args:
         app: the application; ``None``: it comes by :meth:`init_app`.
@@ -100,6 +110,7 @@ class Holdfast:
             return
         # First, so that no route of the application's that takes everything hides it.
         app.router.routes.insert(0, _Streams(mount, EventStreamApp(settings=self._settings)))
+        capturing(app, self._settings)
         if not has_sessions(app):
             app.add_middleware(SessionMiddleware, settings=self._settings)
 
@@ -109,6 +120,7 @@ class Holdfast:
         if "holdfast" not in app.extensions:
             app.session_interface = FlaskSessionInterface(self._settings, key_needed=False)
             own = runtime(self._settings).settings
+            tell_what_is_not_captured(self._settings)
             streams = FlaskStreams(app, self._settings)
             app.wsgi_app = BesideWSGI(app.wsgi_app, streams, own.stream_mount)
             app.extensions["holdfast"] = self
@@ -121,7 +133,7 @@ class Holdfast:
             own = runtime(self._settings).settings
             streams = EventStreamApp(settings=self._settings)
             inside = SessionMiddleware(streams, settings=self._settings)
-            app.asgi_app = Beside(app.asgi_app, inside, own.stream_mount)
+            app.asgi_app = Beside(capturing(app.asgi_app, self._settings), inside, own.stream_mount)
             app.extensions["holdfast"] = self
 
 

@@ -601,6 +601,33 @@ async def test_streams_of_our_own_are_left_alone(store: EventStore) -> None:
         assert "holdfast-run" not in headers_of(each)
 
 
+async def test_who_stands_around_may_look_into_the_scope_afterwards(store: EventStore) -> None:
+    scopes: list[Scope] = []
+
+    async def answer(request: Request) -> Response:
+        return StreamingResponse(iter(["data: 1\n\n"]), media_type="text/event-stream")
+
+    inner = captured(Starlette(routes=[Mount("/feed", routes=[Route("/x", answer)])]), store)
+
+    async def around(scope: Scope, receive: Receive, send: Send) -> None:
+        await inner(scope, receive, send)
+        scopes.append(scope)
+
+    async with Browser(around).get("/feed/x") as call:
+        await call.ended()
+    assert scopes[0]["endpoint"] is answer
+    assert headers_of(call)["link"].startswith("</streams/runs/")
+
+
+async def test_a_server_is_not_asked_to_send_a_file_past_us(store: EventStore, feed: Feed) -> None:
+    feed.script("data: 1\n\n", None)
+    call = Browser(captured(feed, store)).get()
+    call._scope["extensions"] = {"http.response.pathsend": {}, "tls": {}}
+    async with call:
+        await call.ended()
+    assert feed.calls[0]["extensions"] == {"tls": {}}
+
+
 async def test_twice_around_an_app_captures_once(store: EventStore, feed: Feed) -> None:
     feed.script("data: 1\n\n", None)
     browser = Browser(captured(captured(feed, store), store))

@@ -31,7 +31,11 @@ _running: set[asyncio.Task[None]] = set()
 
 
 class Call:
-    """One call of the application, and the client that it answers."""
+    """One call of the application, and the client that it answers.
+
+    Args:
+        scope: of the request, as it came.
+    """
 
     def __init__(self, setup: Setup, scope: Scope, intake: Intake, send: Send) -> None:
         self._setup = setup
@@ -43,14 +47,15 @@ class Call:
         #: The answer is captured, or complete.
         self._decided = asyncio.Event()
 
-    async def serve(self, app: ASGIApp, last_event_id: str | None) -> None:
+    async def serve(self, app: ASGIApp, scope: Scope, last_event_id: str | None) -> None:
         """Call *app* and answer its client.
 
         Args:
+            scope: of the request, for the application to change.
             last_event_id: what the application is told; ``None``: what the client says.
         """
         told = None if last_event_id is None else last_event_id.encode()
-        scope = match.scope_for_app(self._scope, self._leave_alone, told)
+        match.prepare(scope, self._leave_alone, told)
         task = self._task = asyncio.get_running_loop().create_task(self._run(app, scope))
         _running.add(task)
         task.add_done_callback(_running.discard)

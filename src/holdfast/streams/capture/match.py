@@ -53,20 +53,22 @@ def _is_below(path: str, prefix: str) -> bool:
     return path == prefix or path.startswith(prefix.rstrip("/") + "/")
 
 
-def scope_for_app(scope: Scope, leave_alone: object, last_event_id: bytes | None) -> Scope:
-    """Return the scope that the application sees.
+def prepare(scope: Scope, leave_alone: object, last_event_id: bytes | None) -> None:
+    """Make the scope what the application is to see; others around it may look into it later.
 
     Args:
         leave_alone: a function by which it has its answer left alone.
         last_event_id: what it is told of the client's; ``None``: what the client says itself.
     """
     extensions = scope.get("extensions") or {}
-    found = {name: value for name, value in extensions.items() if name not in _PAST_US}
-    made = {**scope, LEAVE_ALONE: leave_alone, "extensions": found}
+    if not _PAST_US.isdisjoint(extensions):
+        kept = {name: value for name, value in extensions.items() if name not in _PAST_US}
+        scope["extensions"] = kept
+    scope[LEAVE_ALONE] = leave_alone
     if last_event_id is not None:
         headers = [each for each in scope["headers"] if each[0] != b"last-event-id"]
-        made["headers"] = headers + ([(b"last-event-id", last_event_id)] if last_event_id else [])
-    return made
+        own = [(b"last-event-id", last_event_id)] if last_event_id else []
+        scope["headers"] = headers + own
 
 
 def is_event_stream(start: Message) -> bool:

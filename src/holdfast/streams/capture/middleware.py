@@ -86,10 +86,12 @@ class _Request:
     ) -> None:
         self._app = app
         self._setup = setup
-        self._scope = scope
+        self._theirs = scope
+        # An application changes its scope: that of a mount has another root.
+        self._scope = {**scope}
         self._intake = intake
         self._send = send
-        self._resuming = Resuming(setup, scope, intake, send)
+        self._resuming = Resuming(setup, self._scope, intake, send)
 
     async def serve(self) -> None:
         """Answer it from the log, if it is for the log; else call the application."""
@@ -113,7 +115,8 @@ class _Request:
                 answered, told = await self._resume(place, seal), place.own
             if answered:
                 return
-        await Call(self._setup, self._scope, self._intake, self._send).serve(self._app, told)
+        call = Call(self._setup, self._scope, self._intake, self._send)
+        await call.serve(self._app, self._theirs, told)
 
     async def _resume(self, place: Place, seal: Seal) -> bool:
         """Continue after *place*; False where the application is to be called."""

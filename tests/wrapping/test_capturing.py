@@ -1,0 +1,131 @@
+"""Capture where ``HOLDFAST_STREAM_CAPTURE`` names paths: inside an application's sessions."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import flask
+import pytest
+import quart
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from holdfast import Holdfast, SessionMiddleware
+from holdfast.settings import Settings
+from holdfast.wrapping.around import around_asgi, around_wsgi, bridged
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+    from starlette.requests import Request
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+SETTINGS = Settings(secret_key=["a key of sixteen characters"], stream_capture="/feed")
+CALLS: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_calls_yet() -> None:
+    CALLS.clear()
+
+
+async def three() -> AsyncIterator[str]:
+    for number in range(3):
+        yield f"data: {number}\n\n"
+
+
+def starlette(**arguments: Any) -> Starlette:
+    async def feed(request: Request) -> StreamingResponse:
+        CALLS.append(request.url.path)
+        request.session["seen"] = True
+        return StreamingResponse(three(), media_type="text/event-stream")
+
+    return Starlette(routes=[Route("/feed", feed)], **arguments)
+
+
+async def bare(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    CALLS.append(scope["path"])
+    scope["session"]["seen"] = True
+    answer = StreamingResponse(three(), media_type="text/event-stream")
+    await answer(scope, receive, send)
+
+
+def on_wsgi(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    CALLS.append(environ["PATH_INFO"])
+    start_response("200 OK", [("Content-Type", "text/event-stream")])
+    return (f"data: {number}\n\n".encode() for number in range(3))
+
+
+def on_quart() -> Any:
+    app = quart.Quart("site")
+
+    @app.get("/feed")
+    async def feed() -> quart.Response:
+        CALLS.append("/feed")
+        return quart.Response(three(), content_type="text/event-stream")
+
+    return app
+
+
+OWN_SESSIONS = [Middleware(SessionMiddleware, settings=SETTINGS)]
+
+
+@pytest.mark.parametrize(
+    ("made", "bound_to"),
+    [
+        (lambda: around_asgi(starlette(), SETTINGS), "session"),
+        (lambda: around_asgi(starlette(middleware=OWN_SESSIONS), SETTINGS), "session"),
+        (lambda: Holdfast(starlette(), settings=SETTINGS), "session"),
+        (lambda: Holdfast(Holdfast(starlette(), settings=SETTINGS), settings=SETTINGS), "session"),
+        (lambda: around_asgi(bare, SETTINGS), "session"),
+        (lambda: Holdfast(bare, settings=SETTINGS), "session"),
+        (lambda: around_asgi(on_quart(), SETTINGS), "holdfast_capture"),
+        (lambda: Holdfast(on_quart(), settings=SETTINGS), "holdfast_capture"),
+        (lambda: bridged(on_wsgi, SETTINGS), "holdfast_capture"),
+    ],
+    ids=[
+        *("starlette", "with sessions", "equipped", "twice", "bare", "wrapped"),
+        *("quart", "quart equipped", "wsgi bridged"),
+    ],
+)
+def test_an_answer_is_resumed_without_the_application(made: Any, bound_to: str) -> None:
+    app: ASGIApp = made()
+    with TestClient(app) as client:
+        first = client.get("/feed")
+        ids = [line[4:] for line in first.text.split("\n") if line.startswith("id: ")]
+        assert first.text.count("data: ") == 3
+        assert set(client.cookies) == {bound_to}
+        again = client.get("/feed", headers={"last-event-id": ids[0]})
+        assert [line for line in again.text.split("\n") if line.startswith("data")] == [
+            "data: 1",
+            "data: 2",
+        ]
+        assert client.get("/feed", headers={"last-event-id": ids[-1]}).status_code == 204
+    assert CALLS == ["/feed"]
+
+
+def test_without_the_variable_nothing_is_around_an_application() -> None:
+    app = starlette()
+    around_asgi(app, Settings(secret_key=["a key of sixteen characters"]))
+    assert app.user_middleware == []
+
+
+@pytest.mark.parametrize("kind", ["flask", "wsgi"])
+def test_on_a_wsgi_server_the_log_says_that_nothing_is_captured(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app: Any = flask.Flask("site") if kind == "flask" else on_wsgi
+    with caplog.at_level(logging.WARNING, "holdfast"):
+        (Holdfast if kind == "flask" else around_wsgi)(app, settings=SETTINGS)
+    assert "HOLDFAST_STREAM_CAPTURE needs an ASGI server" in caplog.text
