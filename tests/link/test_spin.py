@@ -37,3 +37,6 @@ def test_a_redis_that_came_nearer_is_found_out() -> None:
     spin = Spin()
     looks(spin, 100 << MOST_REST, near=False)
     assert looks(spin, 2 << MOST_REST, near=True) >= 1 << MOST_REST
+    spin.missed()
+    assert not spin.worth()
+    assert spin.worth(), "what was missed long ago counts no more"
