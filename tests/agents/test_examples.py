@@ -44,7 +44,7 @@ def events_of(text: str) -> list[tuple[str, Any]]:
 
 
 async def test_the_langgraph_example_resumes_and_stops(serve: Serve) -> None:
-    server = serve(EXAMPLES / "agent_langgraph.py", env=SLOW)
+    server = serve(EXAMPLES / "agent_langgraph.py", env={**KEY, "SECONDS_PER_WORD": "0.1"})
     async with browser(server) as http:
         assert "EventSource" in (await http.get("/")).text
         first, second = await asyncio.gather(*[http.get("/answers/a?q=Kelp") for _ in range(2)])

@@ -226,6 +226,31 @@ def test_pieces_whose_end_has_another_id_belong_together() -> None:
     assert [data["message"] for _, data in parts.rest()] == ["m2"]
 
 
+async def test_a_node_that_is_done_ends_no_message_of_another() -> None:
+    done = asyncio.Event()
+
+    async def quick(state: Any) -> Any:
+        return {"outputs": [1]}
+
+    async def slow(state: Any) -> Any:
+        answer = ""
+        async for chunk in model(AIMessage("a b c", id="m1")).astream("?"):
+            await done.wait()
+            answer += str(chunk.content)
+        return {"outputs": [answer]}
+
+    stream = parallel_graph(quick, slow).astream(
+        {"outputs": []}, stream_mode=["messages", "updates"]
+    )
+    events = []
+    async for kind, data in langchain_events(stream):
+        events.append((kind, data["node"]))
+        if data["node"] == "quick":
+            done.set()
+    slowly = [kind for kind, node in events if node == "slow"]
+    assert slowly == ["token", "token", "token", "model_finished", "node_output"]
+
+
 # -- handlers
 
 
@@ -476,7 +501,16 @@ def waiting_graph() -> Any:
     return graph.compile(checkpointer=InMemorySaver())
 
 
-@pytest.mark.parametrize("how", ["astream_events", "astream", "handler"])
+WAYS: dict[str, Any] = {
+    "handler": None,
+    "astream_events": {},
+    "astream": {},
+    "astream, subgraphs": {"subgraphs": True},
+    "astream, version 2": {"stream_mode": ["updates"], "subgraphs": True, "version": "v2"},
+}
+
+
+@pytest.mark.parametrize("how", WAYS)
 async def test_a_graph_that_waits_for_somebody_says_so_once(
     how: str, settings: Settings, log: Log
 ) -> None:
@@ -486,7 +520,7 @@ async def test_a_graph_that_waits_for_somebody_says_so_once(
             config["callbacks"] = [AsyncRunCallbackHandler(run)]
             await waiting_graph().ainvoke({}, config)
         else:
-            stream = getattr(waiting_graph(), how)({}, config)
+            stream = getattr(waiting_graph(), how.partition(",")[0])({}, config, **WAYS[how])
             async for kind, data in langchain_events(stream):
                 await run.emit(kind, data)
     events = [(event.type, event.data) for event in await log.events()]

@@ -105,10 +105,21 @@ def result(output: Any, *, call: str | None, tool: str, run: str | None = None) 
     return "tool_result", {**about, "output": content}
 
 
-def interrupts(found: Any) -> Event:
-    """Return the event of a graph that waits for somebody's word."""
-    asked = [{"id": each.id, "value": each.value} for each in found]
-    return "interrupt", {"interrupts": asked}
+def new_interrupts(found: Any, asked: set[Any]) -> Iterator[Event]:
+    """Yield the event of a graph that waits for somebody's word, if it has not been told.
+
+    Args:
+        found: LangGraph's interrupts, which each graph around the one that waits hands on.
+        asked: the ids of those that have been told; the new ones are added.
+    """
+    told = []
+    for each in found if isinstance(found, list | tuple) else ():
+        one = each if isinstance(each, dict) else {"id": each.id, "value": each.value}
+        if one["id"] not in asked:
+            asked.add(one["id"])
+            told.append({"id": one["id"], "value": one["value"]})
+    if told:
+        yield "interrupt", {"interrupts": told}
 
 
 def _said(message: Any) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from holdfast.agents.langchain_messages import Event, ModelCall, interrupts, result
+from holdfast.agents.langchain_messages import Event, ModelCall, new_interrupts, result
 from holdfast.agents.plain import error_of
 from holdfast.errors import HoldfastError
 
@@ -57,7 +57,7 @@ class Steps:
     def __init__(self) -> None:
         self._steps: dict[str, Begun] = {}
         self._models: dict[str, ModelCall] = {}
-        self._asked: set[str] = set()
+        self._asked: set[Any] = set()
 
     # -- chains, graphs and their nodes
 
@@ -82,14 +82,8 @@ class Steps:
             yield "node_error", {"node": begun.name, "error": error_of(error), "id": step}
 
     def interrupted(self, found: Any) -> Iterator[Event]:
-        """A graph waits for somebody; each graph around it says so again."""
-        if not isinstance(found, list | tuple):
-            return
-        new = [each for each in found if getattr(each, "id", None) not in self._asked]
-        new = [each for each in new if hasattr(each, "value")]
-        self._asked |= {each.id for each in new}
-        if new:
-            yield interrupts(new)
+        """A graph waits for somebody."""
+        yield from new_interrupts(found, self._asked)
 
     # -- models
 

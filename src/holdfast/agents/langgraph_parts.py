@@ -6,10 +6,10 @@ list, with subgraphs or without, version 1 or 2.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from holdfast.agents.langchain_messages import Event, ModelCall, interrupts, result
+from holdfast.agents.langchain_messages import Event, ModelCall, new_interrupts, result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -29,6 +29,7 @@ class Parts:
     def __init__(self, mode: str = "updates") -> None:
         self._mode = mode
         self._models: dict[str, _Open] = {}
+        self._asked: set[Any] = set()
 
     def feed(self, item: Any) -> Iterator[Event]:
         """Return the events that *item* says."""
@@ -65,8 +66,8 @@ class Parts:
         last = getattr(message, "chunk_position", None) == "last"
         place = metadata.get("langgraph_checkpoint_ns")
         if message.content or message.tool_call_chunks or key in self._models:
-            found = self._models.setdefault(key, _Open(ModelCall(key, about), place))
-            found.whole = message if found.whole is None else found.whole + message
+            found = self._models.setdefault(key, _Open(ModelCall(key, about), node, place))
+            found.pieces.append(message)
             yield from found.call.chunk(message)
         elif last:
             # The end of an answer whose pieces had an id of the provider's, as this one has not.
@@ -77,16 +78,18 @@ class Parts:
             yield from self._close(key)
 
     def _updates(self, payload: Mapping[str, Any]) -> Iterator[Event]:
-        yield from self.rest()
+        for message in [key for key, each in self._models.items() if each.node in payload]:
+            yield from self._close(message)
         for node, output in payload.items():
             if node == "__interrupt__":
-                yield interrupts(output)
+                yield from new_interrupts(output, self._asked)
             elif node != "__metadata__":
                 yield "node_output", {"node": node, "output": output}
 
     def _close(self, message: str) -> Iterator[Event]:
         found = self._models.pop(message)
-        yield from found.call.finished(found.whole)
+        first, *others = found.pieces
+        yield from found.call.finished(first + others if others else first)
 
 
 @dataclass(slots=True)
@@ -94,8 +97,9 @@ class _Open:
     """An answer that is on its way, where it is generated, and all of it so far."""
 
     call: ModelCall
+    node: str | None
     place: str | None
-    whole: Any = None
+    pieces: list[Any] = field(default_factory=list)
 
 
 def _unpacked(item: Any, mode: str) -> tuple[str, Any]:
