@@ -120,7 +120,7 @@ class Keeper:
             while True:
                 channels, now = self._channels(), time.monotonic()
                 needed_at = now if channels else needed_at
-                if not channels and self._ended(needed_at, now):
+                if self._ended(needed_at, now):
                     return
                 try:
                     due = self._round(listener, channels, due)
@@ -158,10 +158,13 @@ class Keeper:
             return [hold for hold, channel in self._holds.items() if channel in channels]
 
     def _ended(self, needed_at: float, now: float) -> bool:
-        """Whether nobody has needed the thread for a while; then the next hold starts another."""
+        """Whether nobody has needed the thread for a while; then the next hold starts another.
+
+        A link that is closed stays so, whatever is held; who holds it may be collected much later.
+        """
         with self._lock:
-            closed = self._link.status.reason == "closed"
-            if self._holds or not (closed or now - needed_at >= LINGER):
+            idle = not self._holds and now - needed_at >= LINGER
+            if not (idle or self._link.status.reason == "closed"):
                 return False
             self._thread = self._listener = None
             return True
