@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from tests.support.process import ServerProcess, uvicorn_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
-
-    from tests.conftest import Serve
 
     from holdfast.testing import RedisServer
 
 pytest.importorskip("django")
 pytest.importorskip("flask")
 pytest.importorskip("fastapi")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("shared login")]
 
 TAGGED = {
     "pair": {" t": [1, {" t": [2, 3]}]},
@@ -33,29 +32,39 @@ TAGGED = {
 PLAIN = {"plain": {"a": [1, None, True, 1.5, "é"]}, "count": 2}
 
 
-@pytest.fixture(params=["memory", "redis"])
-def visitor(
+@pytest.fixture(scope="module", params=["memory", "redis"])
+def url(
     request: pytest.FixtureRequest,
-    serve: Serve,
-    redis: RedisServer,
-    key_prefix: str,
-    tmp_path: Path,
-) -> Iterator[httpx.Client]:
-    """A browser at the three of them, in one process."""
+    _shared_redis: RedisServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[str]:
+    """The address of the three of them in one process, which takes its time to start."""
+    folder = tmp_path_factory.mktemp("shared")
     where = (
-        {"HOLDFAST_REDIS_URL": redis.url, "HOLDFAST_REDIS_TIMEOUT": "10"}
+        {"HOLDFAST_REDIS_URL": _shared_redis.url, "HOLDFAST_REDIS_TIMEOUT": "10"}
         if request.param == "redis"
         else {"HOLDFAST_SESSION_STORE": "memory"}
     )
     env = {
         **where,
-        "HOLDFAST_KEY_PREFIX": key_prefix,
+        "HOLDFAST_KEY_PREFIX": f"test-{uuid.uuid4().hex[:12]}:",
         "HOLDFAST_SECRET_KEY": "the key that the three of them have",
         "HOLDFAST_SESSION_USER_KEY": "user_id",
-        "SITE_DATABASE": str(tmp_path / "site.sqlite3"),
+        "SITE_DATABASE": str(folder / "site.sqlite3"),
     }
-    server = serve("tests.frameworks.shared_values:app", env=env)
-    with httpx.Client(base_url=server.url, timeout=30) as client:
+    command = uvicorn_command("tests.frameworks.shared_values:app")
+    server = ServerProcess(command, folder / "server.log", env)
+    try:
+        server.start()
+        yield server.url
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def visitor(url: str) -> Iterator[httpx.Client]:
+    """A browser that nobody knows."""
+    with httpx.Client(base_url=url, timeout=30) as client:
         yield client
 
 
