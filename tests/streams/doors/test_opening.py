@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from tests.streams.patchy import PatchyStore
 
+from holdfast.streams.access import FORBIDDEN, UNKNOWN, Verdict
 from holdfast.streams.cursor import TAIL, Cursor, Position
-from holdfast.streams.doors.opening import Opening, decide
+from holdfast.streams.doors.opening import Decision, Opening, decide, judge
 from holdfast.streams.event import EventId
 from holdfast.streams.store import RunInfo
 
@@ -43,3 +45,14 @@ def test_answer_follows_run_and_position(
     info: RunInfo | None, position: Position, opening: Opening
 ) -> None:
     assert decide(info, position) is opening
+
+
+@pytest.mark.parametrize(
+    ("verdict", "code"), [(UNKNOWN, "UNAUTHORIZED"), (FORBIDDEN, "FORBIDDEN")], ids=["401", "403"]
+)
+async def test_a_late_refusal_says_what_an_early_one_would(verdict: Verdict, code: str) -> None:
+    async def permit() -> Verdict:
+        return verdict
+
+    decision = await judge(PatchyStore(), "r", START, permit)
+    assert decision == Decision(Opening.DENIED, code=code)

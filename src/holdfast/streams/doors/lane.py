@@ -169,10 +169,10 @@ class Lane:
         # Taken before the look, so that what happens meanwhile is not missed.
         self._listen()
         store = self._hub.store
-        opening = Opening.SERVE
+        opening, refused = Opening.SERVE, ""
         if self._permit is not None:
             decision = await judge(store, self.run_id, self._position, self._permit)
-            opening = decision.opening
+            opening, refused = decision.opening, decision.code
             if opening not in {Opening.UNDECIDED, Opening.DENIED}:
                 self._expiry.move(decision.until)
                 self._permit = None
@@ -185,7 +185,7 @@ class Lane:
             self.subscription.doubt()
             return _NOTHING
         if opening is Opening.DENIED:
-            return Step([], "FORBIDDEN", late=True)
+            return Step([], refused, late=True)
         if opening is Opening.ABSENT and not self._waited():
             return _NOTHING
         self._serving = opening is Opening.SERVE

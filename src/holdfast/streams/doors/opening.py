@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from holdfast.errors import RedisUnavailable
+from holdfast.streams import problems
 from holdfast.streams.access import Verdict
 from holdfast.streams.cursor import Cursor, Position
 from holdfast.streams.store import EventStore, RunInfo, Status
@@ -38,10 +39,17 @@ class Opening(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """An answer, and when the permission behind it ends (seconds since 1970)."""
+    """An answer.
+
+    Attributes:
+        opening: what it is.
+        until: when the permission behind it ends, in seconds since 1970; ``None`` for never.
+        code: of a refusal: ``UNAUTHORIZED`` or ``FORBIDDEN``.
+    """
 
     opening: Opening
     until: float | None = None
+    code: str = ""
 
 
 UNDECIDED = Decision(Opening.UNDECIDED)
@@ -114,7 +122,7 @@ async def judge(
         except RedisUnavailable:
             return UNDECIDED
         if verdict.status != 200:
-            return Decision(Opening.DENIED)
+            return Decision(Opening.DENIED, code=problems.BY_VERDICT[verdict.status].code)
         until = verdict.until
     return Decision(decide(await look(store, run_id), position), until)
 

@@ -30,7 +30,6 @@ RUN_NOT_FOUND, RUN_EXPIRED = 4404, 4410
 _REFUSALS = {
     Opening.ABSENT: ("RUN_NOT_FOUND", RUN_NOT_FOUND),
     Opening.EXPIRED: ("RUN_EXPIRED", RUN_EXPIRED),
-    Opening.DENIED: ("FORBIDDEN", POLICY),
 }
 
 
@@ -86,11 +85,15 @@ class _Socket:
     async def run(self, position: Position, permit: Permit | None, wait: float) -> int:
         """Send what is to be sent; return the close code."""
         try:
-            opening = await self._decided(position, permit, wait)
+            decision = await self._decided(position, permit, wait)
+            opening = decision.opening
             if self._over():
                 return self._why_over()
             if opening is Opening.UNDECIDED:
                 return TRY_AGAIN
+            if opening is Opening.DENIED:
+                await self._send_control("error", code=decision.code)
+                return POLICY
             if opening in _REFUSALS:
                 name, code = _REFUSALS[opening]
                 await self._send_control("error", code=name)
@@ -103,7 +106,7 @@ class _Socket:
             self._pulse.cancel()
             self._expiry.cancel()
 
-    async def _decided(self, position: Position, permit: Permit | None, wait: float) -> Opening:
+    async def _decided(self, position: Position, permit: Permit | None, wait: float) -> Decision:
         """Accepted and held while it cannot be decided: a close would be taken for an answer."""
         store, subscription = self._hub.store, self._subscription
         decision = UNDECIDED
@@ -118,13 +121,13 @@ class _Socket:
                 if permit is not None and store.available:
                     # The session of this handshake was loaded while Redis was away and stays as it
                     # is. The next one brings a new one.
-                    return Opening.UNDECIDED
+                    return UNDECIDED
                 await news
             elif permit is not None:
                 self._expiry.move(decision.until)
         if held and decision.opening is Opening.ABSENT:
-            return await await_start(store, subscription, position, wait)
-        return decision.opening
+            return Decision(await await_start(store, subscription, position, wait))
+        return decision
 
     async def _relay(self) -> bool:
         """Send events until the run ends (True), or the client, the right or the process does."""
