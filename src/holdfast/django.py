@@ -77,6 +77,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         self._ended = False
         self._ledger: Ledger | None = None
         self._user: str | None = None
+        self._verified: tuple[str, Presented | None] = "", None
         super().__init__(session_key)
 
     @property
@@ -90,14 +91,13 @@ class SessionStore(SessionBase):  # type: ignore[misc]
     def load(self) -> dict[str, Any]:
         """Return the data; of a session that is not there, nothing, and the key is let go."""
         presented = self._presented(self.session_key)
-        found = None if presented is None else self._found(presented)
+        found, data = (None, {}) if presented is None else self._found(presented)
         if presented is None or not isinstance(found, Record):
             if found is not Missing.SUPERSEDED:
                 # The browser has a newer secret by now, and must not be told to drop its cookie.
                 self._session_key = None
             self._keep({}, {})
             return {}
-        data = decode_fields(found.fields)
         stored = dict(found.fields)
         if found.degraded == "stale":
             for key in engine().setup.terms.fresh_keys:
@@ -110,7 +110,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
     def exists(self, session_key: str | None) -> bool:
         """Whether the store has a session for *session_key*."""
         presented = self._presented(session_key)
-        return presented is not None and isinstance(self._found(presented), Record)
+        return presented is not None and isinstance(self._found(presented)[0], Record)
 
     def create(self) -> None:
         """Store a new session, empty unless it was written to, under a key of its own."""
@@ -185,23 +185,27 @@ class SessionStore(SessionBase):  # type: ignore[misc]
     def _presented(self, session_key: str | None) -> Presented | None:
         if not session_key or not session_key.isascii():
             return None
-        return engine().setup.signer.verify(session_key.encode())
+        # A request loads and saves under one key.
+        if self._verified[0] != session_key:
+            self._verified = session_key, engine().setup.signer.verify(session_key.encode())
+        return self._verified[1]
 
-    def _found(self, presented: Presented) -> Record | Missing:
-        """Ask the store, and judge by Django's expiry what it has."""
+    def _found(self, presented: Presented) -> tuple[Record | Missing, dict[str, Any]]:
+        """Ask the store, judge by Django's expiry what it has, and return that with its data."""
         key, setup = presented.credential.key, engine().setup
         try:
             loading = setup.store.load(key, idle_timeout=setup.terms.idle_timeout)
             told = observed.asked(key.id_hash, loading) if signals.observers else loading
             found = self._ask(told)
-            if isinstance(found, Record) and self._is_past(found, decode_fields(found.fields)):
-                return Missing.EXPIRED
+            if not isinstance(found, Record):
+                return found, {}
+            data = decode_fields(found.fields)
         except CorruptData as error:
             signals.count("session_corrupt")
             line = "the stored session %.8s… is corrupt and is ignored: %s", key.id_hash, error
             logger.error(*line)  # noqa: TRY400 - where it was raised says nothing
-            return Missing.ABSENT
-        return found
+            return Missing.ABSENT, {}
+        return (Missing.EXPIRED, {}) if self._is_past(found, data) else (found, data)
 
     def _is_past(self, found: Record, data: dict[str, Any]) -> bool:
         # Django counts from the last change, whatever it is by now that a change would set.
