@@ -267,7 +267,8 @@ def test_a_fork_of_a_closed_link_stays_closed(redis: RedisServer) -> None:
 def test_a_process_ends_quickly_and_quietly_without_close(redis: RedisServer, how: str) -> None:
     start = time.monotonic()
     run(redis.url, how)
-    assert time.monotonic() - start < 5
+    # Most of it is the start of an interpreter, on a machine that may have much else to do.
+    assert time.monotonic() - start < 20
 
 
 def test_a_process_ends_quietly_while_redis_is_away(free_port: int) -> None:

@@ -56,11 +56,11 @@ class TestAway:
             proxy.blackhole()
             begun = time.monotonic()
             lost = await run.emit("t", 1)
-            assert time.monotonic() - begun < 0.6
-            # Afterwards nobody asks the network at all.
+            assert time.monotonic() - begun < 5
+            # Afterwards nobody asks the network at all: it would be 50 s.
             begun = time.monotonic()
             events = [await run.emit("t", n) for n in range(2, 200)]
-            assert time.monotonic() - begun < 0.5
+            assert time.monotonic() - begun < 10
             assert lost.id == f"{first.id}~{store.producer}.2"
             assert events[-1].id == f"{first.id}~{store.producer}.200"
             assert store.pending(RUN) is not None
