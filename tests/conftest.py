@@ -15,6 +15,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
+from hypothesis import HealthCheck, settings
 from tests.support.browser import chromium, missing_programs
 from tests.support.external_redis import ExternalRedis
 from tests.support.process import ServerProcess, uvicorn_command
@@ -46,6 +47,14 @@ def pytest_configure() -> None:
     """Take the machine's own configuration away: a test sees only the variables that it sets."""
     for name in _holdfast_variables():
         del os.environ[name]
+    # A busy machine is no failure of an example, and what fails once fails the next time too.
+    settings.register_profile(
+        "holdfast",
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    settings.load_profile("holdfast")
 
 
 @pytest.fixture(scope="session")
