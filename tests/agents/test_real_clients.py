@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
     from tests.conftest import Serve
 
 pytestmark = pytest.mark.slow
@@ -50,7 +51,7 @@ def said_by(script: str, node_modules: Path, folder: Path, *args: str) -> Any:
     (folder / "node_modules").symlink_to(node_modules)
     file = shutil.copy(HERE / script, folder)
     command = ["node", str(file), *args]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -82,3 +83,26 @@ def test_the_client_of_the_ai_sdk(serve: Serve, node_modules: Path, tmp_path: Pa
         FOUND,
     )
     assert (text["text"], text["state"]) == (ANSWER, "done")
+
+
+@pytest.mark.browser
+def test_a_page_that_watches_a_graph_is_loaded_again(serve: Serve, browser: Chrome) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    server = serve(EXAMPLES / "agent_langgraph.py", env={**ENV, "SECONDS_PER_WORD": "0.3"})
+
+    def shown(name: str) -> str:
+        found = browser.execute_script(f"return document.getElementById('{name}').textContent")
+        return str(found)
+
+    browser.get(server.url)
+    browser.execute_script("document.forms[0].requestSubmit()")
+    WebDriverWait(browser, 30).until(lambda _: "You" in shown("text"))
+    assert shown("node") == "write"
+    browser.refresh()
+    WebDriverWait(browser, 30).until(lambda _: shown("state") == "workflow_complete")
+    assert shown("text") == "You asked. Kelp has no roots: a holdfast keeps it on its rock."
+    browser.execute_script("document.forms[0].requestSubmit()")
+    WebDriverWait(browser, 30).until(lambda _: "You" in shown("text"))
+    browser.execute_script("document.getElementById('stop').click()")
+    WebDriverWait(browser, 30).until(lambda _: shown("state") == "run_stopped")
