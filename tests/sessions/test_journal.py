@@ -196,6 +196,15 @@ def test_a_copy_is_for_its_secret_and_its_time_alone() -> None:
     assert copies.get(key, 0) is None
 
 
+def test_copies_of_before_a_moment_can_be_dropped_and_later_ones_stay() -> None:
+    copies, before, after = Copies(10, 1000), new_key(), new_key()
+    copies.put(before, record(a=b"1"), NOW)
+    copies.put(after, record(a=b"1"), NOW + 1)
+    copies.drop_before(NOW + 1)
+    assert copies.get(before, 0) is None
+    assert copies.get(after, 0) is not None
+
+
 def test_an_answer_asked_for_before_a_change_is_not_kept() -> None:
     copies, key, other = Copies(10, 1000), new_key(), new_key()
     asked = copies.asked

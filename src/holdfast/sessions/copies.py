@@ -110,6 +110,11 @@ class Copies:
         if copy is not None:
             self._bytes -= copy.size
 
+    def drop_before(self, at: float) -> None:
+        """Forget all that were made before *at*."""
+        for id_hash in [each for each, copy in self._copies.items() if copy.at < at]:
+            self.drop(id_hash)
+
     def clear(self) -> None:
         """Forget all."""
         self._copies.clear()

@@ -505,7 +505,7 @@ class FallbackSessionStore(SessionStore):
             # Others may have changed or ended them while nobody could see it.
             self._replayed = False
             with self._lock:
-                self._copies.clear()
+                self._copies.drop_before(status.since)
         # A request may have seen the link down and noted something just after the last replay.
         with contextlib.suppress(RedisUnavailable):
             for _ in self._write_all(self._waiting_now(), _ByLink(self._link)):
