@@ -18,7 +18,7 @@ def main() -> int:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         outcome = asyncio.run(soak(chosen.seconds, Path(folder), seed=chosen.seed))
-    print(outcome, *outcome.wrong, sep="\n")
+    print(outcome, *outcome.wrong, *outcome.stories, sep="\n")
     return 1 if outcome.wrong else 0
 
 

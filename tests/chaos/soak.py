@@ -97,6 +97,7 @@ class Outcome:
 
     Attributes:
         wrong: the violations, in words.
+        stories: of each life in which there were some, all that was seen.
         faults: by name, how many there were.
         bit: how many of them a process noticed, by what it says at ``/readyz``.
         requests, events: what was asked and what was delivered to readers.
@@ -106,6 +107,7 @@ class Outcome:
     """
 
     wrong: list[str] = field(default_factory=list)
+    stories: list[str] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     bit: int = 0
     requests: int = 0
@@ -124,7 +126,10 @@ class Outcome:
         frames = [frame for each in story.readers.values() for frame in each]
         self.events += sum(frame.kind == "event" for frame in frames)
         where = f"{story.mode}, {story.processes}"
-        self.wrong += [f"{where}: {text}" for check in _CHECKS for text in check(story)]
+        wrong = [f"{where}: {text}" for check in _CHECKS for text in check(story)]
+        self.wrong += wrong
+        if wrong:
+            self.stories.append("\n".join([*wrong, *_told(story)]))
 
     def __str__(self) -> str:
         faults = ", ".join(f"{name} {count}" for name, count in sorted(self.faults.items()))
@@ -138,6 +143,17 @@ class Outcome:
 
 
 _READS = {"read", "steal", "free"}
+
+
+def _told(story: Story) -> list[str]:
+    acts = [
+        f"  {act.place}: {act.status} after {act.seconds:.2f} s, {act.argument} {act.body or ''}"
+        for act in story.acts
+    ]
+    for name, frames in story.readers.items():
+        acts.append(f"  reader {name}:")
+        acts += [f"    {each.kind} {each.by} {each.n or ''} {each.id}" for each in frames]
+    return [*acts, f"  stored: {story.stored}"]
 
 
 def _after_a_loss(story: Story) -> Story:

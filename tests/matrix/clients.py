@@ -61,12 +61,13 @@ class Browser:
         begun = time.monotonic()
         headers = {"cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())}
         answer: httpx.Response | None
+        why = None
         try:
             answer = await self._client.request(
                 method, self._urls[at] + path.format(*arguments), headers=headers
             )
-        except httpx.HTTPError:
-            answer = None
+        except httpx.HTTPError as error:
+            answer, why = None, repr(error)
         seconds = time.monotonic() - begun
         act = Act(
             self.phase,
@@ -77,7 +78,7 @@ class Browser:
             knows,
             had_cookie,
             "kept" if what == "steal" else self._take_cookies(answer),
-            _json(answer),
+            why or _json(answer),
             _argument(what, arguments),
         )
         self._learn(act)
@@ -134,14 +135,13 @@ async def end(browser: Browser, run: str, owner: str, at: int) -> Act:
 
 async def _post(browser: Browser, run: str, query: Any, argument: Any, at: int) -> Act:
     begun = time.monotonic()
+    url, why = f"{browser._urls[at]}/emit/{run}", None
     try:
-        url = f"{browser._urls[at]}/emit/{run}"
         status = (await browser._client.post(url, params=query)).status_code
-    except httpx.HTTPError:
-        status = 0
-    act = Act(
-        browser.phase, "emit", status, time.monotonic() - begun, at, body=None, argument=argument
-    )
+    except httpx.HTTPError as error:
+        status, why = 0, repr(error)
+    seconds = time.monotonic() - begun
+    act = Act(browser.phase, "emit", status, seconds, at, body=why, argument=argument)
     browser.story.acts.append(act)
     return act
 
@@ -237,7 +237,7 @@ class Reader:
     def _take(self, kind: str, data: str) -> None:
         if kind == "t":
             body = json.loads(data)
-            self.frames.append(Frame("event", body["p"], body["n"]))
+            self.frames.append(Frame("event", body["p"], body["n"], id=self._last_id))
         elif kind == "workflow_complete":
             self.frames.append(Frame("end"))
         elif kind == "holdfast.denied":

@@ -61,12 +61,14 @@ class Frame:
         kind: ``event``, ``gap``, ``reset``, ``end``, ``denied``, ``opened``, ``refused``.
         by, n: of an event: who published it, and its number among the publisher's.
         status: of an answer that was opened or refused.
+        id: under which it was told.
     """
 
     kind: str
     by: str = ""
     n: int = 0
     status: int = 0
+    id: str = ""
 
 
 @dataclass(slots=True)

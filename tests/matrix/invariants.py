@@ -55,7 +55,8 @@ def answered(story: Story) -> list[str]:
     wrong = []
     for act in story.acts:
         if act.status in {0, 500}:
-            wrong.append(f"I4: {act.place} was answered {act.status}")
+            what = f"was answered {act.status} after {act.seconds:.1f} s"
+            wrong.append(f"I4: {act.place} {what}{f': {act.body}' if act.body else ''}")
         elif act.status == 503 and act.phase != "during":
             wrong.append(f"I4: {act.place} was refused")
     return wrong
