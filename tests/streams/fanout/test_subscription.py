@@ -382,6 +382,19 @@ async def test_all_trimmed_behind_the_reader_is_a_gap_and_the_reader_goes_on(
         await reader.has("gap", "own.1")
 
 
+async def test_newest_events_that_are_gone_are_told_without_a_next_one(
+    store: PatchyStore, hub: Hub
+) -> None:
+    first = store.other()
+    store.other()
+    store.other(kind="workflow_complete")
+    del store.entries[1:]
+    for position in (str(first.id), "0"):
+        async with reading(hub, position) as reader:
+            await until(lambda reader=reader: "gap" in reader.names)  # type: ignore[misc]
+            assert reader.dues[-1].item == Break("gap", str(first.id), None)
+
+
 async def test_hole_under_a_live_reader_is_told(store: PatchyStore, hub: Hub) -> None:
     async with reading(hub) as reader:
         store.own()

@@ -420,7 +420,9 @@ class Subscription:
         if info.status != "absent" and info.last < base:
             return [await self._reset()]
         self._hub.look(self.run_id)
-        if info.last > base and not info.length:
+        if info.last > base:
+            if info.length and await self._hub.read(self.run_id, base.next(), 1):
+                return []  # it was written since we read, and the look will find it
             # What followed the cursor is no longer kept.
             requested, self.cursor.base, self.done = str(self.cursor), info.last, over
             return [Due("", Break("gap", requested, None))]
