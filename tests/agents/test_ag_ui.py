@@ -7,7 +7,7 @@ from typing import Any
 import ag_ui.core
 import pytest
 from ag_ui.core import Event
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from pydantic import TypeAdapter
 from tests.agents.stories import STORIES
 
@@ -82,7 +82,7 @@ def test_the_version_is_the_one_that_the_models_are_of() -> None:
     assert ag_ui.core.PROTOCOL_VERSION == PROTOCOL_VERSION
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(STORIES)
 def test_whatever_an_agent_says_is_a_stream_of_the_protocol(story: Any) -> None:
     frames = spelled(*story)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from tests.agents.stories import STORIES
 
 from holdfast.agents.ai_sdk import UIMessageEncoder
@@ -49,7 +49,7 @@ def check(chunks: list[Any]) -> None:
         assert not parts
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(STORIES)
 def test_whatever_an_agent_says_is_a_stream_of_the_format(story: Any) -> None:
     chunks = spelled(*story)
