@@ -45,7 +45,7 @@ FLOORS = [
 ]
 # The same inside streams/, where the files beside these folders are values and contracts that all
 # may use, and the few doors of the house itself, which use everything.
-STREAM_FLOORS = ["stores", "fanout", "publishing", "documents", "doors"]
+STREAM_FLOORS = ["stores", "fanout", "publishing", "documents", "doors", "capture"]
 # Who alone may import what; any other third party serves the whole package.
 RESERVED = {
     "redis": {"link"},

@@ -44,8 +44,7 @@ class Counted:
 
 def of_the_readme() -> ASGIApp:
     """The first example of sse-starlette's own page; only its pauses last until a test says so."""
-    found = metadata("sse-starlette")
-    text = str(found.get_payload() or found["description"])
+    text = str(metadata("sse-starlette").json["description"])
     (example, *_) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert "asyncio.sleep(1)" in example
     names: dict[str, Any] = {"pause": pause}

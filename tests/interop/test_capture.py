@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import httpx2
 import openai
 import pytest
 from tests.support.sdist import unpacked
@@ -184,7 +185,7 @@ def data_of(text: str) -> list[str]:
 def test_a_completion_of_openais_client_is_whole_and_can_be_read_again(
     site: ServerProcess,
 ) -> None:
-    with httpx.Client() as web:
+    with httpx2.Client() as web:
         web.get(f"{site.url}/login/ada")
         client = openai.OpenAI(base_url=f"{site.url}/v1", api_key="none", http_client=web)
         answer = client.chat.completions.with_raw_response.create(

@@ -352,3 +352,37 @@ async def test_a_session_that_cannot_be_seen_is_waited_for(
     assert (call.status, events_of(call.text)) == (200, [])
     assert len(feed.calls) == called
     assert not await is_given(away, run)
+
+
+async def test_a_logout_ends_the_stream_that_is_open(feed: Feed, store: EventStore) -> None:
+    site = Site(feed, store)
+    browser = Browser(site.app)
+    await visit(browser, "/login")
+    async with browser.get() as call:
+        await until(lambda: events_of(call.text))
+        await visit(browser, "/logout")
+        await call.ended()
+    assert feed.ended == []
+
+
+async def test_the_app_may_save_its_session_after_its_reader_left(
+    feed: Feed, store: EventStore
+) -> None:
+    site = Site(feed, store)
+    browser = Browser(site.app)
+    await visit(browser, "/login")
+    await read(browser)
+    session = feed.calls[-1]["session"]
+    session["late"] = True
+    await session.save()
+    await visit(browser, "/rotate")
+    seen: list[object] = []
+
+    async def look(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(dict(scope["session"]))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    browser._app = SessionMiddleware(look, settings=settings_of(), store=site.sessions)
+    await visit(browser, "/")
+    assert seen == [{"user_id": "ada", "late": True}]
