@@ -152,8 +152,13 @@ class Site:
         return Measure(requests / took, used / requests * 1e6)
 
     def _cpu(self) -> float:
-        """Seconds of CPU that the server has used (proc(5): utime and stime)."""
-        fields = Path(f"/proc/{self._server.pid}/stat").read_text().rpartition(")")[2].split()
+        """Seconds of CPU that the server has used."""
+        return self._cpu_of(self._server.pid)
+
+    @staticmethod
+    def _cpu_of(pid: int) -> float:
+        # proc(5): utime and stime.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
