@@ -73,6 +73,10 @@ class WSGIEventStreamApp:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
         self._hear_signals()
+        if self._link is not None:
+            # From here: under gevent its thread is a greenlet, which the loop's thread has no
+            # time for.
+            self._link.start()
         crossing = Crossing(self._loop.loop(), environ)
         door = self._door if self._may_serve(environ) else problems.UNAVAILABLE.response()
         bond = environ.get(BOND_KEY)
