@@ -56,6 +56,32 @@ def test_flask_behind_gunicorn(serve: Serve, environment: dict[str, str]) -> Non
     assert said == {"user": "ada", "cart": ["tea", "milk"], "messages": [], "visits": 2}
 
 
+@pytest.mark.parametrize("worker", ["gthread", "gevent"])
+def test_a_job_of_flask_is_watched_and_stopped(
+    worker: str, serve: Serve, environment: dict[str, str]
+) -> None:
+    pytest.importorskip("gunicorn")
+    pytest.importorskip("gevent")
+    where = ["--chdir", str(EXAMPLES), "--bind", "127.0.0.1:{port}", "--worker-class", worker]
+    command = ["-m", "gunicorn", *where, "--workers", "2", "--threads", "4", "flask_streams:app"]
+    server = serve(command, env={**environment, "SECONDS_PER_WORD": "0.25"})
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        assert client.get("/jobs").status_code == 404
+        job = client.post("/jobs").json()
+        url = f"{job['url']}/events/stream?token={job['token']}"
+        assert events_at(client, url) == ["word"] * 12 + ["workflow_complete"]
+        again = client.get("/jobs").json()
+        assert again["url"] == job["url"], "a refresh of the page finds the job"
+        url = f"{again['url']}/events/stream?token={again['token']}"
+        assert events_at(client, url)[-1] == "workflow_complete"
+        assert httpx.get(server.url + job["url"] + "/events").status_code == 401
+        job = client.post("/jobs").json()
+        client.post(f"{job['url']}/stop?token={job['token']}").raise_for_status()
+        url = f"{job['url']}/events/stream?token={job['token']}"
+        assert events_at(client, url)[-1] == "run_stopped"
+        assert "EventSource" in client.get("/").text
+
+
 def test_quart_behind_uvicorn(serve: Serve, environment: dict[str, str]) -> None:
     server = serve(EXAMPLES / "quart_app.py", env=environment)
     assert shop(server.url) == {"user": "ada", "cart": ["tea", "milk"], "visits": 2}
