@@ -11,6 +11,7 @@ CALLS = st.sampled_from(["c1", "c2", 3])
 NODES = st.sampled_from(["plan", "write"])
 IDS = st.sampled_from(["i1", "i2"])
 VALUES = st.sampled_from([None, "text", {"a": [1]}, 7])
+USAGE = st.sampled_from([None, {"input_tokens": 3}, {"output_tokens": -1, "total_tokens": True}])
 ERRORS = st.just({"type": "ValueError", "message": "no"})
 
 
@@ -21,8 +22,8 @@ def _of(kind: str, **parts: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[s
 EVENTS = st.one_of(
     _of("token", text=st.sampled_from(["", "kelp"]), message=MESSAGES),
     _of("thinking", text=st.sampled_from(["", "hm"]), message=MESSAGES),
-    _of("model_started", message=MESSAGES),
-    _of("model_finished", message=MESSAGES),
+    _of("model_started", message=MESSAGES, model=st.sampled_from(["large", None])),
+    _of("model_finished", message=MESSAGES, usage=USAGE),
     _of("model_error", message=MESSAGES, error=ERRORS),
     _of("tool_call_delta", call=CALLS, tool=st.just("t"), text=st.just("{"), message=MESSAGES),
     _of("tool_call", call=CALLS, tool=st.just("t"), arguments=VALUES, message=MESSAGES),

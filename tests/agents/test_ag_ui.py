@@ -204,6 +204,22 @@ def test_a_graph_that_waits_finishes_with_its_interrupts() -> None:
     assert frames[-1]["outcome"] == {"type": "interrupt", "interrupts": [told]}
 
 
+def test_what_the_models_used_is_told_at_the_end_by_model() -> None:
+    usage = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
+    frames = spelled(
+        ("model_started", {"message": "m", "model": "large"}),
+        ("model_finished", {"message": "m", "usage": usage}),
+        ("model_started", {"message": "n", "model": "large"}),
+        ("model_finished", {"message": "n", "usage": {**usage, "total_tokens": None}}),
+        ("model_finished", {"message": "o", "usage": {"input_tokens": 1}}),
+        COMPLETE,
+    )
+    assert frames[1]["usage"] == [
+        {"model": "large", "inputTokens": 6, "outputTokens": 8, "totalTokens": 7},
+        {"inputTokens": 1},
+    ]
+
+
 def test_what_has_no_event_is_custom_and_a_state_is_a_snapshot() -> None:
     frames = spelled(("mine", [1]), ("state", {"state": {"a": 1}}), COMPLETE)
     assert frames[1:-1] == [

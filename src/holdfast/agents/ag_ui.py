@@ -6,6 +6,7 @@ closed before the run is, because clients check that.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from holdfast.agents.wire import Encoder, WireResponse, as_text, error_text, parts_of, text_of
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
 
 PROTOCOL_VERSION = "1.0"
 
+_USAGE = {
+    "input_tokens": "inputTokens",
+    "output_tokens": "outputTokens",
+    "total_tokens": "totalTokens",
+}
+_MAX_COUNT = 2**31
+"""Of one answer, so that the sum of a run is one that JSON numbers carry."""
 _ENDS = {"RUN_FINISHED", "RUN_ERROR"}
 _TYPES = _ENDS | {
     "ACTIVITY_DELTA",
@@ -104,6 +112,8 @@ class AGUIEncoder:
         self._tools: dict[str, tuple[str, Any]] = {}
         self._steps: dict[str, str] = {}
         self._interrupts: list[Frame] = []
+        self._models: dict[str, str] = {}
+        self._used: dict[str, Counter[str]] = {}
 
     def encode(self, kind: str, data: Any) -> Iterator[Frame]:
         """Yield the frames of one event."""
@@ -167,8 +177,19 @@ class AGUIEncoder:
             ]
         return [*frames, {"type": "REASONING_MESSAGE_CONTENT", "messageId": span, "delta": text}]
 
+    def _model_started(self, data: Frame) -> Iterable[Frame]:
+        if data.get("model"):
+            self._models[self._message(data)] = str(data["model"])
+        return ()
+
     def _model_finished(self, data: Frame) -> Iterable[Frame]:
         message = self._message(data)
+        usage = data.get("usage")
+        if isinstance(usage, dict):
+            used = self._used.setdefault(self._models.get(message, ""), Counter())
+            used.update(
+                {_USAGE[name]: usage[name] for name in _USAGE if _is_count(usage.get(name))}
+            )
         return [*self._end_reasoning(message), *self._end_text(message)]
 
     def _model_error(self, data: Frame) -> Iterable[Frame]:
@@ -311,6 +332,13 @@ class AGUIEncoder:
 
     def _end(self, last: Frame) -> Iterator[Frame]:
         self.done = True
+        used = [
+            {**({"model": model} if model else {}), **counts}
+            for model, counts in self._used.items()
+            if counts
+        ]
+        if used:
+            last["usage"] = used
         for message in [*self._reasoning]:
             yield from self._end_reasoning(message)
         for message in sorted(self._texts):
@@ -322,12 +350,24 @@ class AGUIEncoder:
         yield last
 
 
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_COUNT
+
+
 def _custom(name: str, value: Any) -> Frame:
     return {"type": "CUSTOM", "name": name, "value": value}
 
 
 _KINDS = (
-    *("token", "thinking", "model_finished", "model_error", "tool_call_delta", "tool_call"),
+    *(
+        "token",
+        "thinking",
+        "model_started",
+        "model_finished",
+        "model_error",
+        "tool_call_delta",
+        "tool_call",
+    ),
     *("tool_started", "tool_result", "tool_error", "node_started", "node_output", "node_error"),
     *("state", "interrupt", "workflow_complete", "workflow_error", "run_stopped", "run_lost"),
 )
