@@ -12,7 +12,7 @@ import flask
 from flask.sessions import SessionInterface
 
 from holdfast.errors import SessionError
-from holdfast.frameworks.pallets import HTTPSessionUnavailable, PalletsInterface
+from holdfast.frameworks.pallets import HTTPSessionUnavailable, PalletsInterface, held_by
 from holdfast.frameworks.tagged import TaggedSession, tagged, untagged
 from holdfast.sessions.session import ENVIRON_KEY, Session
 from holdfast.sessions.sync import driven
@@ -121,7 +121,4 @@ def get_session() -> FlaskSession:
         SessionError: the application's session interface is not ours.
         RuntimeError: there is no request.
     """
-    session = flask.session._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001
-    if not isinstance(session, FlaskSession):
-        raise SessionError("there is no session of holdfast's here: use FlaskSessionInterface")
-    return session
+    return held_by(flask.session, FlaskSession, "FlaskSessionInterface")

@@ -12,7 +12,7 @@ import quart
 from quart.sessions import SessionInterface
 
 from holdfast.errors import SessionError
-from holdfast.frameworks.pallets import HTTPSessionUnavailable, PalletsInterface
+from holdfast.frameworks.pallets import HTTPSessionUnavailable, PalletsInterface, held_by
 from holdfast.frameworks.tagged import TaggedSession, tagged, untagged
 from holdfast.sessions.session import Session
 from holdfast.sessions.verbs import settled
@@ -112,7 +112,4 @@ def get_session() -> QuartSession:
         SessionError: the application's session interface is not ours.
         RuntimeError: there is no request.
     """
-    session = quart.session._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001
-    if not isinstance(session, QuartSession):
-        raise SessionError("there is no session of holdfast's here: use QuartSessionInterface")
-    return session
+    return held_by(quart.session, QuartSession, "QuartSessionInterface")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from werkzeug.exceptions import ServiceUnavailable
 
-from holdfast.errors import CorruptData, SessionUnavailable
+from holdfast.errors import CorruptData, SessionError, SessionUnavailable
 from holdfast.frameworks.tagged import PERMANENT, is_still_good
 from holdfast.runtime import runtime
 from holdfast.sessions.commit import apply, planned
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from holdfast.sessions.store import SessionStore
     from holdfast.settings import Settings
 
+_T = TypeVar("_T")
+
 logger = logging.getLogger("holdfast.sessions")
 
 #: By our setting, the framework's.
@@ -53,6 +55,19 @@ _READ = (
     "SECRET_KEY",
     "SECRET_KEY_FALLBACKS",
 )
+
+
+def held_by(proxy: Any, kind: type[_T], interface: str) -> _T:
+    """Return the session behind *proxy*, the framework's ``session``, with its type.
+
+    Raises:
+        SessionError: it is no *kind*: the application's session interface is not *interface*.
+        RuntimeError: there is no request.
+    """
+    session = proxy._get_current_object()  # noqa: SLF001 - as its documentation says
+    if not isinstance(session, kind):
+        raise SessionError(f"there is no session of holdfast's here: use {interface}")
+    return session
 
 
 class HTTPSessionUnavailable(SessionUnavailable, ServiceUnavailable):  # type: ignore[misc]

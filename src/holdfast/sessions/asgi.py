@@ -16,7 +16,7 @@ from holdfast.errors import SessionUnavailable
 from holdfast.sessions.bond import running_task
 from holdfast.sessions.conversation import UNREACHABLE, Conversation, Socket
 from holdfast.sessions.cookie import NoCredential
-from holdfast.sessions.door import UNSET, Door, Unset, plain_keys
+from holdfast.sessions.door import UNSET, Door, Unset, given_of
 from holdfast.sessions.exchange import Exchange
 from holdfast.sessions.session import Session
 from holdfast.startup import (
@@ -89,16 +89,15 @@ class SessionMiddleware:
         store: SessionStore | None = None,
     ) -> None:
         self.app: ASGIApp = app
-        arguments = {
-            "secret_key": plain_keys(secret_key),
-            "session_cookie": session_cookie,
-            "session_path": path,
-            "session_same_site": same_site,
-            "session_https_only": https_only,
-            "session_domain": domain,
-            "session_partitioned": partitioned,
-        }
-        given = {name: value for name, value in arguments.items() if value is not UNSET}
+        given = given_of(
+            secret_key,
+            cookie=session_cookie,
+            path=path,
+            same_site=same_site,
+            https_only=https_only,
+            domain=domain,
+            partitioned=partitioned,
+        )
         door = kept_or_raised(lambda: Door(settings, given, max_age, store, HTTPSessionUnavailable))
         self._door = door
         #: Whether the short way of requests without a cookie is closed.

@@ -150,13 +150,25 @@ class Door:
         )
 
 
-def plain_keys(given: Any) -> Any:
+def given_of(secret_key: Any, **cookie: Any) -> dict[str, Any]:
+    """Return the settings that a middleware's arguments replace.
+
+    Args:
+        secret_key: one key or several, or ``UNSET``.
+        cookie: by the names of the settings without their ``session_``; ``UNSET`` replaces nothing.
+    """
+    arguments = {f"session_{name}": value for name, value in cookie.items()}
+    arguments["secret_key"] = _plain_keys(secret_key)
+    return {name: value for name, value in arguments.items() if value is not UNSET}
+
+
+def _plain_keys(given: Any) -> Any:
     """Return what was given as keys, in the form that the settings take."""
     # Starlette's own Secret shows its value by str() alone; pydantic's must stay as it is.
     if given is UNSET or isinstance(given, str) or hasattr(given, "get_secret_value"):
         return given
     if isinstance(given, (list, tuple)):
-        return tuple(plain_keys(each) for each in given)
+        return tuple(_plain_keys(each) for each in given)
     return str(given)
 
 

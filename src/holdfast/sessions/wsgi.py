@@ -15,7 +15,7 @@ from holdfast.errors import ConfigurationError, SessionUnavailable
 from holdfast.sessions.bond import bound
 from holdfast.sessions.commit import apply, conclude, planned
 from holdfast.sessions.conversation import UNREACHABLE
-from holdfast.sessions.door import UNSET, Door, Unset, plain_keys
+from holdfast.sessions.door import UNSET, Door, Unset, given_of
 from holdfast.sessions.headers import response_headers
 from holdfast.sessions.session import ENVIRON_KEY, Session
 from holdfast.sessions.sync import driven
@@ -76,16 +76,15 @@ class WSGISessionMiddleware:
         store: SessionStore | None = None,
     ) -> None:
         self.app = app
-        arguments = {
-            "secret_key": plain_keys(secret_key),
-            "session_cookie": session_cookie,
-            "session_path": path,
-            "session_same_site": same_site,
-            "session_https_only": https_only,
-            "session_domain": domain,
-            "session_partitioned": partitioned,
-        }
-        given = {name: value for name, value in arguments.items() if value is not UNSET}
+        given = given_of(
+            secret_key,
+            cookie=session_cookie,
+            path=path,
+            same_site=same_site,
+            https_only=https_only,
+            domain=domain,
+            partitioned=partitioned,
+        )
         self._door = Door(settings, given, max_age, store, SessionUnavailable, EnvironSession)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
