@@ -211,14 +211,22 @@ async def test_an_app_never_sees_an_id_of_ours(browser: Browser, feed: Feed) -> 
 
 async def test_every_post_calls_the_app(browser: Browser, feed: Feed) -> None:
     feed.script("data: 1\n\n", None)
+    async with browser.get() as known:
+        await known.ended()
     async with browser.get(method="POST") as call:
         await call.ended()
     async with browser.get(method="POST", last=last_id(call.text)) as again:
         await again.ended()
-    assert len(feed.calls) == 2
-    assert not browser.cookies
+    assert len(feed.calls) == 3
     first, second = headers_of(call), headers_of(again)
     assert first["holdfast-run"] != second["holdfast-run"]
+
+
+async def test_a_post_needs_no_cookie(browser: Browser, feed: Feed) -> None:
+    feed.script("data: 1\n\n", None)
+    async with browser.get(method="POST") as call:
+        await call.ended()
+    assert not browser.cookies
 
 
 async def test_the_run_is_named_for_programs_and_opens_nothing(
@@ -507,6 +515,7 @@ async def test_a_request_that_is_cancelled_before_its_answer_takes_the_app_with_
 
 async def test_the_app_gets_the_body_and_no_word_of_a_client_that_left(store: EventStore) -> None:
     heard: list[Message] = []
+    known: list[bool] = []
     told = asyncio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -515,7 +524,7 @@ async def test_the_app_gets_the_body_and_no_word_of_a_client_that_left(store: Ev
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         listening = asyncio.ensure_future(receive())
         await told.wait()
-        assert not listening.done()
+        known.append(listening.done())
         listening.cancel()
         await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": False})
 
@@ -525,6 +534,7 @@ async def test_the_app_gets_the_body_and_no_word_of_a_client_that_left(store: Ev
     told.set()
     await ended(store, headers_of(call)["holdfast-run"])
     assert [each["type"] for each in heard] == ["http.request"]
+    assert known == [False]
 
 
 async def test_a_client_that_leaves_before_the_answer_is_told_to_the_app(store: EventStore) -> None:
@@ -697,3 +707,85 @@ async def test_without_a_key_for_redis_every_request_is_refused(feed: Feed) -> N
         await call.ended()
     assert call.status == 503
     assert feed.calls == []
+
+
+async def test_an_answer_that_is_refused_on_its_way_out_cancels_the_app(
+    feed: Feed, store: EventStore
+) -> None:
+    inner = captured(feed, store)
+
+    async def around(scope: Scope, receive: Receive, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            raise LookupError
+
+        await inner(scope, receive, sending)
+
+    async with Browser(around).get() as call:
+        with pytest.raises(LookupError):
+            await call.ended()
+        call.task = asyncio.create_task(asyncio.sleep(0))
+        await call.task
+    assert isinstance(feed.ended[0], asyncio.CancelledError)
+
+
+async def test_a_client_that_is_gone_when_the_answer_begins_does_not_end_it(
+    feed: Feed, store: EventStore
+) -> None:
+    inner = captured(feed, store)
+    feed.script("data: 1\n\n", None)
+
+    async def around(scope: Scope, receive: Receive, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            raise OSError
+
+        await inner(scope, receive, sending)
+
+    async with Browser(around).get() as call:
+        with pytest.raises(OSError, match=r"^$"):
+            await call.ended()
+        call.task = asyncio.create_task(asyncio.sleep(0))
+        await call.task
+    await until(lambda: feed.ended == [None])
+
+
+async def test_events_that_are_no_longer_kept_are_told_as_a_gap(feed: Feed) -> None:
+    store = MemoryEventStore(maxlen=2)
+    browser = Browser(captured(feed, store))
+    async with browser.get() as call:
+        await until(lambda: call.status)
+        feed.say("data: 1\n\n")
+        await until(lambda: events_of(call.text))
+    feed.say(*[f"data: {number}\n\n" for number in range(2, 300)], None)
+    await until(lambda: feed.ended == [None])
+    async with browser.get(last=last_id(call.text)) as again:
+        await again.ended()
+    assert events_of(again.text)[0].kind == "holdfast.gap"
+    await close_hubs(store)
+
+
+async def test_a_client_holds_up_what_is_not_recorded(feed: Feed, store: EventStore) -> None:
+    store.max_event_bytes = 10
+    feed.script(*[f"data: {'x' * 10_000}\n\n"] * 100, None)
+    browser = Browser(taking(captured(feed, store), 2))
+    async with browser.get() as call:
+        await until(lambda: "x" in call.text)
+        await asyncio.sleep(0.1)
+        assert feed.ended == []
+        call.task.cancel()
+        await until(lambda: feed.ended)
+        call.task = asyncio.create_task(asyncio.sleep(0))
+        await call.task
+    assert isinstance(feed.ended[0], asyncio.CancelledError)
+
+
+async def test_a_request_that_is_cancelled_leaves_the_app_to_go_on(
+    browser: Browser, feed: Feed
+) -> None:
+    async with browser.get() as call:
+        await until(lambda: call.status)
+        call.task.cancel()
+        await until(call.task.done)
+        call.task = asyncio.create_task(asyncio.sleep(0))
+        await call.task
+    feed.say("data: 1\n\n", None)
+    await until(lambda: feed.ended == [None])

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.streams.capture.calls import KEY, Browser, Feed, captured, events_of, headers_of
+from tests.streams.capture.calls import KEY, Browser, Feed, captured, events_of, headers_of, last_id
 from tests.streams.clients import until
 from tests.streams.redis_stores import opened, ttls
 
@@ -259,3 +259,44 @@ async def test_who_comes_back_while_nobody_can_say_is_held(
         for each in (store, other):
             await runs.close_runs(each)
             await close_hubs(each)
+
+
+async def test_what_ended_while_redis_is_away_has_ended(
+    feed: Feed, fresh_redis: RedisServer, key_prefix: str
+) -> None:
+    async with opened(fresh_redis.url, key_prefix, redis_timeout=0.25) as store:
+        browser = Browser(captured(feed, store))
+        fresh_redis.kill()
+        await until(lambda: not store.available)
+        feed.script("data: 1\n\n", None)
+        async with browser.get() as call:
+            await call.ended()
+        async with browser.get(last=last_id(call.text)) as again:
+            await again.ended()
+        assert again.status == 204
+        feed.script("data: 1\n\n", ZeroDivisionError())
+        async with browser.get(method="POST") as broken:
+            with pytest.raises(ZeroDivisionError):
+                await broken.ended()
+            broken.task = asyncio.create_task(asyncio.sleep(0))
+            await broken.task
+        await close_hubs(store)
+
+
+async def test_what_no_journal_takes_still_reaches_the_client(
+    feed: Feed, fresh_redis: RedisServer, key_prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {"redis_timeout": 0.25, "stream_journal": 4}
+    async with opened(fresh_redis.url, key_prefix, **options) as store:
+        browser = Browser(captured(feed, store))
+        async with browser.get() as call:
+            await until(lambda: call.status)
+            feed.say("data: 1\n\n")
+            await until(lambda: events_of(call.text))
+            fresh_redis.kill()
+            await until(lambda: not store.available)
+            feed.say(*[f"data: {number}\n\n" for number in range(2, 10)], None)
+            await call.ended()
+        assert [int(each.data) for each in events_of(call.text)] == [*range(1, 10)]
+        assert "can be recorded no further" in caplog.text
+        await close_hubs(store)
