@@ -319,6 +319,28 @@ async def test_what_a_retriever_found() -> None:
     assert data["documents"][0]["page_content"] == "kelp"
 
 
+async def test_the_handler_hears_of_retrievers_and_of_what_a_chain_says(
+    settings: Settings, log: Log
+) -> None:
+    class Shelf(BaseRetriever):
+        def _get_relevant_documents(self, query: str, **_: Any) -> list[Document]:
+            if query == "?":
+                return [Document("kelp", id="d1")]
+            raise ValueError("no such shelf")
+
+    async def chain(query: str) -> int:
+        await adispatch_custom_event("progress", {"done": 1})
+        return len(await Shelf().ainvoke(query))
+
+    async with RunPublisher("r", settings=settings) as run:
+        config: Any = {"callbacks": [AsyncRunCallbackHandler(run)]}
+        assert await RunnableLambda(chain).ainvoke("?", config) == 1
+        with pytest.raises(ValueError, match="no such shelf"):
+            await RunnableLambda(chain).ainvoke("!", config)
+    types = ["custom", "retrieved", "output", "custom", "workflow_complete"]
+    assert await log.types() == types
+
+
 async def test_nodes_that_run_at_once_are_told_apart(settings: Settings, log: Log) -> None:
     both = asyncio.Barrier(2)
 
