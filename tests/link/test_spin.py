@@ -40,3 +40,18 @@ def test_a_redis_that_came_nearer_is_found_out() -> None:
     spin.missed()
     assert not spin.worth()
     assert spin.worth(), "what was missed long ago counts no more"
+
+
+def test_where_some_are_late_again_and_again_the_others_are_soon_slept_for_too() -> None:
+    spin, found = Spin(), 0
+    for _ in range(1000):
+        # Nine of ten come in time.
+        found += looks(spin, 1, near=found % 10 != 0)
+    assert found < 300
+
+
+def test_where_few_are_late_all_others_are_looked_for() -> None:
+    spin, found = Spin(), 0
+    for _ in range(10_000):
+        found += looks(spin, 1, near=found % 100 != 0)
+    assert found > 9_500

@@ -14,6 +14,9 @@ SPIN_SECONDS = 0.0001
 CROWDED_SECONDS = 0.00001
 # Powers of two: a Redis that is far away is looked for at one command in 256.
 MOST_REST = 8
+#: How many have to be caught in a row for one that was missed. Where more than a few in a hundred
+#: are late, the processor is wanted by others, and each look takes it from them.
+FORGIVEN_AFTER = 16
 
 
 @dataclass(slots=True)
@@ -22,6 +25,7 @@ class Spin:
 
     _misses: int = 0
     _rest: int = 0
+    _caught: int = 0
 
     def worth(self) -> bool:
         """Whether to look this time; what is not worth it is tried again now and then."""
@@ -32,9 +36,11 @@ class Spin:
 
     def caught(self) -> None:
         """Note that the reply came while it was looked for."""
-        self._misses = 0
+        self._caught += 1
+        if self._caught == FORGIVEN_AFTER:
+            self._caught, self._misses = 0, max(self._misses - 1, 0)
 
     def missed(self) -> None:
         """Note that it did not."""
-        self._misses = min(self._misses + 1, MOST_REST)
+        self._caught, self._misses = 0, min(self._misses + 1, MOST_REST)
         self._rest = (1 << self._misses) - 1

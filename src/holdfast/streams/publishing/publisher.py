@@ -17,12 +17,13 @@ from holdfast.streams.publishing.part import Part, error_data
 from holdfast.streams.publishing.stop import StopBell, StopScope
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
     from types import TracebackType
 
     from holdfast.settings import Settings
     from holdfast.streams.event import StreamEvent
     from holdfast.streams.hold import Claim
-    from holdfast.streams.store import Draft, EventStore
+    from holdfast.streams.store import Draft, Entry, EventStore
 
 
 log = logging.getLogger("holdfast.streams")
@@ -167,18 +168,22 @@ class RunPublisher(Part):
             RunEnded: the run has its terminal event.
             JournalFull: Redis is away, and so much waits already that this event was not accepted.
         """
-        return await self._publish(self._store.draft(type, data), data)
+        draft = self._store.draft(type, data)
+        (entry,) = await self._append(draft)
+        return self._published(draft, entry, data)
 
     async def _end(self, kind: Literal["run_stopped", "run_lost"]) -> StreamEvent:
         """End the run with one of the types that only holdfast writes; the data is ``{}``."""
-        return await self._publish(self._store.draft(kind, {}, ours=True), {})
+        draft = self._store.draft(kind, {}, ours=True)
+        (entry,) = await self._append(draft)
+        return self._published(draft, entry, {})
 
-    async def _publish(self, draft: Draft, data: Any) -> StreamEvent:
+    def _append(self, draft: Draft) -> Awaitable[list[Entry]]:
+        # Awaited by who calls it: each coroutine on the way would cost every event.
         self._check_open()
         life = self._hold.life
         append = self._store.append(self.run_id, [draft], owner=self.owner, life=life)
-        (entry,) = await (observed.publish(self.run_id, 1, append) if signals.observers else append)
-        return self._published(draft, entry, data)
+        return observed.publish(self.run_id, 1, append) if signals.observers else append
 
     async def node_output(self, node: str, output: Any) -> StreamEvent:
         """Publish what one node of a workflow produced: ``{"node", "output"}``."""

@@ -175,7 +175,7 @@ class RedisEventStore(EventStore):
             except HoldfastError:
                 pass
         if not ticket.done:
-            await ticket.wait()
+            await ticket.future()
         entries = ticket.entries()
         if self._replicas and _ends_a_run(entries):
             try:
@@ -770,8 +770,8 @@ class _Ticket:
         self._found.append(result)
         if len(self._found) < self._size:
             return
-        # Read after the last was put down, as wait() looks for it after the future was: one of the
-        # two sees the other.
+        # Read after the last was put down, as future() looks for that after the future was: one of
+        # the two sees the other.
         future = self._future
         if future is None:
             return
@@ -782,11 +782,12 @@ class _Ticket:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(_wake, future)
 
-    async def wait(self) -> None:
-        """Wait for the last answer."""
+    def future(self) -> asyncio.Future[None]:
+        """Return what is done with the last answer."""
         self._future = self._loop.create_future()
-        while not self.done:
-            await self._future
+        if self.done:
+            _wake(self._future)
+        return self._future
 
     def entries(self) -> list[Entry]:
         """Return the answers, once every one is there.
