@@ -69,8 +69,14 @@ def new_credential() -> Credential:
     return Credential(secrets.token_urlsafe(_LOCATOR_BYTES), secrets.token_urlsafe(_SECRET_BYTES))
 
 
+_SHA256 = hashlib.sha256()
+
+
 def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    # A copy spares OpenSSL the search for the algorithm.
+    digest = _SHA256.copy()
+    digest.update(text.encode())
+    return digest.hexdigest()
 
 
 class NoCredential(enum.Enum):
@@ -108,7 +114,7 @@ class CookieSigner:
             raise ValueError("a signer needs at least one key, and none may be empty")
         self._signer = _signer(keys[0])
         # One a key, because which key it was decides on signing anew.
-        self._derived = [_derived(key) for key in keys]
+        self._hashes = [_hash_of(key) for key in keys]
 
     def sign(self, credential: Credential) -> str:
         """Return the cookie's value."""
@@ -121,9 +127,10 @@ class CookieSigner:
             return None
         # As the signer would, in a third of the time, which every request with a cookie takes.
         payload, signature = value[:_PAYLOAD_LENGTH], value[_PAYLOAD_LENGTH + 1 :]
-        for age, derived in enumerate(self._derived):
-            mac = hmac.digest(derived, payload, "sha256")
-            if hmac.compare_digest(_base64(mac), signature):
+        for age, keyed in enumerate(self._hashes):
+            mac = keyed.copy()
+            mac.update(payload)
+            if hmac.compare_digest(_base64(mac.digest()), signature):
                 locator, _, secret = payload.decode().partition(".")
                 return Presented(Credential(locator, secret), old_key=age > 0)
         return None
@@ -159,6 +166,10 @@ def _derived(key: str) -> bytes:
 def _signer(key: str) -> Signer:
     # Derived once, not for every cookie.
     return Signer(_derived(key), key_derivation="none", digest_method=hashlib.sha256)
+
+
+def _hash_of(key: str) -> hmac.HMAC:
+    return hmac.new(_derived(key), digestmod=hashlib.sha256)
 
 
 def _base64(data: bytes) -> bytes:
