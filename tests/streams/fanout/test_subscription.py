@@ -17,7 +17,7 @@ from holdfast.streams.fanout.hub import Hub
 from holdfast.streams.fanout.ring import FIRST_PAGE, Break
 from holdfast.streams.fanout.subscription import Due, Subscription
 from holdfast.streams.frames import Frame, encode
-from holdfast.streams.store import Draft
+from holdfast.streams.store import Draft, RunInfo
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -419,6 +419,35 @@ async def test_cursor_that_was_never_an_entry_is_a_reset(store: PatchyStore, hub
     store.own(count=2)
     async with reading(hub, "7-0") as reader:
         await reader.has("reset", "own.1", "own.2")
+
+
+class LosesAllAfterALook(PatchyStore):
+    """It loses what it has, once, when the run has been looked at, and goes on in the same life."""
+
+    armed = False
+
+    async def describe(self, run_id: str) -> RunInfo:
+        info = await super().describe(run_id)
+        if self.armed:
+            self.armed = False
+            await asyncio.sleep(0.003)  # an id is given once
+            self.flush()
+            self.other()
+            self.other()
+        return info
+
+
+async def test_loss_before_a_ring_has_come_up_to_its_reader_is_a_reset() -> None:
+    store = LosesAllAfterALook()
+    hub = Hub(store)
+    async with reading(hub) as early:
+        await until(lambda: early.subscription.idle)
+        store.other()
+        last = store.other()
+        store.armed = True
+        async with reading(hub, str(last.id)) as ahead:
+            await ahead.has("reset", "other.1", "other.2")
+    await hub.aclose()
 
 
 async def test_flush_under_a_live_stream_never_mixes_two_lives(

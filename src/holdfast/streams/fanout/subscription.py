@@ -428,9 +428,10 @@ class Subscription:
             return [Due("", Break("gap", requested, None))]
         if info.last == base or info.status == "absent":
             self.done = over
-            # What a ring that is behind shows as not stored yet, this reader may have as stored.
-            self._position = ring.end if ring.last <= base else None
-            self._passed_end = ring.ended
+            if ring.last == base or (info.status == "absent" and ring.last < base):
+                self._position, self._passed_end = ring.end, ring.ended
+            # Else the ring is behind, and this reader joins when it has come up to here: until then
+            # another life may begin that it cannot tell from what comes before the cursor.
         return []
 
     async def _reset(self) -> Due:
