@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from holdfast.streams.hold import Hold
 from holdfast.streams.stores.memory import MemoryEventStore
 from holdfast.testing import EventStoreSuite
 
@@ -78,6 +79,22 @@ class TestMemoryAlone:
         clock.now += 101
         info = await store.describe("run")
         assert (info.status, info.length, info.n) == ("expired", 0, 1)
+
+    async def test_a_silent_run_does_not_expire_under_its_publisher(self) -> None:
+        clock = Clock()
+        store = MemoryEventStore(retention=100, clock=clock)
+        hold = Hold("run", lambda: None)
+        await store.claim(hold)
+        store.attend(hold)
+        await store.add("run", "t", 1)
+        clock.now += 200_000
+        await store.add("other", "t", 1)  # sweeps
+        assert [event.data for event in await store.get_events("run")] == [1]
+        store.leave(hold)
+        clock.now += 99
+        assert await store.status("run") == "open"
+        clock.now += 1
+        assert await store.status("run") == "expired"
 
     async def test_a_stop_waits_an_hour_for_its_run_and_no_longer(self) -> None:
         for waited, stops in ((3590, True), (3610, False)):

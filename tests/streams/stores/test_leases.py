@@ -438,6 +438,18 @@ class TestMarks:
         await store.request_stop(RUN)
         assert ttls(redis, store, RUN)[1] > 0
 
+    async def test_a_silent_run_does_not_expire_under_its_publisher(
+        self, redis: RedisServer, key_prefix: str
+    ) -> None:
+        values = {"stream_lease": LEASE, "stream_retention": 30}
+        async with opened(redis.url, key_prefix, **values) as store:
+            async with RunPublisher(RUN, store=store) as run:
+                await run.emit("t", 1)
+                await until(lambda: ttls(redis, store, RUN)[0] > 30_000)
+                redis.execute("PEXPIRE", store.keys(RUN).meta, 60_000)
+                await until(lambda: ttls(redis, store, RUN)[1] > 60_000)
+            assert 0 < ttls(redis, store, RUN)[0] <= 30_000
+
     async def test_one_run_that_cannot_be_read_costs_no_other_its_lease(
         self,
         redis: RedisServer,

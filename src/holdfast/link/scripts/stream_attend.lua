@@ -3,6 +3,8 @@
 -- KEYS: stream, meta
 -- ARGV: 1 the holder ('': only look)    2 lease (ms; 0: it never lapses)
 --       3 the life that the publisher knows, or ''
+--       4 how long the events of a run are kept at the least from now, while it is held (ms)
+--       5 how long meta is kept (ms)
 -- Returns {status, life, 1 where it has been asked to stop}; status is 'on', 'over' or 'absent'.
 --
 -- A lease that is free is taken, also one that has lapsed and was not judged: its holder may be
@@ -29,6 +31,10 @@ if ARGV[1] ~= '' then
   if not holder or holder == ARGV[1] or lapsed then
     local until_ms = tonumber(ARGV[2]) > 0 and now + ARGV[2] or 0
     call('HSET', meta, 'lease', string.format('%s %.0f', ARGV[1], until_ms))
+    -- Nothing that has a living publisher is over: it may be silent for longer than events are kept.
+    local events, known = call('PTTL', KEYS[1]), call('PTTL', meta)
+    if events >= 0 and events < tonumber(ARGV[4]) then call('PEXPIRE', KEYS[1], ARGV[4]) end
+    if known >= 0 and known < ARGV[5] - ARGV[4] then call('PEXPIRE', meta, ARGV[5]) end
   end
 end
 return {'on', life, stop}

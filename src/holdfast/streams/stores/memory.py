@@ -56,13 +56,18 @@ class _Run:
     expires_at: float = 0.0
     forgotten_at: float = 0.0
     stopping: bool = False
+    holder: weakref.ref[Hold] | None = None
 
     def status(self, now: float) -> Status:
         if self.deleted:
             return "absent"
-        if now >= self.expires_at and not self.live:
+        if now >= self.expires_at and not self.live and not self.is_held():
             return "expired"
         return "ended" if self.end else "open"
+
+    def is_held(self) -> bool:
+        """Whether its publisher lives, who may be silent for longer than events are kept."""
+        return not self.end and self.holder is not None and self.holder() is not None
 
 
 class MemoryEventStore(EventStore):
@@ -242,6 +247,7 @@ class MemoryEventStore(EventStore):
             elif start and self._holders.get(run_id) != hold.name:
                 return Claim("open", run.life, run.owner)
             self._holders[run_id] = hold.name
+            run.holder = weakref.ref(hold)
             hold.learn(run.life, stopping=run.stopping)
             return Claim("mine", run.life, run.owner)
 
@@ -256,6 +262,10 @@ class MemoryEventStore(EventStore):
             self._holds.discard(hold)
             if self._holders.get(hold.run_id) == hold.name:
                 del self._holders[hold.run_id]
+                run = self._runs.get(hold.run_id)
+                if run is not None and run.is_held():
+                    self._keep(run, self._clock(), self.retention)
+                    run.holder = None
 
     async def request_stop(self, run_id: str) -> StopAnswer:
         with self._lock:
@@ -341,6 +351,8 @@ class MemoryEventStore(EventStore):
             return
         self._next_sweep = now + 60
         for run_id, run in list(self._runs.items()):
+            if run.is_held():
+                continue
             if now >= run.forgotten_at:
                 del self._runs[run_id]
             elif now >= run.expires_at:

@@ -29,6 +29,11 @@ SHORTEST = 0.02
 """Seconds, at the least, between two renewals: a shorter lease is not worth a busy thread."""
 LOOK = 10.0
 """Seconds within which a run is looked at though it holds no lease that lapses."""
+SILENT = 60.0
+"""Seconds, beyond its lease, for which the events of a held run are there though none is added.
+
+In them it can still be told as lost where its publisher has died.
+"""
 SETTLED = 3.0
 """Seconds, at the least, for which Redis must be back before a lease is judged.
 
@@ -54,6 +59,7 @@ class RedisHolds:
         self._keys = keys
         self._lease = lease
         self._lease_ms = int(lease * 1000)
+        self._silent = int((lease + SILENT) * 1000)
         self._kept = kept
         self._claim = Script.load("stream_claim")
         self._attend = Script.load("stream_attend")
@@ -131,7 +137,8 @@ class RedisHolds:
 
     def _attend_call(self, hold: Hold) -> tuple[list[str], list[Any]]:
         keys = self._keys(hold.run_id)
-        return [keys.stream, keys.meta], [hold.name, self._lease_ms, hold.life or ""]
+        args: list[Any] = [hold.name, self._lease_ms, hold.life or "", self._silent, self._kept]
+        return [keys.stream, keys.meta], args
 
     def _attended(self, hold: Hold, call: tuple[list[str], list[Any]], answer: Any) -> None:
         if isinstance(answer, RedisReplyError) and answer.code == "NOSCRIPT":
