@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ from holdfast.streams import shutdown
 from holdfast.streams.select import default_store, hubs_of
 from holdfast.streams.stores.memory import MemoryEventStore
 from holdfast.streams.wsgi.environ import body_size, raw_path, scope_of
+from holdfast.streams.wsgi.leaving import Leaving
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -254,6 +256,42 @@ def test_who_asks_for_something_else_meanwhile_has_not_left(settings: Settings) 
         assert ours.recv(3) == b"GET", "nothing of it was read"
         publish("r", settings, 1, end=True)
         reader.until(lambda each: each.over)
+
+
+def test_a_connection_that_is_reset_is_seen_too(settings: Settings) -> None:
+    app = WSGIEventStreamApp(settings=settings)
+    publish("r", settings, 1)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+    with ours, Reader(app, "/runs/r/events/stream", **{"werkzeug.socket": ours}) as reader:
+        until(lambda: subscribers(settings) == 1)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        theirs.close()
+        reader.until(lambda each: each.over)
+
+
+def test_a_socket_that_cannot_be_watched_is_left_alone(settings: Settings) -> None:
+    app = WSGIEventStreamApp(settings=settings)
+    ids = publish("r", settings, 1)
+    closed = socket.socket()
+    closed.close()
+    with Reader(app, "/runs/r/events/stream", **{"gunicorn.socket": closed}) as reader:
+        reader.until(lambda each: each.ids == ids)
+        publish("r", settings, 1, end=True)
+        reader.until(lambda each: each.over)
+
+
+async def test_a_socket_that_has_nothing_to_say_is_that_of_one_who_is_there() -> None:
+    ours, theirs = socket.socketpair()
+    leaving = Leaving(asyncio.get_running_loop(), {"gunicorn.socket": ours})
+    with ours, theirs:
+        waiting = asyncio.create_task(leaving.wait())
+        await asyncio.sleep(0)
+        leaving._look(ours)
+        assert not waiting.done()
+        theirs.close()
+        await asyncio.wait_for(waiting, 20)
 
 
 def test_for_who_takes_nothing_the_app_waits(settings: Settings) -> None:

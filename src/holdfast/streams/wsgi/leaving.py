@@ -57,15 +57,13 @@ class Leaving:
             # A number of its own: the server may close its own at any moment, and another
             # connection be given the same. Nothing is read from it, nor set.
             self._peer = socket.socket(fileno=os.dup(self._server.fileno()))
-            self._loop.add_reader(self._peer.fileno(), self._look)
+            self._loop.add_reader(self._peer.fileno(), self._look, self._peer)
         except (OSError, NotImplementedError):
             self.forget()
 
-    def _look(self) -> None:
-        if self._peer is None:
-            return
+    def _look(self, peer: socket.socket) -> None:
         try:
-            said = self._peer.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            said = peer.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
