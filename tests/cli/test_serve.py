@@ -106,6 +106,7 @@ def test_any_wsgi_server_runs_it(name: str, serve: Serve, sites: Path) -> None:
     server = serve(["-m", "gunicorn", *where], env=env)
     with httpx.Client(base_url=server.url, timeout=30) as client:
         assert [client.get("/").text for _ in range(3)] == ["1", "2", "3"]
+        assert client.get("/streams/livez").json() == {"status": "ok"}
 
 
 def told(sites: Path, *arguments: str, **environment: str) -> tuple[int, str]:
