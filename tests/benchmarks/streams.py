@@ -37,6 +37,8 @@ KIND = "node_output"
 DATA = {"node": "writer", "output": "x" * 160}
 PAYLOAD = json.dumps(DATA, separators=(",", ":"))
 BLOCK = 250
+TOGETHER = 2000
+"""Events of a hundred tasks: twenty of each, so that how they begin does not decide."""
 EVENTS = 10_000
 Results: TypeAlias = dict[str, list[tuple[float, ...]]]
 
@@ -111,7 +113,7 @@ async def emits(url: str, rounds: int) -> None:  # noqa: C901 - each contender i
                 took = await timed(xadds, 1, 4)
                 at_once["pipeline of XADD"].append((took[0] / 100, took[1] / 100))
                 for name, work in {"emit": emit, "emit, 100 runs": emit_to_many}.items():
-                    at_once[name].append(await timed(work, 100, 400))
+                    at_once[name].append(await timed(work, 100, TOGETHER))
             for name, found in one_by_one.items():
                 alone[name].append(_medians(found))
             for name, found in at_once.items():

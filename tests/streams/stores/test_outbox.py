@@ -36,11 +36,12 @@ class Publishers:
         size: int = 1,
         kind: str = "t",
         sender: str = "loop",
-    ) -> None:
+        now: float = 0.0,
+    ) -> bool:
         def teller(name: object) -> module.Answer:
             return lambda result: self.told.append((name, result))
 
-        self.outbox.put(
+        return self.outbox.put(
             run_id,
             [Draft(kind, b"x" * size) for _ in names],
             [teller(name) for name in names],
@@ -48,6 +49,7 @@ class Publishers:
             owner=owner,
             life=life,
             now_ms=1234,
+            now=now,
         )
 
     @property
@@ -72,6 +74,17 @@ def settle(outbox: Outbox, batch: Sequence[Waiting], first: int = 1) -> None:
 
 
 class TestBatches:
+    def test_who_has_a_batch_on_its_way_has_nothing_to_take(self) -> None:
+        one = make()
+        assert not one.put("a")
+        batch = take(one.outbox)
+        assert one.put("b", now=0.9)
+        assert not one.put("c", now=0.9, sender="another")
+        # By then nobody waits for that batch any more.
+        assert not one.put("d", now=1.1)
+        settle(one.outbox, batch)
+        assert not one.put("e", now=0.9)
+
     def test_events_leave_in_the_order_they_came_with_numbers_in_a_row(self) -> None:
         publishers = make()
         for name in "abc":

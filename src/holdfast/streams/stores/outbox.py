@@ -8,6 +8,7 @@ that comes back without it. All state is behind one lock; any thread may call.
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 from collections import OrderedDict, deque
@@ -195,8 +196,16 @@ class Outbox:
         owner: str | None,
         life: str | None,
         now_ms: int,
-    ) -> None:
+        now: float = math.inf,
+    ) -> bool:
         """Queue *drafts* in order, all or none.
+
+        Args:
+            now: as :meth:`take` has it.
+
+        Returns:
+            Whether *sender* has a batch on its way, which will bring the next: then there is
+            nothing to take.
 
         Raises:
             RunEnded: the run's end is in this queue already.
@@ -220,6 +229,7 @@ class Outbox:
                 )
                 seq += 1
             lane.next_seq = seq
+            return lane.sender == sender and now < lane.busy_until
 
     def take(
         self, run_id: str, sender: Hashable, now: float, patience: float

@@ -154,7 +154,7 @@ class RedisEventStore(EventStore):
             return []
         loop = asyncio.get_running_loop()
         ticket = _Ticket(loop, len(drafts))
-        self._outbox.put(
+        follows = self._outbox.put(
             run_id,
             drafts,
             [ticket.tell] * len(drafts),
@@ -162,11 +162,12 @@ class RedisEventStore(EventStore):
             owner=owner,
             life=life,
             now_ms=time.time_ns() // 1_000_000,
+            now=time.monotonic(),
         )
         if not self._link.up:
             # Queued before this wait: tasks are woken from it in any order.
             await self._link.ready()
-        reply = self._send(run_id, loop)
+        reply = None if follows else self._send(run_id, loop)
         if reply is not None:
             # What it says has been settled by its callback before this goes on: waiting for it
             # directly saves a turn of the loop.
