@@ -17,7 +17,7 @@ from holdfast.streams.fanout.hub import Hub
 from holdfast.streams.fanout.ring import FIRST_PAGE, Break
 from holdfast.streams.fanout.subscription import Due, Subscription
 from holdfast.streams.frames import Frame, encode
-from holdfast.streams.store import Draft, RunInfo
+from holdfast.streams.store import Draft, News, RunInfo
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -419,6 +419,49 @@ async def test_cursor_that_was_never_an_entry_is_a_reset(store: PatchyStore, hub
     store.own(count=2)
     async with reading(hub, "7-0") as reader:
         await reader.has("reset", "own.1", "own.2")
+
+
+class AnswersLate(PatchyStore):
+    """What it says of the run is what was true when it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.late = asyncio.Event()
+        self.late.set()
+        self.asked = 0
+
+    async def describe(self, run_id: str) -> RunInfo:
+        info = await super().describe(run_id)
+        self.asked += 1
+        await self.late.wait()
+        return info
+
+
+async def test_second_outage_right_after_the_flush_passes_over_nothing() -> None:
+    """A look that began before the flush ends after it, and has found nothing new."""
+    store = AnswersLate()
+    hub = Hub(store)
+    async with reading(hub) as early:
+        (first,) = store.own()
+        await early.has("own.1")
+        store.away = True
+        store.own()
+        await early.has("own.1", "own.2")
+        store.away, asked = False, store.asked
+        store.late.clear()
+        hub.look("r")
+        await until(lambda: store.asked > asked)
+        store._store(store.journal.pop()._replace(provisional=False))
+        store.bells.ring("r", News(store.life))
+        store.away = True
+        store.own()
+        async with reading(hub, str(first.id)) as late:
+            store.late.set()
+            await until(lambda: hub._rings["r"].doubtful)
+            store.come_back()
+            await late.has("own.2", "own.3")
+        await early.has("own.1", "own.2", "own.3")
+    await hub.aclose()
 
 
 class LosesAllAfterALook(PatchyStore):
