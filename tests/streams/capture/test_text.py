@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import EventTooLarge
@@ -159,21 +159,20 @@ def test_an_event_that_is_too_large_is_refused_with_its_size() -> None:
         to_draft(Event("message", "x" * 10), 11)
 
 
-LINES = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]))
-
-
-@given(
-    st.lists(
-        st.builds(
-            Event,
-            LINES.filter(bool),
-            st.lists(LINES, min_size=1).map("\n".join) | st.integers().map(json.dumps),
-            st.none() | LINES.filter(lambda text: "\0" not in text),
-            st.none() | st.integers(0, 10**9),
-        )
-    ),
-    st.integers(1, 7),
+ANY = st.characters(exclude_characters="\0\r\n", exclude_categories=["Cs"])
+LINES = st.text(ANY, max_size=20)
+EVENTS = st.builds(
+    Event,
+    st.text(ANY, min_size=1, max_size=20),
+    st.lists(LINES, min_size=1, max_size=4).map("\n".join) | st.integers().map(json.dumps),
+    st.none() | LINES,
+    st.none() | st.integers(0, 10**9),
 )
+
+
+# A busy machine is slow, and that is no failure.
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(EVENTS, max_size=5), st.integers(1, 7))
 def test_any_event_comes_back_as_it_was(events: list[Event], size: int) -> None:
     text = b"".join(spell(stored(event), event.id) for event in events)
     found = read(*(text[at : at + size] for at in range(0, len(text), size)))
