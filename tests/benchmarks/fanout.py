@@ -3,11 +3,12 @@
 Run it as ``python -m tests.benchmarks.fanout [rounds] [subscribers] [--only PART] [--loop LOOP]``.
 Rounds are interleaved, so that a slow moment of the machine falls on every contender alike; ratios
 are taken within a round. The subscribers read over raw sockets in this process, on another core
-than the uvicorn that serves them. Three measurements, ``deliveries``, ``rates`` and ``stalls``:
+than the uvicorn that serves them. Measured are ``deliveries``, ``fifty``, ``rates``, ``stalls``:
 
 * the CPU time of a delivery: a bare ASGI app sending the same bytes, holdfast, and sse-starlette
   with an ``XREAD`` for each client;
-* latency against the publisher's clock, at rising rates of one run, and where the CPU time goes;
+* latency against the publisher's clock at fifty events a second of one run, beside the bare app's;
+* the same at rising rates, and where the CPU time goes;
 * the latency of a hundred readers and the memory of the server while one of them takes nothing.
 """
 
@@ -379,6 +380,21 @@ def fan_outs(redis: RedisServer, rounds: int, subscribers: int) -> None:
     report(f"an event to {subscribers} SSE subscribers", columns, results, warm_up=1)
 
 
+def fifties(redis: RedisServer, rounds: int, subscribers: int, loop: str) -> None:
+    """Measure the latency at fifty events a second of one run, against the bare app's."""
+    how = {"frames": 200, "interval": 0.02}
+    results: Results = defaultdict(list)
+    with served(redis, loop) as server:
+        for number in range(rounds + 1):
+            for which in ("bare", "holdfast"):
+                told = deliver(server.port, which, f"fifty-{number}", subscribers, how)
+                cpu = told.cpu / len(told.latencies) * 1e6
+                quantiles = (quantile(told.latencies, part) for part in (0.5, 0.95))
+                results[which].append((cpu, *quantiles))
+    columns = ["CPU us/delivery", "P50 ms", "P95 ms"]
+    report(f"50 events/s to {subscribers} SSE subscribers on {loop}", columns, results, warm_up=1)
+
+
 def rates(redis: RedisServer, subscribers: int, loop: str, seconds: float = 4.0) -> None:
     """Measure the latency at rising rates, until the 95th percentile stays above 100 ms."""
     told_of = f"{subscribers} SSE subscribers on {loop}"
@@ -436,7 +452,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("rounds", type=int, nargs="?", default=7)
     parser.add_argument("subscribers", type=int, nargs="?", default=1000)
-    parser.add_argument("--only", choices=("deliveries", "rates", "stalls"))
+    parser.add_argument("--only", choices=("deliveries", "fifty", "rates", "stalls"))
     parser.add_argument("--loop", choices=("asyncio", "uvloop"), default="asyncio")
     asked = parser.parse_args()
     many_files()
@@ -444,6 +460,8 @@ def main() -> None:
         redis = stack.enter_context(redis_server())
         if asked.only in {None, "deliveries"}:
             fan_outs(redis, asked.rounds, asked.subscribers)
+        if asked.only in {None, "fifty"}:
+            fifties(redis, asked.rounds, asked.subscribers, asked.loop)
         if asked.only in {None, "rates"}:
             rates(redis, asked.subscribers, asked.loop)
         if asked.only in {None, "stalls"}:
