@@ -38,6 +38,7 @@ JSON: st.SearchStrategy[Any] = st.recursive(
         ({"kind": "add", "run_id": "r", "last_id": "x"}, Nonsense("INVALID_ID", "r")),
         ({"kind": "add", "run_id": "r", "last_id": 5}, Nonsense("INVALID_ID", "r")),
         ({"kind": "add", "run_id": "r", "token": ["t"]}, Nonsense("INVALID_FRAME", "r")),
+        ({"kind": "add", "run_id": "r", "token": "\ud800"}, Nonsense("INVALID_FRAME", "r")),
         ({"kind": ["add"], "run_id": "r"}, Nonsense("INVALID_FRAME")),
         ({"run_id": "r"}, Nonsense("INVALID_FRAME")),
         (["add", "r"], Nonsense("INVALID_FRAME")),

@@ -68,7 +68,7 @@ def parse_command(text: str | None) -> Command:
 
 def _add(run_id: str, frame: dict[str, Any]) -> Command:
     last_id, token = frame.get("last_id"), frame.get("token")
-    if not isinstance(token, str | None):
+    if token is not None and not _is_text(token):
         return Nonsense("INVALID_FRAME", run_id)
     if not isinstance(last_id, str | None):
         return Nonsense("INVALID_ID", run_id)
@@ -76,3 +76,14 @@ def _add(run_id: str, frame: dict[str, Any]) -> Command:
     if last_id is not None and position is None:
         return Nonsense("INVALID_ID", run_id)
     return Add(run_id, position, token)
+
+
+def _is_text(value: object) -> bool:
+    """Whether *value* is text; JSON can also write half a surrogate pair, which no URL carries."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
