@@ -82,6 +82,8 @@ class Site:
         match scope["path"]:
             case "/login":
                 session["user_id"] = "ada"
+            case "/login-as-eve":
+                session["user_id"] = "eve"
             case "/visit" | "/feed/first":
                 session["seen"] = 1
             case "/rotate":
@@ -287,6 +289,25 @@ async def test_a_session_that_begins_with_the_answer_has_it(feed: Feed, store: E
     assert set(browser.cookies) == {"session"}
     assert await is_given(browser, run, "/feed/first", last=last)
     assert await is_given(browser, run, "/feed/first")
+
+
+async def test_another_user_in_the_same_session(feed: Feed, store: EventStore) -> None:
+    browser = Browser(Site(feed, store).app)
+    await visit(browser, "/login")
+    last, run = await read(browser)
+    await visit(browser, "/login-as-eve")
+    assert not await is_given(browser, run, last=last)
+    assert not await is_given(browser, run)
+
+
+async def test_a_session_that_logs_in_keeps_it(feed: Feed, store: EventStore) -> None:
+    browser = Browser(Site(feed, store).app)
+    await visit(browser, "/visit")
+    last, run = await read(browser)
+    assert set(browser.cookies) == {"session"}
+    await visit(browser, "/login")
+    assert await is_given(browser, run, last=last)
+    assert await is_given(browser, run)
 
 
 async def test_a_visitor_who_logs_in_keeps_what_the_browser_had(

@@ -82,8 +82,9 @@ def set_cookie(value: str, settings: Settings) -> bytes:
 
 
 def _readers(connection: HTTPConnection, names: Sequence[str]) -> list[str]:
-    # The last name is that of the session itself: ``session:<id_hash>``, stable over its rotations.
-    readers = list(names[-1:])
+    # A session has the name ``session:<id_hash>``, stable over its rotations, and may have a user.
+    # Another user in the same session is another reader; what it had before a login is still its.
+    readers = list(dict.fromkeys([" ".join(dict.fromkeys(names)), *names[-1:]])) if names else []
     cookie = _cookie(connection)
     return [*readers, f"cookie:{cookie}"] if cookie else readers
 

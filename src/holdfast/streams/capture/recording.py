@@ -88,7 +88,7 @@ class Recording:
     def leave(self) -> None:
         """The client is gone. What is recorded goes on."""
         self.aside.leave()
-        if self.aside.broken:
+        if self.aside.broken and not self.complete:
             self._app.cancel()
 
     # -- what the application sends
@@ -140,12 +140,13 @@ class Recording:
             await self._presence.began(self.headers)
             while await self._some():
                 await self._record()
-            self._raise_how_it_ended()
         except RunEnded:
             raise
         except HoldfastError as error:
             self._break_off(error)
             raise
+        else:
+            self._raise_how_it_ended()
         finally:
             upkeep.cancel()
             self._over = True
