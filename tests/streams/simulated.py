@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import random
 import socket
 import sys
@@ -21,6 +22,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.matrix.history import Act, Frame, Story
+from tests.matrix.invariants import delivered
 
 from holdfast.errors import RedisUnavailable
 from holdfast.link import LinkState, LinkStatus, Script
@@ -301,10 +304,14 @@ class World:
         redis: a connection to a Redis of its own.
         seed: everything follows from it.
         processes: how many there are.
+        losses: Redis may come back without what it had.
     """
 
-    def __init__(self, redis: Connection, seed: int, processes: int) -> None:
+    def __init__(
+        self, redis: Connection, seed: int, processes: int, *, losses: bool = False
+    ) -> None:
         self.chance = random.Random(seed)
+        self.losses = losses
         self._redis = redis
         settings = Settings(redis_url="redis://unused", redis_timeout=30)
         self.processes = [Process(self, number, settings) for number in range(processes)]
@@ -312,6 +319,10 @@ class World:
         self.acked: dict[str, list[int]] = {}
         self.log: list[str] = []
         self.ended = False
+        # What Redis had once, by key; and what had been acknowledged when it lost something.
+        self._kept: dict[bytes, bytes] = {}
+        self._at_risk: dict[str, set[int]] = {}
+        self._lost = False
 
     def note(self, text: str) -> None:
         self.log.append(text)
@@ -389,9 +400,9 @@ class World:
             self.note(f"{process.name}: emits {numbers}")
             process.emitting = asyncio.create_task(self._emitted(process, numbers))
 
-    async def end(self, process: Process) -> None:
+    async def end(self, process: Process, *, surely: bool = False) -> None:
         """Somebody ends the run, when nobody else has anything on its way."""
-        if self.ended or self.chance.random() < 0.7:
+        if self.ended or (not surely and self.chance.random() < 0.7):
             return
         for each in self.processes:
             if each.emitting is not None and not each.emitting.done():
@@ -400,8 +411,10 @@ class World:
                 return
         lane = process.store._outbox._lanes.get(RUN)
         others = any(each.number for each in self.processes if each is not process)
-        if others and not process.link.up and (lane is None or lane.alone):
+        if others and not surely and (lane is None or lane.alone):
             return  # it cannot know of the others, and tells the end at once: not promised
+        if self._lost and not all(each.link.up for each in self.processes):
+            return  # what was lost and is to be written again is refused after an end
         self.ended = True
         self.note(f"{process.name}: ends the run")
         drafts = [Draft("workflow_complete", b"{}")]
@@ -450,6 +463,30 @@ class World:
         process.link.tell(LinkState.DOWN)
         process.listener.connected = False
         process.listener.inbox.clear()
+
+    async def save(self, _: Process) -> None:
+        """Redis keeps what it has now."""
+        keys = self._redis.call("KEYS", "*")
+        self._kept = {key: self._redis.call("DUMP", key) for key in keys}
+
+    async def lose(self, _: Process) -> None:
+        """Redis is away from everybody, and comes back with what it once had."""
+        if not self.losses or self.ended or self.chance.random() < 0.5:
+            return
+        for process in self.processes:
+            await self.cut(process)
+            self._down(process)
+            for wire in process.link.old:
+                wire.lose()
+                wire.sent.clear()
+        self.note(f"Redis loses all but {len(self._kept)} keys of old")
+        self._lost = True
+        for by, numbers in self.acked.items():
+            self._at_risk.setdefault(by, set()).update(numbers)
+        for key in self._redis.call("KEYS", "*"):
+            self._redis.call("DEL", key)
+        for key, value in self._kept.items():
+            self._redis.call("RESTORE", key, 0, value)
 
     async def recover(self, process: Process, *, surely: bool = False) -> None:
         """Redis is back for this process, perhaps only for a part of what is to be written."""
@@ -528,10 +565,41 @@ class World:
         for _ in range(steps):
             await self.step()
         await self._settle()
-        while not self.ended:
-            await self.end(self.processes[0])
+        while not self.ended and not self._unanswered():
+            await self.end(self.processes[0], surely=True)
         await self._settle()
-        return [text for reader in self.readers for text in self._judge(reader)]
+        for reader in self.readers:
+            seen = (f"{each.kind} {each.by}{each.n or ''} at {each.id}" for each in reader.told)
+            self.note(f"{reader.name} saw: {', '.join(seen)}")
+        wrong = [text for reader in self.readers for text in self._judge(reader)]
+        wrong += self._unanswered()
+        return wrong + (delivered(self._story()) if self._lost else [])
+
+    def _unanswered(self) -> list[str]:
+        emitting = [each.emitting for each in self.processes if each.emitting is not None]
+        return [f"{each} got no answer" for each in emitting if not each.done()]
+
+    def _story(self) -> Story:
+        """What was seen, for the judge of what Redis lost."""
+        acts = [
+            Act(
+                "before" if n in self._at_risk.get(by, ()) else "after",
+                "emit",
+                200,
+                argument=(by, [n]),
+            )
+            for by, numbers in self.acked.items()
+            for n in numbers
+        ]
+        story = Story("local", len(self.processes), loses=True, acts=acts)
+        for reader in self.readers:
+            story.readers[reader.name] = [Frame(each.kind, each.by, each.n) for each in reader.told]
+        stream = self.processes[0].store.keys(RUN).stream
+        for _, fields in self._redis.call("XRANGE", stream, "-", "+"):
+            if fields[1] == b"t":
+                body = json.loads(fields[3])
+                story.stored.setdefault(body["p"], []).append(body["n"])
+        return story
 
     async def _settle(self) -> None:
         """Have everything well again, and all said."""
@@ -552,8 +620,6 @@ class World:
                 if reader.task is not None and reader.task.done() and not reader.over:
                     reader.start(self.processes[reader.at])
             quiet = quiet + 1 if before == self._state() else 0
-        for process in self.processes:
-            assert process.emitting is None or process.emitting.done()
 
     def _state(self) -> Any:
         return [len(reader.told) for reader in self.readers], self.acked
@@ -561,6 +627,8 @@ class World:
     def _judge(self, reader: Reader) -> Iterator[str]:
         if not reader.over:
             yield f"{reader.name} was never told the end"
+        if self._lost:
+            return
         for told in reader.told:
             if told.kind not in {"event", "end"}:
                 yield f"{reader.name} was told of a {told.kind}"
@@ -592,8 +660,10 @@ _WEIGHTS = (
         World.move,
         World.wait,
         World.end,
+        World.save,
+        World.lose,
     ),
-    (20, 20, 10, 10, 12, 3, 2, 8, 6, 3, 4, 4, 5, 2),
+    (20, 20, 10, 10, 12, 3, 2, 8, 6, 3, 4, 4, 5, 2, 2, 3),
 )
 
 
@@ -607,7 +677,7 @@ def _short(args: Sequence[Any]) -> str:
 
 
 async def life(
-    redis: Connection, seed: int, *, steps: int = 80, processes: int = 2
+    redis: Connection, seed: int, *, steps: int = 80, processes: int = 2, losses: bool = False
 ) -> tuple[list[str], list[str]]:
     """Return what went wrong in one life, and what happened in it.
 
@@ -616,11 +686,12 @@ async def life(
         seed: what is done, and when, follows from it.
         steps: how much happens before everything is well again.
         processes: how many there are.
+        losses: Redis may come back without what it had.
     """
     redis.call("FLUSHALL")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(redis_store, "Listener", SimulatedListener)
-        world = World(redis, seed, processes)
+        world = World(redis, seed, processes, losses=losses)
         try:
             async with asyncio.timeout(60):
                 return await world.live(steps), world.log
@@ -636,15 +707,23 @@ def main() -> int:
     parser.add_argument("--lives", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--losses", action="store_true")
     parser.add_argument("--show", action="store_true")
     chosen = parser.parse_args()
+    logging.disable()
     bad = 0
     begun = time.monotonic()
     with redis_server("--save", "") as server:
         redis = Connection(server.port)
         for seed in range(chosen.first, chosen.first + chosen.lives):
             wrong, log = asyncio.run(
-                life(redis, seed, steps=chosen.steps, processes=chosen.processes)
+                life(
+                    redis,
+                    seed,
+                    steps=chosen.steps,
+                    processes=chosen.processes,
+                    losses=chosen.losses,
+                )
             )
             if wrong:
                 bad += 1

@@ -28,13 +28,20 @@ async def test_no_reader_of_two_processes_misses_an_event_or_has_it_twice(
         assert not wrong, "\n".join([f"seed {seed}", *wrong, *log])
 
 
+async def test_what_redis_lost_is_told_to_whoever_saw_it(connection: Connection) -> None:
+    for seed in range(1, 41):
+        wrong, log = await life(connection, seed, losses=True)
+        assert not wrong, "\n".join([f"seed {seed}", *wrong, *log])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "steps", "lives"), [(1, 80, 100), (2, 80, 200), (3, 200, 100)]
 )
+@pytest.mark.parametrize("losses", [False, True], ids=["nothing lost", "data lost"])
 async def test_no_reader_misses_an_event_in_many_lives(
-    connection: Connection, processes: int, steps: int, lives: int
+    connection: Connection, processes: int, steps: int, lives: int, losses: bool
 ) -> None:
     for seed in range(1000, 1000 + lives):
-        wrong, log = await life(connection, seed, steps=steps, processes=processes)
+        wrong, log = await life(connection, seed, steps=steps, processes=processes, losses=losses)
         assert not wrong, "\n".join([f"seed {seed}", *wrong, *log])

@@ -200,6 +200,22 @@ async def test_end_that_is_stored_after_more_than_a_page_is_told_after_that_page
             assert late.cursor.base == ring.last
 
 
+async def test_end_of_a_run_that_others_were_seen_to_write_waits_to_be_stored(
+    store: PatchyStore, hub: Hub
+) -> None:
+    async with reading(hub) as reader:
+        store.own()
+        await reader.has("own.1")
+        store.other(bell=True)
+        await reader.has("own.1", "other.2")
+        store.away = True
+        store.own(kind="workflow_complete")
+        await until(lambda: reader.subscription.idle)
+        assert not reader.subscription.done
+        store.come_back()
+        await reader.has("own.1", "other.2", "own.2")
+
+
 async def test_end_that_is_not_readable_before_an_outage_waits_for_what_others_wrote(
     store: PatchyStore, hub: Hub
 ) -> None:

@@ -294,6 +294,10 @@ class Ring:
         """
         return self._stored_at.get(entry.producer or "", -1) > position
 
+    def has_others_than(self, producer: str | None) -> bool:
+        """Whether another than *producer* has stored something here."""
+        return any(each != producer for each in self._stored_at)
+
     def locate(self, base: EventId) -> int | None:
         """Return the position after the event *base*, ``None`` where the ring cannot tell."""
         if base < self._start or base > self.last:

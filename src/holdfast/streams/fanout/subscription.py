@@ -477,6 +477,8 @@ class Subscription:
         """
         if ring.superseded(position, entry):
             return False
+        if entry.terminal and ring.has_others_than(entry.producer):
+            return False  # its producer had not heard of them, and they may have written more
         reached = self.cursor.reaches(entry.producer, entry.follows, entry.prev)
         return reached or self._from_tail
 
