@@ -282,6 +282,21 @@ def test_a_socket_that_cannot_be_watched_is_left_alone(settings: Settings) -> No
         reader.until(lambda each: each.over)
 
 
+async def test_the_servers_socket_goes_on_to_wait_whatever_the_default_is() -> None:
+    ours, theirs = socket.socketpair()
+    leaving = Leaving(asyncio.get_running_loop(), {"gunicorn.socket": ours})
+    with ours, theirs:
+        socket.setdefaulttimeout(5)
+        try:
+            waiting = asyncio.create_task(leaving.wait())
+            await asyncio.sleep(0)
+        finally:
+            socket.setdefaulttimeout(None)
+        assert os.get_blocking(ours.fileno())
+        leaving.leave()
+        await waiting
+
+
 async def test_a_socket_that_has_nothing_to_say_is_that_of_one_who_is_there() -> None:
     ours, theirs = socket.socketpair()
     leaving = Leaving(asyncio.get_running_loop(), {"gunicorn.socket": ours})
@@ -467,8 +482,9 @@ def test_the_path_as_it_was_sent(path: str, raw: str, found: bytes | None, name:
         ({"HTTP_TRANSFER_ENCODING": "chunked"}, 0),
         ({"wsgi.input_terminated": True}, 0),
         ({"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}, None),
+        ({"CONTENT_LENGTH": "12", "REQUEST_METHOD": "GET"}, 0),
     ],
-    ids=["none", "empty", "12", "negative", "unmarked", "get", "chunked"],
+    ids=["none", "empty", "12", "negative", "unmarked", "unsaid", "chunked", "get"],
 )
 def test_how_much_of_a_body_follows(environ: WSGIEnvironment, size: int | None) -> None:
     assert body_size(environ) == size

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _RAW = ("RAW_URI", "REQUEST_URI")
 # RFC 9110 section 15.3.5 and 15.4.5: these have no content, and so none of a type.
 _EMPTY = frozenset({204, 304})
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _UNPREFIXED = frozenset({"CONTENT_TYPE", "CONTENT_LENGTH"})
 
 
@@ -80,6 +81,9 @@ def head_of(
 
 def body_size(environ: WSGIEnvironment) -> int | None:
     """Return how many bytes of a body follow; ``None``: until its end, which the server marks."""
+    if environ.get("REQUEST_METHOD") in _READING:
+        # Waiting for one that nobody reads would hold up the answer.
+        return 0
     announced = environ.get("CONTENT_LENGTH") or ""
     if announced.isdigit():
         return int(announced[:20])

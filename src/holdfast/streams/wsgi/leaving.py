@@ -55,8 +55,12 @@ class Leaving:
             return
         try:
             # A number of its own: the server may close its own at any moment, and another
-            # connection be given the same. Nothing is read from it, nor set.
-            self._peer = socket.socket(fileno=os.dup(self._server.fileno()))
+            # connection be given the same.
+            number = os.dup(self._server.fileno())
+            waits = os.get_blocking(number)
+            self._peer = socket.socket(fileno=number)
+            # A default timeout has just been set, for the server's own socket as well.
+            os.set_blocking(number, waits)
             self._loop.add_reader(self._peer.fileno(), self._look, self._peer)
         except (OSError, NotImplementedError):
             self.forget()
