@@ -57,7 +57,9 @@ class Site:
             **(env or {}),
         }
         command = uvicorn_command(
-            "tests.matrix.app:create_app", ["--factory", "--log-level", "warning"]
+            "tests.matrix.app:create_app",
+            # A connection is never closed from this side while a request is on its way to it.
+            ["--factory", "--log-level", "warning", "--timeout-keep-alive", "75"],
         )
         self._servers = [
             ServerProcess(command, folder / f"{mode}-{processes}-{number}.log", variables)
