@@ -117,6 +117,42 @@ def test_what_is_not_there_is_shown_as_absent(shell: Shell) -> None:
     assert json.loads(done.stdout)["status"] == "absent"
 
 
+def test_the_runs_are_listed_and_nothing_else(
+    shell: Shell, redis: RedisServer, key_prefix: str
+) -> None:
+    shell.ids("open *[?]", "token", "token")
+    ended = shell.ids("ended", "token", "workflow_complete")[-1]
+    foreign = ("*", "type", "t", "data", "1")
+    redis.execute("XADD", f"{key_prefix}run:foreign:events", *foreign)
+    redis.execute("SET", f"{key_prefix}run:none:else", "1")
+    redis.execute("SET", f"{{{key_prefix}run:broken:events}}:meta", "1")
+    redis.execute("XADD", f"else:{key_prefix}run:other:events", *foreign)
+
+    listed = shell("list", "--json")
+    assert listed.returncode == 0
+    assert "broken" in listed.stderr
+    runs = {line["run"]: line for line in map(json.loads, listed.stdout.splitlines())}
+    assert {run: (line["status"], line["kept"]) for run, line in runs.items()} == {
+        "open *[?]": ("open", 2),
+        "ended": ("ended", 2),
+        "foreign": ("open", 1),
+    }
+    assert runs["ended"] == {
+        "run": "ended",
+        "status": "ended",
+        "kept": 2,
+        "last": ended,
+        "owner": None,
+    }
+
+    head, line = shell("list", "--status", "ended").stdout.splitlines()
+    assert head.split() == ["status", "kept", "last", "owner", "run"]
+    assert line.split() == ["ended", "2", ended, "-", "ended"]
+    assert len(shell("list", "--limit", "1", "--json").stdout.splitlines()) == 1
+    shell("expire", "ended", "0")
+    assert shell("list", "--status", "expired").stdout.splitlines()[1].split()[0] == "expired"
+
+
 def test_nothing_follows_the_end(shell: Shell) -> None:
     shell.ids("r", "workflow_complete")
     done = shell("publish", "r", "token")

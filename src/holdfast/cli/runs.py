@@ -1,7 +1,6 @@
 """`holdfast runs`: look into a run from the command line, follow it, and put in a word.
 
 What is shown here comes from the configured Redis, or for `tail` from the address of a stream.
-There is no list of all runs: nobody keeps one, and making it would read every key of Redis.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import json
 import sys
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
@@ -18,6 +18,7 @@ import click
 from holdfast.cli import missing
 from holdfast.errors import (
     ConfigurationError,
+    CorruptData,
     HoldfastError,
     InvalidEvent,
     RedisUnavailable,
@@ -28,14 +29,17 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
 
     from holdfast.client import Item
+    from holdfast.link import Link
     from holdfast.streams.store import EventStore, RunInfo
 
 T = TypeVar("T")
 
+_AT_ONCE = 200
+
 
 @click.group()
 def runs() -> None:
-    """Look into runs: tail, show, publish, expire, import.
+    """Look into runs: list, tail, show, publish, expire, import.
 
     Exit status: 0 it was done (tail: the run completed), 1 it could not be (tail: the run ended
     otherwise), 2 the call or the configuration cannot work, 130 it was interrupted.
@@ -163,6 +167,70 @@ def _item(run_id: str, due: Any) -> Item:
     return kind(run_id, due.item.requested, due.item.earliest)
 
 
+@runs.command("list")
+@click.option(
+    "--status",
+    "statuses",
+    type=click.Choice(["open", "ended", "expired"]),
+    multiple=True,
+    help="Only runs that are so; again for more than one.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Print at most so many.")
+@click.option("--json", "as_json", is_flag=True, help="Print each run as one line of JSON.")
+@_async
+async def list_(*, statuses: tuple[str, ...], limit: int | None, as_json: bool) -> None:
+    """List the runs: status, kept events, last event, owner.
+
+    The names of all keys of Redis are read for it, in small steps; what comes or goes meanwhile may
+    be missed. The order is Redis's own.
+    """
+    left = -1 if limit is None else limit
+    if not as_json:
+        click.echo(_row("status", "kept", "last", "owner", "run"))
+    async with contextlib.aclosing(_described()) as described:
+        async for run_id, info in described:
+            if statuses and info.status not in statuses:
+                continue
+            click.echo(_listed(run_id, info, as_json=as_json))
+            left -= 1
+            if not left:
+                break
+
+
+async def _described() -> AsyncGenerator[tuple[str, RunInfo], None]:
+    from holdfast.runtime import runtime
+    from holdfast.streams.stores.listing import run_ids
+
+    store = await _store()
+    ids = run_ids(await _link(), runtime().settings)
+    while found := await asyncio.to_thread(lambda: [*itertools.islice(ids, _AT_ONCE)]):
+        told = await asyncio.gather(*map(store.describe, found), return_exceptions=True)
+        for run_id, info in zip(found, told, strict=True):
+            if isinstance(info, CorruptData):
+                click.echo(f"holdfast: {info}", err=True)
+            elif isinstance(info, BaseException):
+                raise info
+            elif info.status != "absent":
+                yield run_id, info
+
+
+def _listed(run_id: str, info: RunInfo, *, as_json: bool) -> str:
+    from holdfast.cli.live import printable
+    from holdfast.streams.event import ZERO
+
+    last = str(info.last) if info.last > ZERO else None
+    if as_json:
+        kept = {"status": info.status, "kept": info.length, "last": last, "owner": info.owner}
+        return json.dumps({"run": run_id, **kept}, ensure_ascii=False)
+    owner = printable(info.owner or "-")
+    return _row(info.status, str(info.length), last or "-", owner, printable(run_id))
+
+
+def _row(status: str, kept: str, last: str, owner: str, run_id: str) -> str:
+    # The run comes last: it may be long, and what is read by programs is --json.
+    return f"{status:8} {kept:>7}  {last:20} {owner:20}  {run_id}"
+
+
 @runs.command()
 @click.argument("run")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -282,11 +350,23 @@ async def _store() -> EventStore:
     """Return the configured store, once it answers.
 
     Raises:
+        ConfigurationError, RedisUnavailable: as `_link`.
+    """
+    from holdfast.runtime import runtime
+    from holdfast.streams.select import default_store
+
+    await _link()
+    return default_store(runtime())
+
+
+async def _link() -> Link:
+    """Return the link to the configured Redis, once it answers.
+
+    Raises:
         ConfigurationError: none is configured that another process could see.
         RedisUnavailable: it does not answer now.
     """
     from holdfast.runtime import runtime
-    from holdfast.streams.select import default_store
 
     link = runtime().link
     if link is None:
@@ -296,4 +376,4 @@ async def _store() -> EventStore:
         )
     if not await link.ready():
         raise RedisUnavailable(link.status.reason or "timeout")
-    return default_store(runtime())
+    return link
