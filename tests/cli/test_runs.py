@@ -175,7 +175,7 @@ def test_nothing_follows_the_end(shell: Shell) -> None:
         ("tail", "r", "http://localhost/events/stream"),
         ("tail", *map(str, range(101))),
         ("expire", "r", "-1"),
-        ("list",),
+        ("list", "--status", "absent"),
     ],
 )
 def test_a_call_that_cannot_work_is_a_usage_error(shell: Shell, arguments: tuple[str, ...]) -> None:
