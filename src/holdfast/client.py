@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import inspect
 import json
-import random
 import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Iterator
@@ -20,6 +19,7 @@ from typing import Any, cast
 from urllib.parse import quote
 
 from holdfast.errors import StreamRefused
+from holdfast.jitter import between
 from holdfast.streams.event import TERMINAL_TYPES, StreamEvent, moment, parse_id
 
 try:
@@ -377,7 +377,7 @@ class _Reader:
             self._failures = 0
         backoff = min(self._max_delay, FIRST_DELAY * 2.0 ** min(self._failures, 30))
         self._failures += 1
-        spread = random.uniform(0.5, 1)  # noqa: S311 - spreads load
+        spread = between(0.5, 1)
         return max(self._pause, backoff * spread)
 
     def _item(self, block: _Block) -> Item | None:

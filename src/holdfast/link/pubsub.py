@@ -10,13 +10,13 @@ import asyncio
 import contextlib
 import logging
 import os
-import random
 from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
 
 from holdfast.errors import RedisUnavailable
+from holdfast.jitter import between
 from holdfast.link.client import Stream, connect
 from holdfast.link.lane import CONNECT_DEADLINES, NOT_YET, disown, new_reader, pack
 from holdfast.link.state import LinkState, LinkStatus
@@ -211,7 +211,7 @@ class Listener:
                 await self._until_up()
                 await self._serve()
                 # Not at once: a server that accepts and hangs up would be called in a tight circle.
-                await asyncio.sleep(RETRY * random.uniform(0.5, 1.5))  # noqa: S311
+                await asyncio.sleep(RETRY * between(0.5, 1.5))
         finally:
             unsubscribe()
 

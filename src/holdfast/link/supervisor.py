@@ -7,7 +7,6 @@ one with a connection of its own, so that a blocked event loop, or none at all, 
 from __future__ import annotations
 
 import logging
-import random
 import secrets
 import threading
 import time
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from holdfast import signals
 from holdfast.errors import RedisReplyError, RedisUnavailable
+from holdfast.jitter import between
 from holdfast.link.capabilities import missing_commands, parse_info, worries
 from holdfast.link.conversing import converse
 from holdfast.link.state import Event, LinkState, LinkStatus, after, event_of_probe
@@ -258,7 +258,7 @@ class Supervisor:
         if self._status.state is LinkState.SUSPECT:
             return
         # Jittered, so that the processes of a fleet do not ask in step.
-        pause = random.uniform(0.5, 1.0) * PROBE_INTERVAL  # noqa: S311
+        pause = between(0.5, 1.0) * PROBE_INTERVAL
         if self._status.state is LinkState.DOWN:
             held_in = self._down_at + HOLD_DOWN - time.monotonic()
             pause = min(pause, held_in) if held_in > 0 else pause

@@ -6,11 +6,11 @@ here: `sentinel` and `cluster` ask, and tell it.
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from typing import TYPE_CHECKING
 
 from holdfast.errors import RedisUnavailable
+from holdfast.jitter import one_of
 from holdfast.link import slots
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Topology:
     def target(self) -> Target:
         """Where to connect: the server, or the master found last, or any master of a Cluster."""
         if self.nodes:
-            return self.at(random.choice(self.nodes))  # noqa: S311
+            return self.at(one_of(self.nodes))
         return self._target
 
     @target.setter

@@ -7,7 +7,6 @@ rung when its subscription is confirmed, the first time and after each loss: loo
 from __future__ import annotations
 
 import contextlib
-import random
 import selectors
 import socket
 import ssl
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import hiredis
 
 from holdfast.errors import HoldfastError, RedisUnavailable
+from holdfast.jitter import between
 from holdfast.link.client import SyncStream, connect_sync
 from holdfast.link.lane import NOT_YET, new_reader, pack
 
@@ -97,7 +97,7 @@ class ThreadListener:
         if connection is not None:
             connection.close()
         # Not at once: a server that accepts and hangs up would be called in a tight circle.
-        self._retry_at = time.monotonic() + RETRY * random.uniform(0.5, 1.5)  # noqa: S311
+        self._retry_at = time.monotonic() + RETRY * between(0.5, 1.5)
 
     def _until_retry(self) -> float:
         """While Redis is away nothing is tried: whoever is told that it is back wakes us."""

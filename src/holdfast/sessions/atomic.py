@@ -7,9 +7,10 @@ Pure, save for the random pause between two tries. The stores judge by these fun
 from __future__ import annotations
 
 import math
-import random
 import re
 from typing import Any
+
+from holdfast.jitter import between
 
 #: How often a compare-and-set is tried before it gives up: some two seconds under contention.
 TRIES = 100
@@ -63,4 +64,4 @@ def is_number(value: object) -> bool:
 def pause(tried: int) -> float:
     """Return how many seconds to wait after *tried* tries: random, so that two rivals part."""
     longest = min(_FIRST_PAUSE * 2.0 ** min(tried, 10), _LONGEST_PAUSE)
-    return random.uniform(0.0, longest)  # noqa: S311 - spreads load, guards nothing
+    return between(0.0, longest)

@@ -9,7 +9,6 @@ it does not take the hint. On event loops other than asyncio nothing is bound.
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.websockets import WebSocketDisconnect
 
 from holdfast.errors import CorruptData, SessionUnavailable
+from holdfast.jitter import between
 from holdfast.sessions.lifecycle import Standing
 from holdfast.sessions.store import Missing, Record
 
@@ -122,7 +122,7 @@ class Bond:
         # Not all at once: there may be thousands, and Redis has only just come back.
         if self._timer is not None:
             self._timer.cancel()
-        self._set_timer(time.time() + random.random() * _SPREAD)  # noqa: S311 - spreads load
+        self._set_timer(time.time() + between(0.0, _SPREAD))
 
     async def _look(self) -> None:
         """See whether it is really over: other requests may have prolonged it, or ended it."""

@@ -8,7 +8,6 @@ as if the run had ended.
 from __future__ import annotations
 
 import logging
-import random
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from starlette.responses import Response
 
 from holdfast.errors import HoldfastError
+from holdfast.jitter import between
 from holdfast.streams import frames, problems
 from holdfast.streams.doors.opening import Opening, Permit, await_start, decide, judge, look
 from holdfast.streams.fanout.pulse import Expiry, Pulse, listening
@@ -161,7 +161,7 @@ def come_back(retry: float) -> Response:
 
 def retry_ms(seconds: float) -> int:
     """A reconnect delay of one client, so that all of them do not come back at once."""
-    return max(int(seconds * 1000 * random.uniform(0.5, 1.5)), 1)  # noqa: S311 - spreads load
+    return max(int(seconds * 1000 * between(0.5, 1.5)), 1)
 
 
 class _Stream:
