@@ -35,6 +35,15 @@ def test_no_data_can_break_out_of_its_line(text: str) -> None:
     assert json.loads(lines[2].removeprefix(b"data: ")) == {"t": text}
 
 
+@pytest.mark.parametrize("envelope", [False, True])
+def test_who_splits_lines_by_unicode_has_the_event_whole(envelope: bool) -> None:
+    text = "a\u2028b\u2029c\u0085d “e” — é"
+    sent = frame({text: text}).event_source("1-0", envelope=envelope).decode()
+    assert sent.splitlines() == sent.split("\n")[:-1]
+    value = json.loads(sent.split("data: ")[1])
+    assert (value["data"] if envelope else value) == {text: text}
+
+
 def test_websocket_frame_is_json_with_the_cursor_as_its_id() -> None:
     one = frame({"n": 2**63}, run='a "b"', created_ms=1767225600125)
     for cursor in ("1-0", "2-0~p.1"):

@@ -84,6 +84,7 @@ _IMPORT = rf"{_NAME}(\.{_NAME})*:{_NAME}(\.{_NAME})*"
 _NO_BRACES = r"[^{}\x00-\x1f\x7f]*"
 
 Seconds = Annotated[int, Field(ge=0, le=_SECONDS_MAX), Allowed("whole seconds, 0 or more")]
+PositiveSeconds = Annotated[int, Field(ge=1, le=_SECONDS_MAX), Allowed("whole seconds, 1 or more")]
 Duration = Annotated[
     float, Field(ge=0, le=_SECONDS_MAX, allow_inf_nan=False), Allowed("seconds, 0 or more")
 ]

@@ -32,6 +32,7 @@ from holdfast.settings.kinds import (
     Percent,
     PositiveCount,
     PositiveDuration,
+    PositiveSeconds,
     RedisUrl,
     SameSite,
     Seconds,
@@ -252,7 +253,7 @@ class Table(BaseSettings):
         "refused before any I/O.",
         examples=["262144"],
     )
-    stream_retention: Seconds = Field(
+    stream_retention: PositiveSeconds = Field(
         86400,
         description="Seconds the events of a run are kept after its end, or after its last event if"
         " it never ends.",

@@ -14,6 +14,8 @@ from holdfast.streams.event import EventId, rfc3339, to_json
 if TYPE_CHECKING:
     from holdfast.streams.store import Entry
 
+_SEPARATOR, _NEXT_LINE = b"\xe2\x80", b"\xc2\x85"
+
 ControlKind = Literal["gap", "reset", "end", "error", "denied"]
 
 
@@ -73,7 +75,7 @@ class Frame:
 
 def encode(run_id: str, entry: Entry) -> Frame:
     """Encode *entry* once, for everybody. Its data is compact JSON, which holds no line break."""
-    body = b"event: " + entry.type.encode() + b"\ndata: " + entry.data + b"\n\n"
+    body = b"event: " + entry.type.encode() + b"\ndata: " + _one_line(entry.data) + b"\n\n"
     return Frame(run_id, entry, entry.public_id, body, len(body) + 64, entry.kept)
 
 
@@ -103,9 +105,21 @@ def retry(milliseconds: int) -> bytes:
     return f"retry: {milliseconds}\n\n".encode()
 
 
+def _one_line(data: bytes) -> bytes:
+    """Escape in JSON what Unicode calls a line break and WHATWG HTML 9.2.6 does not.
+
+    The value is the same. Clients that split text by Unicode, as ``str.splitlines`` does, would
+    take such an event for two lines.
+    """
+    if _SEPARATOR in data:  # also the first two bytes of most dashes and quotation marks
+        data = data.replace(b"\xe2\x80\xa8", rb"\u2028").replace(b"\xe2\x80\xa9", rb"\u2029")
+    return data.replace(_NEXT_LINE, rb"\u0085") if _NEXT_LINE in data else data
+
+
 def _websocket_halves(run_id: str, entry: Entry) -> tuple[str, str]:
     created = rfc3339(EventId(entry.created_ms, 0).created_at)
+    data = _one_line(entry.data).decode()
     return (
         f'{{"kind":"event","run_id":{to_json(run_id)},"id":"',
-        f'","type":{to_json(entry.type)},"data":{entry.data.decode()},"created_at":"{created}"}}',
+        f'","type":{to_json(entry.type)},"data":{data},"created_at":"{created}"}}',
     )

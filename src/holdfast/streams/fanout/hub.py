@@ -609,10 +609,8 @@ def _as_provisional(ring: Ring, stored: Iterable[Entry]) -> Iterable[Entry]:
         prev = None if follows else ring.last if ring.life is not None else entry.id
         follows = follows or entry.seq - 1
         if entry.terminal and entry.n != entry.seq:
-            follows, prev = (
-                entry.seq,
-                None,
-            )  # what others wrote before it could not be told after it
+            # What others wrote before it could not be told after it.
+            follows, prev = entry.seq, None
         yield entry._replace(provisional=True, follows=follows, prev=prev)
         follows = entry.seq
 
