@@ -151,6 +151,8 @@ async def from_store(store: EventStore, run_id: str, last_id: str) -> AsyncGener
                     yield _item(run_id, due)
                 if not subscription.done:
                     await subscription.wait()
+            if subscription.expired:
+                raise RunExpired(f"the run {run_id!r} never ended; its events are no longer kept")
     yield End(run_id)
 
 

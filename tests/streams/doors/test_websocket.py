@@ -76,6 +76,29 @@ async def test_expired_run_is_an_error_frame_and_code_4410() -> None:
     await close_hubs(store)
 
 
+async def test_a_run_that_expires_under_its_readers_is_told() -> None:
+    now = [0.0]
+    store = MemoryEventStore(clock=lambda: now[0], retention=10)
+    first = await store.add("r", "t", 1)
+    async with (
+        socket(store) as call,
+        socket(store, f"{PATH}?last_id={first.id}") as caught_up,
+        Call(app_of(store), test_sse.PATH) as sse,
+        Call(app_of(store), "/events/stream?run=r") as many,
+    ):
+        await until(lambda: call.frames and sse.events and many.events)
+        now[0] = 20
+        for each in (call, caught_up, sse, many):
+            await each.ended()
+    error = {"kind": "error", "run_id": "r", "code": "RUN_EXPIRED"}
+    assert (call.frames[1:], call.close_code) == ([error], 4410)
+    assert (caught_up.frames, caught_up.close_code) == ([error], 4410)
+    assert [kind for kind, _ in sse.events] == ["t"]
+    assert sse.complete  # EventSource comes back, and is answered 410
+    assert many.events[-1] == ("holdfast.error", error)
+    await close_hubs(store)
+
+
 async def test_gap_and_reset_are_frames(store: PatchyStore) -> None:
     for _ in range(3):
         store.other()

@@ -6,9 +6,11 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.streams.redis_stores import opened
 
 from holdfast.link import Link
 from holdfast.settings import Settings
+from holdfast.streams.store import Known
 from holdfast.streams.stores.redis import RedisEventStore
 from holdfast.testing import EventStoreSuite
 
@@ -59,6 +61,21 @@ class TestRedis(EventStoreSuite):
         early = [store.add("early", "t", number) for number in range(20)]
         await asyncio.gather(publish_once_up(), *early)
         assert [event.data for event in await store.get_events("early")] == [*range(21)]
+
+
+async def test_an_audit_finds_a_run_that_has_expired_without_an_end(
+    redis: RedisServer, key_prefix: str
+) -> None:
+    async with opened(redis.url, key_prefix) as store:
+        known: list[Known] = []
+        for run_id, last in (("a", "t"), ("b", "t"), ("ended", "workflow_complete")):
+            await store.add(run_id, last, 1)
+            info = await store.describe(run_id)
+            known.append(Known(run_id, info.last, info.n, info.life, last != "t"))
+        assert await store.changed(known) == []
+        for run_id in ("b", "ended"):
+            redis.execute("DEL", store.keys(run_id).stream)
+        assert await store.changed(known) == ["b"]
 
 
 def keys_of(redis: RedisServer, prefix: str) -> list[bytes]:

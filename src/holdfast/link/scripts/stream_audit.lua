@@ -28,6 +28,11 @@ local function lapsed(lease)
   return till and till > 0 and till < now
 end
 
+-- A run that never ended, whose events are kept no longer.
+local function expired(stream, n, meta, known)
+  return n ~= '0' and not meta[4] and not meta[6] and known == '0' and redis.pcall('EXISTS', stream) == 0
+end
+
 for i = 1, count do
   local m = redis.pcall('HMGET', KEYS[2 * i], 'n', 'last', 'life', 'end', 'gone', 'transport', 'lease')
   local n = not m.err and m[1] or '0'
@@ -35,7 +40,7 @@ for i = 1, count do
   local last = n ~= '0' and m[2] or '0-0'
   if m.err or broken or has_news[KEYS[2 * i - 1]] or m[5] or m[6] or last ~= ARGV[4 * i - 3]
     or n ~= ARGV[4 * i - 2] or (m[3] or '') ~= ARGV[4 * i - 1] or (m[4] and '1' or '0') ~= ARGV[4 * i]
-    or m[7] and lapsed(m[7]) then
+    or m[7] and lapsed(m[7]) or expired(KEYS[2 * i - 1], n, m, ARGV[4 * i]) then
     found[#found + 1] = i
   end
 end

@@ -162,6 +162,8 @@ class Lane:
         if self._pause is not None:
             return _NOTHING
         due = await self.subscription.take()
+        if self.subscription.expired:
+            return Step(due, _ENDS[Opening.EXPIRED])
         return Step(due, "end" if self.subscription.done else None)
 
     async def _decide(self) -> Step:

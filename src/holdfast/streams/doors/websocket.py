@@ -94,12 +94,14 @@ class _Socket:
             if opening is Opening.DENIED:
                 await self._send_control("error", code=decision.code)
                 return POLICY
+            if opening is Opening.SERVE and not await self._relay():
+                return self._why_over()
+            if self._subscription.expired:
+                opening = Opening.EXPIRED
             if opening in _REFUSALS:
                 name, code = _REFUSALS[opening]
                 await self._send_control("error", code=name)
                 return code
-            if opening is Opening.SERVE and not await self._relay():
-                return self._why_over()
             await self._send_control("end")
             return NORMAL
         finally:

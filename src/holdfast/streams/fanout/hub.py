@@ -250,6 +250,7 @@ class Hub:
         ring = Ring(run_id, info.last, info.life)
         ring.last_n = info.n
         ring.ended = info.status != "open"
+        ring.expired = _has_no_end(info)
         ring.transport = info.transport
         ring.begun = info.transport == "pubsub"
         if info.transport == "streams":
@@ -498,6 +499,7 @@ class Hub:
         ring.interrupt(Break("gap", str(seen), None))
         ring.last, ring.last_n = info.last, info.n
         ring.ended = ring.ended or info.status != "open"
+        ring.expired = _has_no_end(info)
         ring.wake()
         return False
 
@@ -565,6 +567,8 @@ class Hub:
             self._audit_live(ring, info)
         elif info.last != ring.last or _is_another_life(ring, info):
             self.look(run_id)
+        elif _has_no_end(info) and not ring.ended:
+            ring.expire()
         if ring.doubtful:
             # Readers that were held because Redis was away can go on now.
             ring.doubtful = False
@@ -613,6 +617,11 @@ def _as_provisional(ring: Ring, stored: Iterable[Entry]) -> Iterable[Entry]:
             follows, prev = entry.seq, None
         yield entry._replace(provisional=True, follows=follows, prev=prev)
         follows = entry.seq
+
+
+def _has_no_end(info: RunInfo) -> bool:
+    """Whether the events of a run are kept no longer, though it never ended."""
+    return info.status == "expired" and info.end is None
 
 
 def _is_live(news: News) -> bool:

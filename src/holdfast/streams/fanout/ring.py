@@ -147,7 +147,8 @@ class Ring:
 
     Attributes:
         last, last_n: id and number of the newest stored event that it knows of.
-        ended: whether that, or a provisional event, ended the run.
+        ended: whether that, or a provisional event, ended the run, or it has expired.
+        expired: the run never ended, and its events are kept no longer.
         readers: how many subscriptions walk it.
         doubtful: the store could not be asked; when it can, every reader must look again.
         transport: what the run uses, once that is known.
@@ -176,6 +177,7 @@ class Ring:
         "encoded",
         "end",
         "ended",
+        "expired",
         "last",
         "last_n",
         "life",
@@ -195,7 +197,7 @@ class Ring:
         self.life = life
         self.last = start
         self.last_n = 0
-        self.ended = False
+        self.ended = self.expired = False
         self.readers = 0
         self.doubtful = False
         self.transport: Transport | None = None
@@ -281,10 +283,16 @@ class Ring:
         self._stored_at.clear()
         self._bytes = 0
         self.life = life
-        self.last, self.last_n, self.ended, self._start = ZERO, 0, False, ZERO
+        self.last, self.last_n, self._start = ZERO, 0, ZERO
+        self.ended = self.expired = False
         self.transport = self.overdue = None
         # Before everything that follows: who joins the new life is not told of the old one's end.
         self._push(Break("reset", requested, earliest), BREAK_BYTES, -1)
+
+    def expire(self) -> None:
+        """Tell every reader that the run is over without an end: its events are kept no longer."""
+        self.ended = self.expired = True
+        self.wake()
 
     def superseded(self, position: int, entry: Entry) -> bool:
         """Whether the provisional *entry* at *position* is here once more, in a later place.

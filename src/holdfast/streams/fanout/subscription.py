@@ -170,6 +170,11 @@ class Subscription:
         return self.left or self._hub.stopping
 
     @property
+    def expired(self) -> bool:
+        """Whether nothing follows because the run is kept no longer, though it never ended."""
+        return self.done and self._joined().expired
+
+    @property
     def begun(self) -> bool:
         """Whether an event of a Pub/Sub run has come by since this reader joined."""
         ring = self._joined()
@@ -230,7 +235,9 @@ class Subscription:
     def idle(self) -> bool:
         """Whether there is surely nothing to take."""
         ring = self._ring
-        return ring is not None and self._position == ring.end and not self._from_tail
+        if ring is None or self._from_tail or ring.expired:
+            return False
+        return self._position == ring.end
 
     async def wait(self) -> None:
         """Wait until there may be something to take. May be woken for nothing."""
@@ -417,6 +424,8 @@ class Subscription:
         info = await self._hub.store.describe(self.run_id)
         base = self.cursor.base
         over = info.status in {"ended", "expired"}
+        if info.status == "expired" and info.end is None and not ring.ended:
+            ring.expire()
         if info.status != "absent" and info.last < base:
             return [await self._reset()]
         self._hub.look(self.run_id)

@@ -85,7 +85,7 @@ def body_size(environ: WSGIEnvironment) -> int | None:
         # Waiting for one that nobody reads would hold up the answer.
         return 0
     announced = environ.get("CONTENT_LENGTH") or ""
-    if announced.isdigit():
+    if announced.isdecimal():
         return int(announced[:20])
     chunked = "HTTP_TRANSFER_ENCODING" in environ and environ.get("wsgi.input_terminated")
     return None if chunked else 0
@@ -104,7 +104,7 @@ def _client(environ: WSGIEnvironment) -> tuple[str, int] | None:
 
 
 def _number(text: Any) -> int:
-    return int(text) if str(text).isdigit() else 0
+    return int(text) if str(text).isdecimal() else 0
 
 
 def _bytes(text: str) -> bytes:
