@@ -30,6 +30,7 @@ django.setup()
 
 from django.contrib.sessions.backends.base import CreateError, UpdateError  # noqa: E402
 from django.core import checks  # noqa: E402
+from django.core.handlers.wsgi import WSGIHandler  # noqa: E402
 from django.http import HttpRequest, HttpResponse, JsonResponse  # noqa: E402
 from django.test import Client, SimpleTestCase, override_settings  # noqa: E402
 from django.urls import path  # noqa: E402
@@ -40,6 +41,7 @@ from holdfast.frameworks.django import engine  # noqa: E402
 from holdfast.sessions.cookie import CookieSigner, Credential, new_credential  # noqa: E402
 from holdfast.sessions.store import Change  # noqa: E402
 from holdfast.sessions.sync import driven  # noqa: E402
+from holdfast.wrapping.located import sessions_inside  # noqa: E402
 
 
 def count(request: HttpRequest) -> JsonResponse:
@@ -259,6 +261,12 @@ class Requests(SimpleTestCase):  # type: ignore[misc]
         assert [client.get("/count").json()["seen"] for _ in range(3)] == [1, 2, 3]
         assert client.session.session_key == client.cookies["sessionid"].value
         assert client.get("/count")["Vary"] == "Cookie"
+
+    def test_a_capture_around_django_knows_its_sessions(self) -> None:
+        handler = WSGIHandler()
+        assert sessions_inside(handler) == (engine().door, "sessionid")
+        with override_settings(SESSION_ENGINE="django.contrib.sessions.backends.cache"):
+            assert sessions_inside(handler) is None
 
     def test_nothing_is_saved_of_a_request_that_failed(self) -> None:
         client = Client(raise_request_exception=False)

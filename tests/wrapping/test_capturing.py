@@ -19,7 +19,7 @@ from holdfast.settings import Settings
 from holdfast.wrapping.around import around_asgi, around_wsgi, bridged
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable
     from wsgiref.types import StartResponse, WSGIEnvironment
 
     from starlette.requests import Request
@@ -113,6 +113,87 @@ def test_an_answer_is_resumed_without_the_application(made: Any, bound_to: str) 
         ]
         assert client.get("/feed", headers={"last-event-id": ids[-1]}).status_code == 204
     assert CALLS == ["/feed"]
+
+
+def sessions_on_quart(*, equipped: bool) -> ASGIApp:
+    app = on_quart()
+
+    @app.get("/login")  # type: ignore[untyped-decorator]
+    async def login() -> str:
+        quart.session["user_id"] = "ada"
+        return ""
+
+    @app.get("/logout")  # type: ignore[untyped-decorator]
+    async def logout() -> str:
+        quart.session.clear()
+        return ""
+
+    made: Any = Holdfast(app, settings=SETTINGS) if equipped else around_asgi(app, SETTINGS)
+    return made  # type: ignore[no-any-return]
+
+
+def sessions_on_flask(**config: str) -> ASGIApp:
+    app = flask.Flask("site")
+    app.config.update(config)
+
+    @app.get("/login")
+    def login() -> str:
+        flask.session["user_id"] = "ada"
+        return ""
+
+    @app.get("/logout")
+    def logout() -> str:
+        flask.session.clear()
+        return ""
+
+    @app.get("/feed")
+    def feed() -> flask.Response:
+        CALLS.append("/feed")
+        return flask.Response(
+            (f"data: {number}\n\n" for number in range(3)), content_type="text/event-stream"
+        )
+
+    return bridged(app, SETTINGS)
+
+
+def sessions_on_wsgi(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    session = environ["holdfast.session"]
+    if environ["PATH_INFO"] == "/login":
+        session["user_id"] = "ada"
+    elif environ["PATH_INFO"] == "/logout":
+        session.clear()
+    else:
+        return on_wsgi(environ, start_response)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b""]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: sessions_on_quart(equipped=False),
+        lambda: sessions_on_quart(equipped=True),
+        sessions_on_flask,
+        lambda: sessions_on_flask(SESSION_COOKIE_NAME="shop"),
+        lambda: bridged(sessions_on_wsgi, SETTINGS),
+    ],
+    ids=["quart", "quart equipped", "flask", "flask's own name", "wsgi"],
+)
+def test_after_a_logout_an_answer_is_not_the_next_visitors(made: Callable[[], ASGIApp]) -> None:
+    with TestClient(made()) as client:
+        client.get("/login")
+        first = client.get("/feed")
+        ids = [line[4:] for line in first.text.split("\n") if line.startswith("id: ")]
+        assert "holdfast_capture" not in client.cookies
+        # Its own session is answered from the log, the next visitor by the application.
+        client.get("/feed", headers={"last-event-id": ids[0]})
+        assert CALLS == ["/feed"]
+        client.get("/logout")
+        client.get("/feed", headers={"last-event-id": ids[0]})
+        assert CALLS == ["/feed"] * 2
+        client.get("/login")
+        client.get("/feed", headers={"last-event-id": ids[0]})
+        assert CALLS == ["/feed"] * 3
 
 
 def test_without_the_variable_nothing_is_around_an_application() -> None:

@@ -24,6 +24,7 @@ from holdfast.streams.app import EventStreamApp
 from holdfast.streams.capture.middleware import StreamCaptureMiddleware
 from holdfast.streams.wsgi.app import WSGIEventStreamApp
 from holdfast.wrapping.beside_wsgi import BesideWSGI, FlaskStreams
+from holdfast.wrapping.located import Located, sessions_inside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -84,6 +85,12 @@ def capturing(app: Any, settings: Settings | None = None) -> ASGIApp:
     return found
 
 
+def capturing_outside(app: Any, inside: Any, settings: Settings | None = None) -> ASGIApp:
+    """Return *app* with capture as :func:`capturing`, told of the sessions that *inside* keeps."""
+    made = capturing(app, settings)
+    return made if made is app else Located(made, lambda: sessions_inside(inside))
+
+
 def tell_what_is_not_captured(settings: Settings | None = None) -> None:
     """Put into the log that a variable has no effect on a WSGI server."""
     if runtime(settings).settings.stream_capture:
@@ -101,7 +108,7 @@ def around_asgi(app: ASGIApp, settings: Settings | None = None) -> ASGIApp:
     """
     own = runtime(settings).settings
     streams = EventStreamApp(settings=settings)
-    inner = capturing(app, settings)
+    inner = capturing_outside(app, app, settings)
     if _equipped(app, settings) or has_sessions(app):
         return Beside(inner, SessionMiddleware(streams, settings=settings), own.stream_mount)
     if is_a(app, "litestar", "Litestar"):
@@ -148,7 +155,8 @@ def bridged(app: WSGIApplication, settings: Settings | None = None) -> ASGIApp:
     single: Any = _Single(inner)
     served: Any = WSGIMiddleware(single, workers=_THREADS)
     streams = SessionMiddleware(EventStreamApp(settings=settings), settings=settings)
-    return Beside(capturing(served, settings), streams, own.stream_mount)
+    captured = capturing_outside(served, inner, settings)
+    return Beside(captured, streams, own.stream_mount)
 
 
 class _Single:

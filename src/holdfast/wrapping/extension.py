@@ -19,6 +19,7 @@ from holdfast.wrapping.around import (
     around_asgi,
     around_wsgi,
     capturing,
+    capturing_outside,
     has_sessions,
     is_a,
     tell_what_is_not_captured,
@@ -133,7 +134,8 @@ class Holdfast:
             own = runtime(self._settings).settings
             streams = EventStreamApp(settings=self._settings)
             inside = SessionMiddleware(streams, settings=self._settings)
-            app.asgi_app = Beside(capturing(app.asgi_app, self._settings), inside, own.stream_mount)
+            captured = capturing_outside(app.asgi_app, app, self._settings)
+            app.asgi_app = Beside(captured, inside, own.stream_mount)
             app.extensions["holdfast"] = self
 
 

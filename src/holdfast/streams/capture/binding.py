@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from starlette.types import Scope
 
     from holdfast.settings import Settings
+    from holdfast.streams.capture.register import Headers
 
 COOKIE = "holdfast_capture"
+NAMED = "holdfast.capture.session"
+"""Where the scope has a function of the scope and an answer's headers, by which the session is
+known that is kept inside of what is captured: its ``id_hash``, or ``None``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +51,20 @@ def seals_of(scope: Scope, keys: Sequence[bytes]) -> list[Seal]:
         RedisUnavailable: the session cannot be seen now.
     """
     connection = HTTPConnection(scope)
-    return list(_seals(scope, keys, _readers(connection, owner_names(connection))))
+    return list(_seals(scope, keys, _readers(connection, _names(connection, []))))
 
 
-def bind(scope: Scope, keys: Sequence[bytes]) -> Bound:
+def bind(scope: Scope, keys: Sequence[bytes], answered: Headers) -> Bound:
     """Return what the answer to a request is bound to, now that its handler has been called.
+
+    Args:
+        answered: the headers of the answer, which may begin or end a session.
 
     Raises:
         RedisUnavailable: the session cannot be seen now.
     """
     connection = HTTPConnection(scope)
-    names = owner_names(connection)
+    names = _names(connection, answered)
     readers = _readers(connection, names)
     cookie = None if readers else new_name()
     seal = next(_seals(scope, keys, readers or [f"cookie:{cookie}"]))
@@ -79,6 +86,15 @@ def set_cookie(value: str, settings: Settings) -> bytes:
     if settings.session_partitioned:
         made += "; partitioned"
     return made.encode("latin-1")
+
+
+def _names(connection: HTTPConnection, answered: Headers) -> Sequence[str]:
+    names = owner_names(connection)
+    if names or NAMED not in connection.scope:
+        return names
+    # The session is inside, and its user with it: the cookie alone says which one it is.
+    id_hash = connection.scope[NAMED](connection.scope, answered)
+    return () if id_hash is None else (f"session:{id_hash}",)
 
 
 def _readers(connection: HTTPConnection, names: Sequence[str]) -> list[str]:

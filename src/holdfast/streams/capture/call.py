@@ -117,7 +117,7 @@ class _First:
         self._task = task
         self._hub = setup.hub()
         try:
-            bound = binding.bind(scope, setup.keys)
+            bound = binding.bind(scope, setup.keys, list(start.get("headers", ())))
         except RedisUnavailable:
             bound = binding.bind_browser(scope, setup.keys)
         self._seal = bound.seal

@@ -1,0 +1,81 @@
+"""Which session of ours a request names, for a capture that stands outside of the sessions.
+
+Of the signed cookie alone: no store is asked here, and no session opened.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from holdfast.sessions.cookie import Presented, candidates
+from holdfast.sessions.wsgi import WSGISessionMiddleware
+from holdfast.streams.capture.binding import NAMED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from holdfast.sessions.door import Door
+    from holdfast.streams.capture.register import Headers
+
+    Found = tuple[Door, str] | None
+
+
+class Located:
+    """A captured application whose capture is told which session a request belongs to.
+
+    Args:
+        app: with the capture, and the sessions inside of it.
+        find: returns how the sessions are configured and what their cookie is called; ``None``:
+            there are none of ours.
+    """
+
+    def __init__(self, app: ASGIApp, find: Callable[[], Found]) -> None:
+        self._app = app
+        self._find = find
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] == "http":
+            scope[NAMED] = self._named
+        await self._app(scope, receive, send)
+
+    def _named(self, scope: Scope, answered: Headers) -> str | None:
+        """Return the ``id_hash`` of the session of a request, as its answer leaves the cookie."""
+        found = self._find()
+        if found is None or found[0].excludes(scope):
+            return None
+        door, cookie = found[0], found[1].encode("latin-1")
+        given = [
+            (b"cookie", value.partition(b";")[0])
+            for name, value in answered
+            if name.lower() == b"set-cookie"
+        ]
+        values = candidates(given, cookie) or candidates(scope["headers"], cookie)
+        answer = door.setup.signer.choose(values)
+        return answer.credential.key.id_hash if isinstance(answer, Presented) else None
+
+
+def sessions_inside(app: Any) -> Found:
+    """Return the sessions of ours that a framework's application keeps by itself."""
+    if isinstance(app, WSGISessionMiddleware):
+        return app._door, app._door.setup.attributes.name  # noqa: SLF001 - its configuration
+    if type(app).__module__.startswith("django.core.handlers."):
+        return _of_django()
+    interface = getattr(app, "session_interface", None)
+    if interface is None or not hasattr(interface, "door") or not interface.has_key(app):
+        return None
+    return interface.door(app), interface.get_cookie_name(app)
+
+
+def _of_django() -> Found:
+    from django.conf import settings
+
+    # It is imported where it is the engine, and by nobody else.
+    if settings.SESSION_ENGINE != "holdfast.django" or "holdfast.django" not in sys.modules:
+        return None
+    from holdfast.frameworks.django import engine
+
+    return engine().door, settings.SESSION_COOKIE_NAME
