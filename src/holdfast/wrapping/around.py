@@ -24,11 +24,12 @@ from holdfast.streams.app import EventStreamApp
 from holdfast.streams.capture.middleware import StreamCaptureMiddleware
 from holdfast.streams.wsgi.app import WSGIEventStreamApp
 from holdfast.wrapping.beside_wsgi import BesideWSGI, FlaskStreams
+from holdfast.wrapping.bridge import Bridge, Single
 from holdfast.wrapping.located import Located, sessions_inside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+    from wsgiref.types import WSGIApplication
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -152,22 +153,12 @@ def bridged(app: WSGIApplication, settings: Settings | None = None) -> ASGIApp:
     inner = app
     if not (_equipped(app, settings) or has_sessions(app)):
         inner = WSGISessionMiddleware(app, settings=settings)
-    single: Any = _Single(inner)
-    served: Any = WSGIMiddleware(single, workers=_THREADS)
+    single: Any = Single(inner)
+    threads: Any = WSGIMiddleware(single, workers=_THREADS)
+    served = Bridge(threads)
     streams = SessionMiddleware(EventStreamApp(settings=settings), settings=settings)
     captured = capturing_outside(served, inner, settings)
     return Beside(captured, streams, own.stream_mount)
-
-
-class _Single:
-    """What the bridge says of every server, that it has several processes, is not known to it."""
-
-    def __init__(self, app: WSGIApplication) -> None:
-        self._app = app
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        environ["wsgi.multiprocess"] = False
-        return self._app(environ, start_response)
 
 
 def _equipped(app: Any, settings: Settings | None) -> bool:
