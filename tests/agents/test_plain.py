@@ -16,7 +16,7 @@ import pytest
 from langchain_core.messages import AIMessage
 from pydantic import BaseModel, Field, SecretStr
 
-from holdfast.agents.plain import error_of, plain, sized
+from holdfast.agents.plain import MAX_DEPTH, error_of, plain, sized
 
 
 class Color(enum.Enum):
@@ -100,8 +100,49 @@ def test_a_value_becomes_json(value: Any, expected: Any) -> None:
     assert type(found) in {str, int, float, bool, list, dict, type(None)}
 
 
-def test_a_cycle_ends() -> None:
-    assert '{"not_json": "list"}' in json.dumps(plain(CYCLE))
+@dataclass
+class Node:
+    parent: Node | None = None
+    children: list[Node] = field(default_factory=list)
+
+
+def test_a_cycle_is_named_where_it_begins_again() -> None:
+    assert json.dumps(plain(CYCLE)) == '[{"not_json": "list"}]'
+
+
+def test_a_cycle_of_several_branches_ends_too() -> None:
+    both: list[Any] = []
+    both += [both, both]
+    assert plain(both) == [{"not_json": "list"}] * 2
+    root = Node()
+    root.children += [Node(root), Node(root)]
+    child = {"parent": {"not_json": "Node"}, "children": []}
+    assert plain(root) == {"parent": None, "children": [child, child]}
+
+
+def test_what_is_shared_is_no_cycle() -> None:
+    point = Point(1)
+    assert plain([point, {"again": point}]) == [plain(point), {"again": plain(point)}]
+
+
+def nested(levels: int, width: int) -> Any:
+    value: Any = []
+    for _ in range(levels):
+        value = [value] * width
+    return value
+
+
+def test_what_is_very_deep_is_named() -> None:
+    assert plain(nested(MAX_DEPTH - 1, 1)) == nested(MAX_DEPTH - 1, 1)
+    assert '{"not_json": "list"}' in json.dumps(plain(nested(MAX_DEPTH, 1)))
+
+
+def test_shared_parts_are_not_multiplied_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.agents.plain.MAX_PARTS", 1000)
+    found = json.dumps(plain(nested(12, 2)))  # thirteen lists, which would be 8191
+    assert found.count("[") <= 1000
+    assert '{"not_json": "list"}' in found
+    assert plain(list(range(2000))) == list(range(2000))
 
 
 def test_a_message_is_dumped_by_the_library() -> None:

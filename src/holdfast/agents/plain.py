@@ -24,25 +24,18 @@ Made: TypeAlias = tuple[str, Any]
 """The type and the data of an event to be published."""
 
 MAX_DEPTH = 60
-"""Containers within each other; what is deeper, or a cycle, is named only."""
+"""Containers within each other; what is deeper is named only."""
+MAX_PARTS = 1 << 18
+"""Parts of one value, what is shared counted each time; containers beyond it are named only."""
 MAX_MESSAGE = 10_000
 """Characters of an error's message."""
 
 _TEXT_TYPES = frozenset({"token", "thinking", "tool_call_delta"})
 
 
-def plain(value: Any, depth: int = 0) -> Any:
+def plain(value: Any) -> Any:
     """Return *value* as JSON: what has a dump of its own by that, the rest by its parts."""
-    if isinstance(value, str):
-        return _text(value)
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        # JSON has no NaN and no infinity (RFC 8259 section 6).
-        return float(value) if math.isfinite(value) else str(value)
-    return _object(value, depth) if depth < MAX_DEPTH else unknown(value)
+    return _Walk().plain(value)
 
 
 def unknown(value: Any) -> dict[str, str]:
@@ -90,41 +83,69 @@ def _size(value: Any) -> int:
     return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
 
 
-def _object(value: Any, depth: int) -> Any:
-    match value:
-        case Mapping():
-            found: Any = {_key(key): plain(part, depth + 1) for key, part in value.items()}
-        case list() | tuple() | set() | frozenset():
-            found = [plain(part, depth + 1) for part in value]
-        case Enum():
-            found = plain(value.value, depth + 1)
-        case date() | time():
-            found = value.isoformat()
-        case UUID() | PurePath() | Decimal():
-            found = _text(str(value))
-        case type():
-            found = unknown(value)
-        case _ if hasattr(value, "model_dump"):
-            found = _dumped(value, depth)
-        case _ if is_dataclass(value):
-            parts = {each.name: getattr(value, each.name, None) for each in fields(value)}
-            found = plain(parts, depth)
-        case _:
-            found = unknown(value)
-    return found
+class _Walk:
+    """One walk through a value, which ends also where the value leads back to itself."""
 
+    def __init__(self) -> None:
+        self._above: list[int] = []  # the ids of what the walk is within, so none is reused
+        self._left = MAX_PARTS
 
-def _dumped(value: Any, depth: int) -> Any:
-    """Pydantic's own dump: it knows what is hidden, excluded or named otherwise."""
-    try:
-        return plain(value.model_dump(mode="json", warnings=False, fallback=unknown), depth + 1)
-    except Exception:  # noqa: BLE001 - a dump is anybody's code, and the run goes on without it
-        return unknown(value)
+    def plain(self, value: Any) -> Any:
+        self._left -= 1
+        if isinstance(value, str):
+            return _text(value)
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, int):
+            return int(value)
+        if isinstance(value, float):
+            # JSON has no NaN and no infinity (RFC 8259 section 6).
+            return float(value) if math.isfinite(value) else str(value)
+        return self._object(value)
 
+    def _object(self, value: Any) -> Any:
+        # A bound of the depth alone leaves 2 ** depth steps to a cycle of two branches.
+        if id(value) in self._above or len(self._above) >= MAX_DEPTH or self._left < 0:
+            return unknown(value)
+        self._above.append(id(value))
+        try:
+            return self._whole(value)
+        finally:
+            self._above.pop()
 
-def _key(key: Any) -> str:
-    found = plain(key.value if isinstance(key, Enum) else key)
-    return found if isinstance(found, str) else json.dumps(found)
+    def _whole(self, value: Any) -> Any:
+        match value:
+            case Mapping():
+                found: Any = {self._key(key): self.plain(part) for key, part in value.items()}
+            case list() | tuple() | set() | frozenset():
+                found = [self.plain(part) for part in value]
+            case Enum():
+                found = self.plain(value.value)
+            case date() | time():
+                found = value.isoformat()
+            case UUID() | PurePath() | Decimal():
+                found = _text(str(value))
+            case type():
+                found = unknown(value)
+            case _ if hasattr(value, "model_dump"):
+                found = self._dumped(value)
+            case _ if is_dataclass(value):
+                names = [each.name for each in fields(value)]
+                found = {name: self.plain(getattr(value, name, None)) for name in names}
+            case _:
+                found = unknown(value)
+        return found
+
+    def _dumped(self, value: Any) -> Any:
+        """Pydantic's own dump: it knows what is hidden, excluded or named otherwise."""
+        try:
+            return self.plain(value.model_dump(mode="json", warnings=False, fallback=unknown))
+        except Exception:  # noqa: BLE001 - a dump is anybody's code, and the run goes on without it
+            return unknown(value)
+
+    def _key(self, key: Any) -> str:
+        found = self.plain(key.value if isinstance(key, Enum) else key)
+        return found if isinstance(found, str) else json.dumps(found)
 
 
 def _text(text: str) -> str:
