@@ -32,14 +32,17 @@ from holdfast.runtime import aclose, runtime
 from holdfast.streams import shutdown
 from holdfast.streams.select import default_store, hubs_of
 from holdfast.streams.stores.memory import MemoryEventStore
+from holdfast.streams.wsgi.crossing import Crossing
 from holdfast.streams.wsgi.environ import body_size, raw_path, scope_of
 from holdfast.streams.wsgi.leaving import Leaving
+from holdfast.streams.wsgi.loop import LoopThread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from wsgiref.types import StartResponse, WSGIEnvironment
 
     from starlette.requests import HTTPConnection
+    from starlette.types import Receive, Scope, Send
 
     from holdfast.testing import RedisServer
 
@@ -690,3 +693,73 @@ def test_a_wrong_variable_is_told_at_start() -> None:
 
     with pytest.raises(ConfigurationError, match="nowhere"):
         WSGIEventStreamApp(settings=Settings(stream_access="nowhere:at_all"))
+
+
+async def _lasting(scope: Scope, receive: Receive, send: Send) -> None:
+    await asyncio.Event().wait()
+
+
+def _environ() -> WSGIEnvironment:
+    return {"REQUEST_METHOD": "GET", "wsgi.input": io.BytesIO()}
+
+
+async def test_a_request_cancelled_before_it_is_served_keeps_no_thread() -> None:
+    thread = LoopThread(_nothing)
+    life = thread.life()
+
+    async def cancelled_at_once() -> Crossing:
+        crossing = Crossing(life, _environ())
+        crossing.begin(_lasting, {"type": "http"})
+        before = asyncio.all_tasks()
+        while not (begun := asyncio.all_tasks() - before):
+            await asyncio.sleep(0)
+        begun.pop().cancel()
+        return crossing
+
+    running = asyncio.run_coroutine_threadsafe(cancelled_at_once(), life.loop())
+    crossing = await asyncio.wrap_future(running)
+    assert await asyncio.to_thread(crossing.take, 20) is None
+    await thread.aclose()
+
+
+@pytest.mark.parametrize("when", ["closing", "ending"])
+async def test_a_request_that_comes_while_the_loop_ends_keeps_no_thread(when: str) -> None:
+    made: list[Crossing] = []
+
+    def come() -> None:
+        made.append(crossing := Crossing(life, _environ()))
+        crossing.begin(_lasting, {"type": "http"})
+
+    async def last() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            come()
+
+    async def closing() -> None:
+        if when == "closing":
+            come()
+
+    thread = LoopThread(closing)
+    life = thread.life()
+    if when == "ending":
+        # It is cancelled with all that is left, when no other can be any more.
+        asyncio.run_coroutine_threadsafe(last(), life.loop())
+    await thread.aclose()
+    assert await asyncio.to_thread(made[0].take, 20) is None
+
+
+async def test_who_waits_for_a_loop_is_told_that_it_has_ended_or_is_refused() -> None:
+    thread = LoopThread(_nothing)
+    life = thread.life()
+    crossing = Crossing(life, _environ())
+    # As one that comes after the loop's last turn, and before it is closed.
+    life.waiting[crossing._end] = None
+    await thread.aclose()
+    assert await asyncio.to_thread(crossing.take, 20) is None
+    assert not life.waiting
+    with pytest.raises(RuntimeError, match="closed"):
+        crossing.begin(_lasting, {"type": "http"})
+
+
+async def _nothing() -> None: ...

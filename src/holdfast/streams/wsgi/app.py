@@ -77,7 +77,7 @@ class WSGIEventStreamApp:
             # From here: under gevent its thread is a greenlet, which the loop's thread has no
             # time for.
             self._link.start()
-        crossing = Crossing(self._loop.loop(), environ)
+        crossing = Crossing(self._loop.life(), environ)
         door = self._door if self._may_serve(environ) else problems.UNAVAILABLE.response()
         bond = environ.get(BOND_KEY)
         crossing.begin(door if bond is None else bond(door), scope_of(environ))

@@ -23,24 +23,27 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Scope
 
+    from holdfast.streams.wsgi.loop import Life
+
 log = logging.getLogger("holdfast.streams")
 
 _PIECE = 1 << 16
 
 
 class Crossing:
-    """One request, served by an app on *loop*.
+    """One request, served by an app on the loop of *life*.
 
     Args:
-        loop: where the app runs.
+        life: of the loop where the app runs.
         environ: of the request.
 
     Attributes:
         gone: the client has left.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, environ: WSGIEnvironment) -> None:
-        self._loop = loop
+    def __init__(self, life: Life, environ: WSGIEnvironment) -> None:
+        self._life = life
+        self._loop = loop = life.loop()
         self._input: InputStream = environ["wsgi.input"]
         self._left_to_read = body_size(environ)
         self._box: deque[Message | _Order] = deque()
@@ -55,7 +58,12 @@ class Crossing:
     # --- in the server's thread -----------------------------------------------------------------
 
     def begin(self, app: ASGIApp, scope: Scope) -> None:
-        """Have *app* serve the request."""
+        """Have *app* serve the request.
+
+        Raises:
+            RuntimeError: the loop has been closed.
+        """
+        self._life.waiting[self._end] = None
         self._loop.call_soon_threadsafe(self._begin, app, scope)
 
     def take(self, patience: float = -1) -> Message | None:
@@ -102,17 +110,27 @@ class Crossing:
     # --- on the loop ----------------------------------------------------------------------------
 
     def _begin(self, app: ASGIApp, scope: Scope) -> None:
+        if self._life.over:
+            self._end()
+            return
         self._task = self._loop.create_task(self._serve(app, scope))
+        # Not at its own end: cancelled before its first step, it has none.
+        self._task.add_done_callback(self._served)
 
     async def _serve(self, app: ASGIApp, scope: Scope) -> None:
         try:
             await app(scope, self._receive, self._send)
         except Exception:
             log.exception("the answer to a request breaks off")
-        finally:
-            # Before the server may close its own end of the connection.
-            self._leaving.forget()
-            self._put(_END)
+
+    def _served(self, task: asyncio.Task[None]) -> None:
+        # Before the server may close its own end of the connection.
+        self._leaving.forget()
+        self._end()
+
+    def _end(self) -> None:
+        self._life.waiting.pop(self._end, None)
+        self._put(_END)
 
     async def _receive(self) -> Message:
         if self.gone or self._whole:

@@ -25,7 +25,7 @@ class LoopThread:
 
     def __init__(self, closing: Callable[[], Awaitable[None]]) -> None:
         self._closing = closing
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, Life] = {}
         # Kept, not dropped: a loop that ends with its last name closes what the parent uses.
         self._inherited: list[object] = []
         watch_forks(self)
@@ -35,17 +35,17 @@ class LoopThread:
         self._inherited.append(self._running)
         self._running = {}
 
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """Return the loop, which runs."""
+    def life(self) -> Life:
+        """Return the one that goes on now; it is begun where none does."""
         running = self._running.get("now")
         if running is None:
             # No lock: one that was made before gevent patched the process would stop the greenlet
             # that is to release it. This is one step, and both of two get the same.
-            made = _Running()
+            made = Life()
             running = self._running.setdefault("now", made)
             if running is made:
                 made.start()
-        return running.loop()
+        return running
 
     async def aclose(self) -> None:
         """End the loop and its thread. Who asks for it later begins another."""
@@ -58,18 +58,25 @@ class LoopThread:
         while not running.ended:  # noqa: ASYNC110
             await asyncio.sleep(0.002)
 
-    async def _end(self, running: _Running) -> None:
+    async def _end(self, running: Life) -> None:
         try:
             await self._closing()
         finally:
             running.stop()
 
 
-class _Running:
-    """One life of the thread."""
+class Life:
+    """One life of the thread.
+
+    Attributes:
+        over: what comes to the loop from now on may never be done.
+        ended: its thread has ended.
+        waiting: told when it has, in that thread: threads wait for what they do.
+    """
 
     def __init__(self) -> None:
-        self.ended = False
+        self.over = self.ended = False
+        self.waiting: dict[Callable[[], None], None] = {}
         self._begun = threading.Event()
 
     def start(self) -> None:
@@ -95,6 +102,9 @@ class _Running:
         try:
             asyncio.run(self._serve())
         finally:
+            # The loop is closed: who comes now is refused by it, and who came before is here.
+            for tell in list(self.waiting):
+                tell()
             self.ended = True
 
     async def _serve(self) -> None:
@@ -102,3 +112,4 @@ class _Running:
         self._stopped = asyncio.Event()
         self._begun.set()
         await self._stopped.wait()
+        self.over = True
