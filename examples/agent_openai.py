@@ -3,9 +3,10 @@
     pip install holdfast openai uvicorn
     OPENAI_API_KEY=… python examples/agent_openai.py
 
-    curl -N 'http://127.0.0.1:8000/chat/first?q=What+is+kelp'       # again: the same answer
-    curl -N 'http://127.0.0.1:8000/responses/second?q=What+is+kelp'
+    curl -N -c jar -b jar 'http://127.0.0.1:8000/chat/first?q=What+is+kelp' # again: the same
+    curl -N -c jar -b jar 'http://127.0.0.1:8000/responses/second?q=What+is+kelp'
 
+Who asks first owns the answer, by the cookie: nobody else who knows the address reads it.
 OPENAI_BASE_URL names another server with the same interface, MODEL another model.
 """
 
@@ -36,6 +37,7 @@ def client() -> AsyncOpenAI:
 
 
 async def chat(request: Request) -> Response:
+    request.session.setdefault("visits", 0)  # somebody to own the run: an empty session is nobody
     # Not awaited: the model is asked where this request begins the run, and not by a later one.
     stream = client().chat.completions.create(
         model=MODEL,
@@ -47,6 +49,7 @@ async def chat(request: Request) -> Response:
 
 
 async def responses(request: Request) -> Response:
+    request.session.setdefault("visits", 0)
     question = request.query_params["q"]
     stream = client().responses.create(model=MODEL, input=question, stream=True)
     return RunResponse(request.path_params["run_id"], openai_events(stream))
