@@ -12,6 +12,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from uuid import uuid4
 
 import uvicorn
 from starlette.applications import Starlette
@@ -43,8 +44,10 @@ async def chat(request: Request) -> Response:
     asked = await request.json()
     question = asked["messages"][-1]
     text = "".join(part.get("text", "") for part in question["parts"])
-    # One run for each question. The session keeps which one this chat is at, and owns it.
+    # One run for each answer. The session keeps which one this chat is at, and owns it.
     run_id = f"{asked['id']}:{question['id']}"
+    if asked.get("trigger") == "regenerate-message" or asked.get("messageId"):
+        run_id += f":{uuid4().hex}"  # the same question again, or changed: another answer
     request.session.setdefault("chats", {})[asked["id"]] = run_id
     return UIMessageStreamResponse(run_id, agent(text))
 

@@ -76,6 +76,8 @@ async def test_the_openai_example_answers_from_both_interfaces(serve: Serve) -> 
             text = "".join(data["text"] for kind, data in events if kind == "token")
             assert text == "It is sunny."
             assert dict(events)["model_finished"]["usage"]["total_tokens"] == 7
+            async with browser(server) as stranger:
+                assert (await stranger.get(address)).status_code == 403
         asked = (await http.get(f"{model.url}/counted")).json()["asked"]
     assert asked == ["fake", "fake"]
 
@@ -122,3 +124,24 @@ async def test_the_ai_sdk_example_resumes_what_is_open(serve: Serve) -> None:
         assert (await http.get("/api/chat/chat/stream")).status_code == 204
         async with browser(server) as stranger:
             assert (await stranger.get("/api/chat/chat/stream")).status_code == 204
+
+
+async def test_the_ai_sdk_example_answers_anew_when_it_is_asked_to(serve: Serve) -> None:
+    server = serve(EXAMPLES / "agent_ai_sdk.py", env=QUICK)
+
+    def asked(text: str, **more: str) -> dict[str, Any]:
+        message = {"id": "u", "role": "user", "parts": [{"type": "text", "text": text}]}
+        return {"id": "chat", "messages": [message], "trigger": "submit-message", **more}
+
+    bodies = [
+        asked("What is kelp?"),
+        asked("What is kelp?"),  # sent twice: one answer
+        asked("What is kelp?", trigger="regenerate-message"),
+        asked("What is a rock?", messageId="u"),  # what the SDK sends for a changed question
+    ]
+    async with browser(server) as http:
+        said = [list(data_of((await http.post("/api/chat", json=body)).text)) for body in bodies]
+    first, again, anew, changed = [chunks[0]["messageId"] for chunks in said]
+    assert first == again == "chat:u"
+    assert len({first, anew, changed}) == 3
+    assert "They ask: What is a rock?" in [chunk.get("delta") for chunk in said[3][:-1]]
