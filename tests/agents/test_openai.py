@@ -246,6 +246,20 @@ async def test_arguments_that_are_no_json_are_told_as_they_are() -> None:
     assert events[-1] == ("model_finished", {"message": "c"})
 
 
+async def test_a_choice_without_a_delta_says_how_it_ended() -> None:
+    async def stream() -> AsyncIterator[Any]:
+        said = SimpleNamespace(content="kelp", tool_calls=None)
+        for delta, reason in ((said, None), (None, "stop")):
+            choice = SimpleNamespace(index=0, delta=delta, finish_reason=reason)
+            yield SimpleNamespace(id="c", model="m", choices=[choice])
+
+    events = await collected(openai_events(stream()))
+    assert events[1:] == [
+        ("token", {"text": "kelp", "message": "c"}),
+        ("model_finished", {"message": "c", "reason": "stop"}),
+    ]
+
+
 async def test_the_default_size_of_an_event_is_the_environments(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

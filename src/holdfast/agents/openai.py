@@ -123,7 +123,8 @@ class _Chat:
                 message = f"{chunk.id}:{choice.index}" if choice.index else str(chunk.id)
                 found = self._choices[choice.index] = _Choice(message, str(chunk.model))
                 yield "model_started", {"message": found.message, "model": found.model}
-            yield from _delta(choice.delta, found)
+            if choice.delta is not None:  # some servers leave it out where an answer ends
+                yield from _delta(choice.delta, found)
             found.reason = choice.finish_reason or found.reason
 
     def rest(self) -> Iterator[Event]:
