@@ -217,6 +217,10 @@ async def test_a_body_is_read_no_further_than_its_bound() -> None:
     scope["headers"] = [*headers, (b"content-length", b"99999999999999999999999")]
     await app_of(store)(scope, receive, send)
     assert (sent[2]["status"], taken) == (413, 0)
+    # A digit that only Unicode calls so (RFC 9110 section 8.6) says nothing of the length.
+    scope["headers"] = [*headers, (b"content-length", b"\xb2")]
+    await app_of(store)(scope, receive, send)
+    assert sent[4]["status"] == 413
 
 
 async def test_a_client_that_leaves_before_its_body_is_here_writes_nothing() -> None:

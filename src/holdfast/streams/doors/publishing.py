@@ -178,7 +178,7 @@ def _is_json(headers: Headers) -> bool:
 async def _read(request: Request, limit: int) -> bytes | None:
     """Return the body, ``None`` as soon as it is larger than *limit* bytes."""
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced[:20]) > limit:
+    if announced.isdecimal() and int(announced[:20]) > limit:
         return None
     body = bytearray()
     async for part in request.stream():
