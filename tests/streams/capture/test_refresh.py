@@ -12,6 +12,7 @@ from tests.streams.redis_stores import opened, ttls
 
 from holdfast.streams.capture import refresh, register
 from holdfast.streams.capture.ids import Seal, capture_key
+from holdfast.streams.capture.presence import Presence
 from holdfast.streams.publishing import runs
 from holdfast.streams.select import close_hubs
 from holdfast.streams.stores.memory import MemoryEventStore
@@ -115,6 +116,54 @@ async def test_of_two_at_once_one_gets_it(
         await until(lambda: events_of(one.text) and events_of(two.text))
         assert headers_of(one)["holdfast-run"] != headers_of(two)["holdfast-run"]
     assert len(feed.calls) == 2
+
+
+async def test_a_page_that_could_not_be_served_is_no_reader(
+    store: EventStore, feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refresh, "LEAVING", 0.1)
+    feed.script("data: 1\n\n")
+    browser = Browser(captured(feed, store))
+    async with browser.get() as call:
+        await until(lambda: events_of(call.text))
+    full, other = captured(feed, store, stream_max_subscribers=1), Browser(captured(feed, store))
+    away = Browser(full)
+    away.cookies = dict(browser.cookies)
+    async with other.get("/feed?other") as one:
+        await until(lambda: events_of(one.text))
+        async with away.get() as refused:
+            await refused.ended()
+    assert events_of(refused.text) == []
+    async with browser.get() as again:
+        await until(lambda: events_of(again.text))
+    assert headers_of(again)["holdfast-run"] == headers_of(call)["holdfast-run"]
+
+
+async def test_a_page_that_left_while_it_was_looked_for_is_no_reader(
+    browser: Browser, feed: Feed, store: EventStore
+) -> None:
+    feed.script("data: 1\n\n")
+    async with browser.get() as call:
+        await until(lambda: events_of(call.text))
+    run_id = headers_of(call)["holdfast-run"]
+    found = register.Register(store, register_of(browser))
+    await _nobody_reads(found, run_id)
+    for turns in range(40):
+        # Cancelled at each place where it waits.
+        presence = Presence(found, run_id)
+        task = asyncio.create_task(refresh._is_ours(presence))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if not task.cancel():
+            presence.left()
+        await asyncio.wait({task})
+        await _nobody_reads(found, run_id)
+
+
+async def _nobody_reads(found: register.Register, run_id: str) -> None:
+    async with asyncio.timeout(10):
+        while (await found.look())[run_id].readers:
+            await asyncio.sleep(0.01)
 
 
 async def test_an_answer_that_is_over_is_not_given_again(browser: Browser, feed: Feed) -> None:

@@ -39,15 +39,25 @@ async def find_free(store: EventStore, seal: Seal) -> Presence | None:
         for each in found:
             if each.run_id in going_on and not each.readers:
                 presence = Presence(register, each.run_id)
-                await presence.reads()
-                # Another may have come at the same time: the register has them in one order.
-                if await presence.is_first():
+                if await _is_ours(presence):
                     return presence
-                presence.left()
         if asyncio.get_running_loop().time() >= last:
             return None
         await asyncio.sleep(_LOOK_AGAIN)
         found = await _newest(register)
+
+
+async def _is_ours(presence: Presence) -> bool:
+    """Come to read; True: and nobody else does. Otherwise this reader is gone again."""
+    first = False
+    try:
+        await presence.reads()
+        # Another may have come at the same time: the register has them in one order.
+        first = await presence.is_first()
+    finally:
+        if not first:
+            presence.left()
+    return first
 
 
 async def _newest(register: Register) -> Sequence[Captured]:

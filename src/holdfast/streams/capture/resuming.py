@@ -64,6 +64,7 @@ class Resuming:
         """
         hub, ended = self._setup.hub(), False
         if self._setup.is_full(hub):
+            presence.left()
             await self._come_back()
             return
         try:
