@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -379,6 +380,33 @@ async def test_an_event_that_never_ends_is_passed_on(
         await call.ended()
     assert events_of(call.text)[1].data == "\n".join(["€" * 600] * 3)
     assert "can be recorded no further" in caplog.text
+
+
+async def test_an_app_that_goes_on_after_its_end_fills_no_memory(store: EventStore) -> None:
+    more, over = asyncio.Event(), asyncio.Event()
+
+    async def stubborn(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        body = {"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True}
+        await send(body)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await more.wait()
+        for _ in range(100):
+            await send(body)
+        over.set()
+
+    app = captured(stubborn, store)
+    async with Browser(app).get() as call:
+        await until(lambda: events_of(call.text))
+        (recording,) = app._setup.here.values()  # type: ignore[union-attr]
+        await request_stop(recording.run_id, store=store)
+        await until(lambda: recording._over)
+        more.set()
+        await over.wait()
+        assert recording._inbox == []
+        await call.ended()
 
 
 async def test_a_client_that_leaves_what_cannot_be_recorded_ends_it(

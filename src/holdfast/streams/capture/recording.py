@@ -102,7 +102,7 @@ class Recording:
             if self.aside.broken:
                 self.aside.put(chunk)
                 await self.aside.room()
-            else:
+            elif not self._over:
                 self._receive(self._text.feed(chunk))
             if not message.get("more_body", False):
                 self.complete = True
