@@ -224,6 +224,14 @@ async def test_the_cookie_of_another(app: ASGIApp) -> None:
     assert not await is_given(other, run, last=last)
 
 
+async def test_an_id_of_wide_letters_is_kept_within_its_bytes(app: ASGIApp, feed: Feed) -> None:
+    feed.script("id: " + "\u6f22" * 1024 + "\ndata: 1\n\n")
+    browser = Browser(app)
+    last, run = await read(browser)
+    assert await is_given(browser, run, last=last)
+    assert len(last) <= 4096
+
+
 async def test_a_cookie_that_we_never_made_is_replaced(app: ASGIApp) -> None:
     browser = Browser(app)
     browser.cookies["holdfast_capture"] = "chosen"
@@ -363,7 +371,7 @@ async def test_a_session_that_cannot_be_seen_is_waited_for(
     seen.sessions = here
     browser = Browser(SessionMiddleware(seen.app.app, settings=settings_of(), store=here))
     await visit(browser, "/login")
-    last, run = await read(browser)
+    last, _ = await read(browser)
     away = Browser(SessionMiddleware(seen.app.app, settings=settings))
     away.cookies = browser.cookies
     called = len(feed.calls)
@@ -372,7 +380,12 @@ async def test_a_session_that_cannot_be_seen_is_waited_for(
     # The events can be asked for, the session cannot: the client is to come back.
     assert (call.status, events_of(call.text)) == (200, [])
     assert len(feed.calls) == called
-    assert not await is_given(away, run)
+    # The app is called, and its answer is recorded for nobody: whose it is cannot be said.
+    feed.script("data: of a user\n\n", None)
+    async with away.get() as call:
+        await call.ended()
+    assert headers_of(call).keys().isdisjoint({"holdfast-run", "set-cookie"})
+    assert [each.data for each in events_of(call.text)] == ["of a user"]
 
 
 async def test_a_logout_ends_the_stream_that_is_open(feed: Feed, store: EventStore) -> None:

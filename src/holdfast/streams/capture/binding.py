@@ -71,13 +71,6 @@ def bind(scope: Scope, keys: Sequence[bytes], answered: Headers) -> Bound:
     return Bound(seal, names[0] if names else None, cookie)
 
 
-def bind_browser(scope: Scope, keys: Sequence[bytes]) -> Bound:
-    """The same where no session can be seen: to the cookie alone."""
-    readers = _readers(HTTPConnection(scope), ())
-    cookie = None if readers else new_name()
-    return Bound(next(_seals(scope, keys, readers or [f"cookie:{cookie}"])), None, cookie)
-
-
 def set_cookie(value: str, settings: Settings) -> bytes:
     """Return the ``Set-Cookie`` that gives a browser its name."""
     made = f"{COOKIE}={value}; path=/; httponly; samesite={settings.session_same_site}"

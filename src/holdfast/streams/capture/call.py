@@ -23,6 +23,7 @@ from holdfast.streams.fanout.subscription import Subscription
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Scope, Send
 
+    from holdfast.streams.capture.binding import Bound
     from holdfast.streams.capture.intake import Intake
     from holdfast.streams.capture.register import Headers
     from holdfast.streams.capture.setup import Setup
@@ -87,18 +88,27 @@ class Call:
     async def _sent(self, message: Message) -> None:
         if self._first is not None:
             await self._first.recording.take(message)
-        elif message["type"] == "http.response.start" and self._is_for_us(message):
-            self._first = _First(self._setup, self._scope, message, self._task, self._send)
+        elif (bound := self._bound(message)) is not None:
+            self._first = _First(self._setup, self._scope, message, bound, self._task, self._send)
             self._intake.detached = True
             self._decided.set()
         else:
             await self._send(message)
 
-    def _is_for_us(self, start: Message) -> bool:
-        if self._left_alone or not match.is_event_stream(start):
-            return False
+    def _bound(self, message: Message) -> Bound | None:
+        """Return what an answer that begins so is bound to, ``None``: it passes as it is."""
+        if message["type"] != "http.response.start":
+            return None
+        if self._left_alone or not match.is_event_stream(message):
+            return None
         # One reader too many is served by the application alone, as it would be without us.
-        return not self._setup.is_full(self._setup.hub())
+        if self._setup.is_full(self._setup.hub()):
+            return None
+        try:
+            return binding.bind(self._scope, self._setup.keys, list(message.get("headers", ())))
+        except RedisUnavailable:
+            # Bound to the browser, it would be the next visitor's after a logout.
+            return None
 
 
 class _First:
@@ -109,6 +119,7 @@ class _First:
         setup: Setup,
         scope: Scope,
         start: Message,
+        bound: Bound,
         task: asyncio.Task[None],
         send: Send,
     ) -> None:
@@ -116,10 +127,6 @@ class _First:
         self._send = send
         self._task = task
         self._hub = setup.hub()
-        try:
-            bound = binding.bind(scope, setup.keys, list(start.get("headers", ())))
-        except RedisUnavailable:
-            bound = binding.bind_browser(scope, setup.keys)
         self._seal = bound.seal
         # Only a GET is ever asked again by a browser on its own.
         again = scope["method"] == "GET"

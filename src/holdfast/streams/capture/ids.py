@@ -104,8 +104,10 @@ class Seal:
 
     def sign(self, run_id: str, cursor: str, own: str) -> str:
         """Return the id of a place."""
-        kept = own if len(own) <= MAX_OWN_ID else ""
-        body = f"{CAPTURED}{run_id.removeprefix(RUN)}/{cursor}/{_encode(kept.encode())}"
+        kept = own.encode()
+        if len(kept) > MAX_OWN_ID:
+            kept = b""
+        body = f"{CAPTURED}{run_id.removeprefix(RUN)}/{cursor}/{_encode(kept)}"
         return f"{body}/{self._sign(body)}"
 
     def open(self, text: str) -> Place | None:
