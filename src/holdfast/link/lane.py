@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
@@ -108,18 +109,18 @@ class Conversation(asyncio.Protocol):
     def look_for(self, future: asyncio.Future[Reply]) -> None:
         """Keep the loop awake for a moment, if a lone reply is likely to come within it."""
         if self._spin.worth():
-            self._look(future, self._lane.loop.time() + LOOK_SECONDS)
+            self._look(future, time.monotonic() + LOOK_SECONDS)
 
     def _look(self, future: asyncio.Future[Reply], until: float) -> None:
         # A turn of the loop looks at its sockets, and sleeps only where nothing else is to be done.
-        loop = self._lane.loop
-        if loop.time() > until:
+        # By a clock of our own: uvloop's goes by whole milliseconds.
+        if time.monotonic() > until:
             # Also where the loop has other work, and is awake without this, or the processor has.
             self._spin.missed()
         elif future.done():
             self._spin.caught()
         else:
-            loop.call_soon(self._look, future, until)
+            self._lane.loop.call_soon(self._look, future, until)
 
     def data_received(self, data: bytes) -> None:
         gets, pending = self._reader.gets, self._pending
