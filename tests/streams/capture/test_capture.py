@@ -223,11 +223,22 @@ async def test_every_post_calls_the_app(browser: Browser, feed: Feed) -> None:
     assert first["holdfast-run"] != second["holdfast-run"]
 
 
-async def test_a_post_needs_no_cookie(browser: Browser, feed: Feed) -> None:
-    feed.script("data: 1\n\n", None)
-    async with browser.get(method="POST") as call:
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+async def test_an_app_that_resumes_a_post_by_itself_is_told_its_own_id(
+    browser: Browser, feed: Feed, method: str
+) -> None:
+    feed.script("id: own\ndata: 1\n\n", None)
+    async with browser.get(method=method) as call:
         await call.ended()
-    assert not browser.cookies
+    assert set(browser.cookies) == {"holdfast_capture"}
+    async with browser.get(method=method, last=last_id(call.text)) as again:
+        await again.ended()
+    assert len(feed.calls) == 2
+    assert feed.last_event_id() == "own"
+    stranger = Browser(browser._app)
+    async with stranger.get(method=method, last=last_id(call.text)) as other:
+        await other.ended()
+    assert feed.last_event_id() is None
 
 
 async def test_the_run_is_named_for_programs_and_opens_nothing(

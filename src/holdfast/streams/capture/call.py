@@ -134,7 +134,7 @@ class _First:
         self._presence = Presence(register, RUN + new_name())
         self._start = {
             **start,
-            "headers": self._headers(scope, start, bound.cookie if again else None),
+            "headers": self._headers(scope, start, bound.cookie),
         }
         self.recording = Recording(
             *(setup.store, self._presence, bound.owner, task),

@@ -99,20 +99,22 @@ class _Request:
         sealed = given if given is not None and given.startswith(CAPTURED) else None
         # An id of ours says nothing to the application, but what it said itself.
         told = None if sealed is None else ""
-        if self._scope["method"] == "GET" and (sealed is not None or given is None):
+        # Of every other method the application is called; it is told its own id all the same.
+        again = self._scope["method"] == "GET"
+        if sealed is not None or (again and given is None):
             try:
                 seals = binding.seals_of(self._scope, self._setup.keys)
             except RedisUnavailable:
                 # Of a session that cannot be seen nobody can say what is its own.
-                if sealed is not None:
+                if again and sealed is not None:
                     await self._resuming.wait()
                     return
                 seals = []
             place, seal = _opened(seals, sealed)
             if place is None or seal is None:
-                answered = await self._attach(seals)
+                answered = again and await self._attach(seals)
             else:
-                answered, told = await self._resume(place, seal), place.own
+                answered, told = again and await self._resume(place, seal), place.own
             if answered:
                 return
         call = Call(self._setup, self._scope, self._intake, self._send)
