@@ -124,6 +124,7 @@ def test_the_runs_are_listed_and_nothing_else(
     ended = shell.ids("ended", "token", "workflow_complete")[-1]
     foreign = ("*", "type", "t", "data", "1")
     redis.execute("XADD", f"{key_prefix}run:foreign:events", *foreign)
+    redis.execute("XADD", f"{key_prefix}run:captures-{'A' * 22}:events", *foreign)
     redis.execute("SET", f"{key_prefix}run:none:else", "1")
     redis.execute("SET", f"{{{key_prefix}run:broken:events}}:meta", "1")
     redis.execute("XADD", f"else:{key_prefix}run:other:events", *foreign)

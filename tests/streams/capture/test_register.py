@@ -40,6 +40,31 @@ def test_who_reads_what(lines: list[tuple[str, str, str]], found: dict[str, list
     assert readers(*lines) == found
 
 
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("began", b"{}"),
+        ("began", b"null"),
+        ("began", b"[1]"),
+        ("began", b"no json"),
+        ("began", b'{"run": "a", "reader": "2"}'),
+        ("began", b'{"run": "a", "reader": "2", "headers": 5}'),
+        ("began", b'{"run": "a", "reader": "2", "headers": [["vary"]]}'),
+        ("began", b'{"run": "a", "reader": "2", "headers": [[1, 2]]}'),
+        ("began", '{"run": "a", "reader": "2", "headers": [["x", "\u20ac"]]}'.encode()),
+        ("reads", b'{"run": ["a"], "reader": "2"}'),
+        ("reads", b'{"run": "a", "reader": 2}'),
+        ("began", b'{"run": 1, "reader": "2", "headers": []}'),
+        ("left", b'{"run": "a"}'),
+        ("message", b'{"run": "a", "reader": "1"}'),
+    ],
+    ids=str,
+)
+def test_what_is_no_line_of_ours_is_passed_over(kind: str, data: bytes) -> None:
+    entries = [line(1, "began", "a", "1"), Entry(EventId(2, 0), kind, data)]
+    assert {name: each.readers for name, each in add_up(entries).items()} == {"a": ["1"]}
+
+
 @pytest.mark.anyio
 async def test_headers_come_back_byte_for_byte() -> None:
     register = Register(MemoryEventStore(), "r")

@@ -6,6 +6,7 @@ they add up to is pure; the register only appends and reads them.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -42,18 +43,25 @@ def add_up(entries: Iterable[Entry]) -> dict[str, Captured]:
     """Return the answers that a register tells of, oldest first, by run."""
     found: dict[str, Captured] = {}
     for entry in entries:
-        line = decode_data(entry.data)
-        run_id, reader = line["run"], line["reader"]
-        if entry.type == "began":
-            headers = [(name.encode(), value.encode("latin-1")) for name, value in line["headers"]]
-            found[run_id] = Captured(run_id, headers, [reader])
-        elif run_id in found:
-            readers = found[run_id].readers
-            if entry.type == "reads":
-                readers.append(reader)
-            elif reader in readers:
-                readers.remove(reader)
+        # A run can be written to by others: what is no line of ours must not cost the address.
+        with suppress(ValueError, TypeError, KeyError, AttributeError):
+            _add(found, entry.type, decode_data(entry.data))
     return found
+
+
+def _add(found: dict[str, Captured], kind: str, line: Any) -> None:
+    run_id, reader = line["run"], line["reader"]
+    if not (isinstance(run_id, str) and isinstance(reader, str)):
+        raise TypeError(kind)
+    if kind == "began":
+        headers = [(name.encode(), value.encode("latin-1")) for name, value in line["headers"]]
+        found[run_id] = Captured(run_id, headers, [reader])
+    elif run_id in found:
+        readers = found[run_id].readers
+        if kind == "reads":
+            readers.append(reader)
+        elif kind == "left" and reader in readers:
+            readers.remove(reader)
 
 
 class Register:

@@ -5,6 +5,7 @@ Nobody keeps a list of runs, so this reads the name of every key that Redis has.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from holdfast.errors import InvalidEvent
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
     from holdfast.link import Link
     from holdfast.settings import Settings
+
+# What was answered to one reader of a captured address is noted in a run, which is nobody's to see.
+_REGISTER = re.compile(r"captures-[A-Za-z0-9_-]{22}", re.ASCII)
 
 
 def run_ids(link: Link, settings: Settings) -> Iterator[str]:
@@ -38,7 +42,7 @@ def run_ids(link: Link, settings: Settings) -> Iterator[str]:
     # another program writes the stream: one pattern finds both.
     for key in scan(link, f"*{literal(before)}*{literal(after)}*"):
         run_id = _run_id(key, before, after)
-        if run_id is not None and run_id not in seen:
+        if run_id is not None and run_id not in seen and not _REGISTER.fullmatch(run_id):
             seen.add(run_id)
             yield run_id
 
