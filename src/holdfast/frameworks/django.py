@@ -74,6 +74,16 @@ def engine() -> Engine:
     return Engine(door, lifetime)
 
 
+def sessions_of_site() -> tuple[Door, str] | None:
+    """Return how the site's sessions are configured, and what their cookie is called.
+
+    ``None`` where another engine keeps them.
+    """
+    if django_settings.SESSION_ENGINE != "holdfast.django":
+        return None
+    return engine().door, django_settings.SESSION_COOKIE_NAME
+
+
 def _keys() -> tuple[str, ...]:
     return (django_settings.SECRET_KEY, *django_settings.SECRET_KEY_FALLBACKS)
 

@@ -71,11 +71,9 @@ def sessions_inside(app: Any) -> Found:
 
 
 def _of_django() -> Found:
-    from django.conf import settings
-
     # It is imported where it is the engine, and by nobody else.
-    if settings.SESSION_ENGINE != "holdfast.django" or "holdfast.django" not in sys.modules:
+    if "holdfast.django" not in sys.modules:
         return None
-    from holdfast.frameworks.django import engine
+    from holdfast.frameworks.django import sessions_of_site
 
-    return engine().door, settings.SESSION_COOKIE_NAME
+    return sessions_of_site()
