@@ -81,6 +81,16 @@ class WSGIEventStreamApp:
         door = self._door if self._may_serve(environ) else problems.UNAVAILABLE.response()
         bond = environ.get(BOND_KEY)
         crossing.begin(door if bond is None else bond(door), scope_of(environ))
+        try:
+            return self._answer(crossing, environ, start_response)
+        except BaseException:
+            # Also a greenlet's timeout: nobody takes what comes.
+            crossing.leave()
+            raise
+
+    def _answer(
+        self, crossing: Crossing, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
         head = crossing.take()
         if head is None:
             return _unanswered(crossing, start_response)
