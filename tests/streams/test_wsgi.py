@@ -10,6 +10,8 @@ import re
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -693,6 +695,61 @@ def test_a_wrong_variable_is_told_at_start() -> None:
 
     with pytest.raises(ConfigurationError, match="nowhere"):
         WSGIEventStreamApp(settings=Settings(stream_access="nowhere:at_all"))
+
+
+UNDER_GEVENT = """
+from gevent import monkey
+
+monkey.patch_all()
+import asyncio, os, socket
+from holdfast.streams.wsgi.leaving import Leaving
+
+ours, theirs = socket.socketpair()
+done = []
+
+
+def in_a_thread():
+    async def look():
+        leaving = Leaving(asyncio.get_running_loop(), {"gunicorn.socket": ours})
+        waiting = asyncio.create_task(leaving.wait())
+        await asyncio.sleep(0)
+        leaving._look(leaving._peer)
+        done.append(not waiting.done())
+        leaving.leave()
+        await waiting
+
+    asyncio.run(look())
+
+
+monkey.get_original("_thread", "start_new_thread")(in_a_thread, ())
+for _ in range(2000):
+    if done:
+        break
+    monkey.get_original("time", "sleep")(0.01)
+os._exit(0 if done == [True] else 1)
+"""
+
+
+def test_under_gevent_a_look_at_a_silent_client_does_not_stop_the_loop() -> None:
+    pytest.importorskip("gevent")
+    done = subprocess.run(
+        [sys.executable, "-c", UNDER_GEVENT], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_reader_whose_server_fails_at_the_head_is_there_no_more(settings: Settings) -> None:
+    app = WSGIEventStreamApp(settings=settings)
+    publish("r", settings, 1)
+    reading = {**request("/runs/r/events/stream"), "wsgi.multithread": True}
+
+    def failing(status: str, headers: list[tuple[str, str]], exc_info: object = None) -> Any:
+        raise OSError("it can send no head")
+
+    life = app._loop.life()
+    with pytest.raises(OSError, match="no head"):
+        app(reading, failing)
+    until(lambda: not life.waiting)
 
 
 async def _lasting(scope: Scope, receive: Receive, send: Send) -> None:

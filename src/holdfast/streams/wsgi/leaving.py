@@ -6,6 +6,7 @@ application their socket: there the end of what the client says is seen as it co
 
 from __future__ import annotations
 
+import _socket
 import asyncio
 import os
 import socket
@@ -29,7 +30,7 @@ class Leaving:
     def __init__(self, loop: asyncio.AbstractEventLoop, environ: WSGIEnvironment) -> None:
         self._loop = loop
         self._server: socket.socket | None = next(filter(None, map(environ.get, _SOCKETS)), None)
-        self._peer: socket.socket | None = None
+        self._peer: _socket.socket | None = None
         self._left = asyncio.Event()
 
     async def wait(self) -> None:
@@ -58,14 +59,15 @@ class Leaving:
             # connection be given the same.
             number = os.dup(self._server.fileno())
             waits = os.get_blocking(number)
-            self._peer = socket.socket(fileno=number)
+            # Below the module that gevent patches: its own would have this thread wait in recv().
+            self._peer = _socket.socket(fileno=number)
             # A default timeout has just been set, for the server's own socket as well.
             os.set_blocking(number, waits)
             self._loop.add_reader(self._peer.fileno(), self._look, self._peer)
         except (OSError, NotImplementedError):
             self.forget()
 
-    def _look(self, peer: socket.socket) -> None:
+    def _look(self, peer: _socket.socket) -> None:
         try:
             said = peer.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
