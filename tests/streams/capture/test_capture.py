@@ -180,6 +180,23 @@ async def test_an_answer_that_broke_off_is_begun_again_where_the_app_left_off(
     assert feed.last_event_id() == "seven"
 
 
+async def test_what_an_app_raised_is_for_the_log_and_its_class_for_the_run(
+    browser: Browser, feed: Feed, store: EventStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    feed.script("data: 1\n\n", ZeroDivisionError("a password"))
+    async with browser.get() as call:
+        with pytest.raises(ZeroDivisionError):
+            await call.ended()
+        call.task = asyncio.create_task(asyncio.sleep(0))
+        await call.task
+    run_id = headers_of(call)["holdfast-run"]
+    await ended(store, run_id)
+    (*_, end) = await store.get_events(run_id)
+    said = {"type": "RuntimeError", "message": "the application raised ZeroDivisionError"}
+    assert (end.type, end.data) == ("workflow_error", {"error": said})
+    await until(lambda: "a password" in caplog.text)
+
+
 async def test_an_app_that_does_not_complete_its_answer_has_broken_it_off(
     store: EventStore,
 ) -> None:
@@ -312,6 +329,7 @@ async def test_what_is_personal_is_not_said_again(store: EventStore) -> None:
     assert headers_of(again) == {
         "content-type": "text/event-stream",
         "access-control-allow-origin": "https://page.test",
+        "access-control-expose-headers": "Holdfast-Run, Link",
         "cache-control": "no-store, no-transform",
         "x-accel-buffering": "no",
         "holdfast-run": first["holdfast-run"],

@@ -6,7 +6,7 @@ import pytest
 from tests.streams.capture.calls import settings_of
 
 from holdfast.streams.capture.binding import set_cookie
-from holdfast.streams.capture.match import captures, run_headers
+from holdfast.streams.capture.match import captures, first_headers, later_headers, run_headers
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,19 @@ def test_the_cookie_has_what_the_session_cookie_has() -> None:
     assert set_cookie("n", settings) == (
         b"holdfast_capture=n; path=/; httponly; samesite=none; secure; partitioned"
     )
+
+
+def test_an_answer_that_brings_a_cookie_is_not_for_shared_caches() -> None:
+    public = [(b"cache-control", b"public, max-age=60")]
+    cookie = [(b"set-cookie", b"holdfast_capture=n")]
+    assert dict(first_headers(public, cookie))[b"cache-control"] == b"no-store, no-transform"
+    own = [(b"cache-control", b"Private, no-transform")]
+    assert dict(first_headers(own, cookie))[b"cache-control"] == b"Private, no-transform"
+    assert dict(first_headers(public, []))[b"cache-control"] == b"public, max-age=60"
+
+
+def test_a_page_of_another_origin_may_read_which_run_it_has() -> None:
+    cors = [(b"access-control-allow-origin", b"https://a.test")]
+    for found in (first_headers(cors, []), later_headers(cors, [])):
+        assert (b"access-control-expose-headers", b"Holdfast-Run, Link") in found
+    assert b"access-control-expose-headers" not in dict(first_headers([], []))

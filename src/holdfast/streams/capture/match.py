@@ -5,6 +5,7 @@ Pure.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -30,6 +31,9 @@ _USUAL = (
     (b"cache-control", b"no-store, no-transform"),
     (b"x-accel-buffering", b"no"),
 )
+# Without it a page of another origin cannot read which run it has (WHATWG Fetch 3.3.4).
+_EXPOSED = (b"access-control-expose-headers", b"Holdfast-Run, Link")
+_NO_CACHE = re.compile(rb"\b(?:no-store|private)\b(?!=)", re.IGNORECASE)
 # A server that sends files by itself would send them past us.
 _PAST_US = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
 
@@ -87,6 +91,9 @@ def first_headers(headers: Headers, more: Headers) -> Headers:
     """Return the headers of a captured answer to the application's own client."""
     # Its ids are longer than those that the application counted.
     found = [each for each in headers if each[0] != b"content-length"]
+    if any(name == b"set-cookie" for name, _ in more):
+        # A cache that is shared would give the cookie to others (RFC 9111, section 7.3).
+        found = [each for each in found if each[0] != b"cache-control" or _NO_CACHE.search(each[1])]
     return _completed(found) + more
 
 
@@ -113,4 +120,7 @@ def run_headers(run_id: str, root: str, mount: str) -> Headers:
 
 def _completed(headers: Headers) -> Headers:
     names = {name for name, _ in headers}
-    return headers + [each for each in _USUAL if each[0] not in names]
+    more = [each for each in _USUAL if each[0] not in names]
+    if b"access-control-allow-origin" in names:
+        more.append(_EXPOSED)
+    return headers + more
