@@ -61,13 +61,13 @@ class FlaskStreams:
     def __init__(self, app: Any, settings: Settings | None) -> None:
         self._app = app
         self._settings = settings
-        self._made: tuple[WSGIApplication, WSGIApplication] | None = None
+        self._made: dict[str, tuple[WSGIApplication, WSGIApplication]] = {}
         self._told = False
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request below the mount."""
         try:
-            alone, with_sessions = self._made or self._make()
+            alone, with_sessions = self._made.get("") or self._make()
         except ConfigurationError as error:
             # The application goes on: it may have no use for them.
             if not self._told:
@@ -86,5 +86,6 @@ class FlaskStreams:
 
     def _make(self) -> tuple[WSGIApplication, WSGIApplication]:
         alone: Any = WSGIEventStreamApp(settings=self._settings)
-        self._made = alone, WSGISessionMiddleware(alone, settings=self._settings)
-        return self._made
+        made = alone, WSGISessionMiddleware(alone, settings=self._settings)
+        # One step: of two first requests both get the same, and with it one loop.
+        return self._made.setdefault("", made)
