@@ -15,6 +15,7 @@ from flask import Flask
 from flask.sessions import SecureCookieSessionInterface
 from quart import Quart
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware as TheirMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
@@ -24,7 +25,8 @@ from werkzeug.test import Client
 from holdfast import Holdfast, SyncRunPublisher, WSGISessionMiddleware
 from holdfast.errors import ConfigurationError
 from holdfast.settings import Settings
-from holdfast.wrapping.around import around_wsgi
+from holdfast.wrapping.around import around_asgi, around_wsgi
+from holdfast.wrapping.beside_wsgi import FlaskStreams
 from holdfast.wrapping.protocol import protocol_of
 
 if TYPE_CHECKING:
@@ -237,3 +239,40 @@ def test_a_flask_app_that_was_equipped_is_not_wrapped_again() -> None:
     Holdfast(app, settings=SETTINGS)
     assert around_wsgi(app, SETTINGS) is app
     assert app.test_client().get("/streams/livez").status_code == 200
+
+
+async def test_a_quart_app_that_was_equipped_is_not_wrapped_again() -> None:
+    app: Any = Quart(__name__)
+    Holdfast(app, settings=SETTINGS)
+    served: Any = around_asgi(app, SETTINGS)
+    assert served is app
+    assert (await served.test_client().get("/streams/livez")).status_code == 200
+
+
+@pytest.mark.parametrize("kind", [Flask, Quart], ids=["flask", "quart"])
+def test_the_log_names_a_session_interface_that_is_replaced(
+    kind: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Theirs: ...
+
+    Holdfast(kind(__name__), settings=SETTINGS)
+    assert "session interface" not in caplog.text
+    app = kind(__name__)
+    app.session_interface = Theirs()
+    Holdfast(app, settings=SETTINGS)
+    assert "another session interface (Theirs)" in caplog.text
+
+
+def test_the_log_says_what_serves_already_and_is_not_captured(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = Settings(secret_key=["a key of sixteen characters"], stream_capture="/feed")
+    app = Starlette(middleware=[Middleware(TheirMiddleware, secret_key="theirs")])
+    with TestClient(app):
+        Holdfast(app, settings=settings)
+    assert "nothing of it is captured" in caplog.text
+
+
+def test_two_first_readers_of_a_flask_app_are_served_by_one_loop() -> None:
+    streams = FlaskStreams(flask_app(), SETTINGS)
+    assert streams._make() is streams._make()

@@ -107,6 +107,8 @@ def around_asgi(app: ASGIApp, settings: Settings | None = None) -> ASGIApp:
     Raises:
         ConfigurationError: the settings cannot work.
     """
+    if _has_extension(app):
+        return app
     own = runtime(settings).settings
     streams = EventStreamApp(settings=settings)
     inner = capturing_outside(app, app, settings)
@@ -123,8 +125,7 @@ def around_wsgi(app: WSGIApplication, settings: Settings | None = None) -> WSGIA
     Raises:
         ConfigurationError: the settings cannot work.
     """
-    if "holdfast" in getattr(app, "extensions", ()):
-        # Holdfast(app) has been there.
+    if _has_extension(app):
         return app
     tell_what_is_not_captured(settings)
     mount = runtime(settings).settings.stream_mount
@@ -159,6 +160,11 @@ def bridged(app: WSGIApplication, settings: Settings | None = None) -> ASGIApp:
     streams = SessionMiddleware(EventStreamApp(settings=settings), settings=settings)
     captured = capturing_outside(served, inner, settings)
     return Beside(captured, streams, own.stream_mount)
+
+
+def _has_extension(app: object) -> bool:
+    """Whether ``Holdfast(app)`` has been there: in a Flask or a Quart application it says so."""
+    return "holdfast" in getattr(app, "extensions", ())
 
 
 def _equipped(app: Any, settings: Settings | None) -> bool:

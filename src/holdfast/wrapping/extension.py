@@ -6,6 +6,7 @@ in place, anything else is wrapped. No framework is imported for another's sake.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
     from holdfast.settings import Settings
     from holdfast.wrapping.protocol import Protocol
+
+logger = logging.getLogger("holdfast")
 
 
 class Holdfast:
@@ -111,7 +114,10 @@ class Holdfast:
             return
         # First, so that no route of the application's that takes everything hides it.
         app.router.routes.insert(0, _Streams(mount, EventStreamApp(settings=self._settings)))
-        capturing(app, self._settings)
+        if capturing(app, self._settings) is not app:
+            logger.warning(
+                "%s serves already: nothing of it is captured. Give it to Holdfast before", app
+            )
         if not has_sessions(app):
             app.add_middleware(SessionMiddleware, settings=self._settings)
 
@@ -119,6 +125,7 @@ class Holdfast:
         from holdfast.flask import FlaskSessionInterface
 
         if "holdfast" not in app.extensions:
+            _tell_what_is_replaced(app)
             app.session_interface = FlaskSessionInterface(self._settings, key_needed=False)
             own = runtime(self._settings).settings
             tell_what_is_not_captured(self._settings)
@@ -130,6 +137,7 @@ class Holdfast:
         from holdfast.quart import QuartSessionInterface
 
         if "holdfast" not in app.extensions:
+            _tell_what_is_replaced(app)
             app.session_interface = QuartSessionInterface(self._settings, key_needed=False)
             own = runtime(self._settings).settings
             streams = EventStreamApp(settings=self._settings)
@@ -137,6 +145,12 @@ class Holdfast:
             captured = capturing_outside(app.asgi_app, app, self._settings)
             app.asgi_app = Beside(captured, inside, own.stream_mount)
             app.extensions["holdfast"] = self
+
+
+def _tell_what_is_replaced(app: Any) -> None:
+    given = type(app.session_interface).__name__
+    if given != "SecureCookieSessionInterface":
+        logger.warning("%s had another session interface (%s): ours is in its place", app, given)
 
 
 class _Streams(Mount):
