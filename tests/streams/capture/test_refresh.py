@@ -105,6 +105,25 @@ async def test_the_one_who_leaves_has_a_while_to_be_noticed(
     assert len(feed.calls) == 1
 
 
+async def test_all_that_a_reader_may_have_is_waited_for_at_once(
+    store: EventStore, feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refresh, "LEAVING", 0.1)
+    feed.script("data: 1\n\n")
+    browser = Browser(captured(feed, store))
+    async with browser.get() as old:
+        await until(lambda: events_of(old.text))
+        browser._app = captured(feed, store, secret_key=("a-newer-key-of-sixteen-or-more", KEY))
+        async with browser.get() as new:
+            await until(lambda: events_of(new.text))
+            monkeypatch.setattr(refresh, "LEAVING", 300.0)
+            async with browser.get() as again:
+                old.leave()
+                await until(lambda: events_of(again.text))
+                assert headers_of(again)["holdfast-run"] == headers_of(old)["holdfast-run"]
+    assert len(feed.calls) == 2
+
+
 async def test_of_two_at_once_one_gets_it(
     browser: Browser, feed: Feed, monkeypatch: pytest.MonkeyPatch
 ) -> None:

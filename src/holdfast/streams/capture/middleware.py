@@ -135,16 +135,16 @@ class _Request:
 
     async def _attach(self, seals: Sequence[Seal]) -> bool:
         """Give a page that was refreshed its answer again, if it is there and nobody reads it."""
-        for seal in seals:
-            try:
-                presence = await find_free(self._setup.store, seal)
-            except HoldfastError:
-                return False
-            if presence is not None:
-                place = Place(presence.run_id, Cursor(), "")
-                await self._resuming.serve(seal, place, presence, decided=True, told=True)
-                return True
-        return False
+        try:
+            found = await find_free(self._setup.store, seals)
+        except HoldfastError:
+            return False
+        if found is None:
+            return False
+        seal, presence = found
+        place = Place(presence.run_id, Cursor(), "")
+        await self._resuming.serve(seal, place, presence, decided=True, told=True)
+        return True
 
 
 def _last_event_id(scope: Scope) -> str | None:

@@ -21,30 +21,40 @@ _LOOK_AGAIN = 0.05
 _AT_MOST = 8
 
 
-async def find_free(store: EventStore, seal: Seal) -> Presence | None:
-    """Return the presence of a new reader in an open answer that has no other; ``None``: none such.
+async def find_free(store: EventStore, seals: Sequence[Seal]) -> tuple[Seal, Presence] | None:
+    """Return a new reader's presence in an open answer that has no other, and its seal.
+
+    Args:
+        seals: of the reader, the one that is looked at first before the others.
 
     Raises:
         RedisUnavailable: nobody can say now.
     """
-    register = Register(store, seal.register)
-    found = await _newest(register)
-    going_on = {each.run_id for each in found if await _goes_on(store, each)}
-    if not going_on:
-        if found:
-            await register.clear()
-        return None
+    registers = [Register(store, seal.register) for seal in seals]
+    found = await asyncio.gather(*map(_newest, registers))
+    going_on = await _going_on(store, found)
+    await _cleared(registers, found, going_on)
     last = asyncio.get_running_loop().time() + LEAVING
-    while True:
-        for each in found:
-            if each.run_id in going_on and not each.readers:
-                presence = Presence(register, each.run_id)
-                if await _is_ours(presence):
-                    return presence
+    while going_on:
+        for seal, register, newest in zip(seals, registers, found, strict=True):
+            for each in newest:
+                if each.run_id in going_on and not each.readers:
+                    presence = Presence(register, each.run_id)
+                    if await _is_ours(presence):
+                        return seal, presence
         if asyncio.get_running_loop().time() >= last:
-            return None
+            break
         await asyncio.sleep(_LOOK_AGAIN)
-        found = await _newest(register)
+        found = await asyncio.gather(*map(_newest, registers))
+    return None
+
+
+async def _cleared(
+    registers: Sequence[Register], found: Sequence[Sequence[Captured]], going_on: set[str]
+) -> None:
+    for register, newest in zip(registers, found, strict=True):
+        if newest and going_on.isdisjoint(each.run_id for each in newest):
+            await register.clear()
 
 
 async def _is_ours(presence: Presence) -> bool:
@@ -64,5 +74,7 @@ async def _newest(register: Register) -> Sequence[Captured]:
     return list(reversed((await register.look()).values()))[:_AT_MOST]
 
 
-async def _goes_on(store: EventStore, each: Captured) -> bool:
-    return (await store.describe(each.run_id)).status == "open"
+async def _going_on(store: EventStore, found: Sequence[Sequence[Captured]]) -> set[str]:
+    run_ids = [each.run_id for newest in found for each in newest]
+    told = await asyncio.gather(*map(store.describe, run_ids))
+    return {run_id for run_id, info in zip(run_ids, told, strict=True) if info.status == "open"}
