@@ -114,3 +114,25 @@ async def test_an_application_that_fails_after_the_request_is_in_the_log(
     async with asyncio.timeout(PATIENCE):
         while "too late" not in caplog.text:
             await asyncio.sleep(0.01)
+
+
+async def test_of_an_application_that_fails_nothing_is_sent_any_more() -> None:
+    stuck, given_up = threading.Event(), asyncio.Event()
+
+    def failing(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        yield b"begun"
+        stuck.wait(PATIENCE)
+        raise ValueError("broken")
+
+    async def send(message: Message) -> None:
+        stuck.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            given_up.set()
+
+    with pytest.raises(ValueError, match="broken"):
+        await bridged(failing, SETTINGS)(SCOPE, receive, send)
+    async with asyncio.timeout(PATIENCE):
+        await given_up.wait()

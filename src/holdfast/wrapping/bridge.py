@@ -105,7 +105,11 @@ class _Passage:
             return
         # Of its own, so that it can be given up without the task that comes with the next part.
         self._sending = sending = asyncio.ensure_future(_sent(self._send, message))
-        await asyncio.wait((sending,))
+        try:
+            await asyncio.wait((sending,))
+        finally:
+            # Where the bridge gives it up, for an application that has failed.
+            sending.cancel()
         if not sending.cancelled() and (error := sending.exception()) is not None:
             self.over, self.error = True, error
 
