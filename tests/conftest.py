@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import inspect
 import os
+import signal
 import sys
 import uuid
 from pathlib import PurePath
@@ -81,6 +82,28 @@ def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
 def ear() -> Ear:
     """What hears every log line of holdfast, and every random text that is made."""
     return listen()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Give up a teardown after half a minute, too, once its test has failed.
+
+    The coroutine of a test that hung goes on in the loop that tears it down, and pytest-timeout
+    takes its timer away at the first failure.
+    """
+    if signal.getitimer(signal.ITIMER_REAL)[0]:
+        return (yield)
+
+    def give_up(*_: object) -> None:
+        pytest.fail(f"the teardown of {item.nodeid} hangs")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, 30, 30)
+    try:
+        return (yield)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(autouse=True)
