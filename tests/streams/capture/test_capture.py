@@ -22,7 +22,6 @@ from tests.streams.capture.calls import (
     settings_of,
 )
 from tests.streams.clients import until
-from tests.streams.redis_stores import opened
 
 from holdfast import EventStreamApp, RunResponse, Settings, request_stop
 from holdfast.streams.capture.middleware import StreamCaptureMiddleware
@@ -40,35 +39,8 @@ if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
     from holdfast.streams.store import EventStore
-    from holdfast.testing import RedisServer
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(params=["memory", "redis"])
-async def store(
-    request: pytest.FixtureRequest, redis: RedisServer, key_prefix: str
-) -> AsyncIterator[EventStore]:
-    if request.param == "memory":
-        made = MemoryEventStore()
-        yield made
-        await runs.close_runs(made)
-        await close_hubs(made)
-        return
-    async with opened(redis.url, key_prefix) as stored:
-        yield stored
-        await runs.close_runs(stored)
-        await close_hubs(stored)
-
-
-@pytest.fixture
-def feed() -> Feed:
-    return Feed()
-
-
-@pytest.fixture
-def browser(store: EventStore, feed: Feed) -> Browser:
-    return Browser(captured(feed, store))
 
 
 async def test_the_answer_passes_as_it_is_but_for_its_ids(browser: Browser, feed: Feed) -> None:

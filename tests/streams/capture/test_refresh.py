@@ -15,41 +15,12 @@ from holdfast.streams.capture.ids import Seal, capture_key
 from holdfast.streams.capture.presence import Presence
 from holdfast.streams.publishing import runs
 from holdfast.streams.select import close_hubs
-from holdfast.streams.stores.memory import MemoryEventStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from holdfast.streams.store import EventStore
     from holdfast.testing import RedisServer
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(params=["memory", "redis"])
-async def store(
-    request: pytest.FixtureRequest, redis: RedisServer, key_prefix: str
-) -> AsyncIterator[EventStore]:
-    if request.param == "memory":
-        made = MemoryEventStore()
-        yield made
-        await runs.close_runs(made)
-        await close_hubs(made)
-        return
-    async with opened(redis.url, key_prefix) as stored:
-        yield stored
-        await runs.close_runs(stored)
-        await close_hubs(stored)
-
-
-@pytest.fixture
-def feed() -> Feed:
-    return Feed()
-
-
-@pytest.fixture
-def browser(store: EventStore, feed: Feed) -> Browser:
-    return Browser(captured(feed, store))
 
 
 async def test_a_refreshed_page_gets_its_answer_again_from_the_start(

@@ -22,8 +22,6 @@ from holdfast.streams.stores.memory import MemoryEventStore
 from holdfast.testing import FaultProxy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from tests.conftest import Serve
 
     from holdfast import EventStore
@@ -31,27 +29,6 @@ if TYPE_CHECKING:
 
 PATH = "/events/stream"
 END = "workflow_complete"
-
-
-@pytest.fixture(params=["memory", "redis"])
-async def store(
-    request: pytest.FixtureRequest, redis: RedisServer, key_prefix: str
-) -> AsyncIterator[EventStore]:
-    if request.param == "memory":
-        memory = MemoryEventStore()
-        yield memory
-        await close_hubs(memory)
-        return
-    async with opened(redis.url, key_prefix) as kept:
-        yield kept
-        await close_hubs(kept)
-
-
-@pytest.fixture
-async def patchy() -> AsyncIterator[PatchyStore]:
-    store = PatchyStore()
-    yield store
-    await close_hubs(store)
 
 
 def asking(*runs: str, last_id: str = "", **query: str) -> str:

@@ -12,7 +12,6 @@ from tests.streams.clients import until
 from tests.streams.doors import test_sse
 from tests.streams.doors.test_many_sse import END, token
 from tests.streams.doors.test_sse import app_of
-from tests.streams.patchy import PatchyStore
 from tests.streams.redis_stores import opened
 
 from holdfast.streams.composite import parse
@@ -22,33 +21,12 @@ from holdfast.streams.select import close_hubs, hub_of
 from holdfast.streams.stores.memory import MemoryEventStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from tests.streams.patchy import PatchyStore
 
     from holdfast import EventStore
     from holdfast.testing import RedisServer
 
 PATH = "/events/ws"
-
-
-@pytest.fixture(params=["memory", "redis"])
-async def store(
-    request: pytest.FixtureRequest, redis: RedisServer, key_prefix: str
-) -> AsyncIterator[EventStore]:
-    if request.param == "memory":
-        memory = MemoryEventStore()
-        yield memory
-        await close_hubs(memory)
-        return
-    async with opened(redis.url, key_prefix) as kept:
-        yield kept
-        await close_hubs(kept)
-
-
-@pytest.fixture
-async def patchy() -> AsyncIterator[PatchyStore]:
-    store = PatchyStore()
-    yield store
-    await close_hubs(store)
 
 
 def many(store: Any, *runs: str, query: str = "wait=0", **settings: Any) -> Call:
