@@ -11,7 +11,6 @@ import logging
 from typing import TYPE_CHECKING
 
 from holdfast.errors import HoldfastError
-from holdfast.streams.capture.ids import new_name
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -34,13 +33,13 @@ class Presence:
     def __init__(self, register: Register | None, run_id: str) -> None:
         self.register = register
         self.run_id = run_id
-        self.name = new_name()
+        self.name = ""
         self._known = self._gone = False
 
     async def began(self, headers: Headers) -> None:
         """The answer begins with this reader, who may have left already."""
         if self.register is not None:
-            await self._told(self.register.began(self.run_id, self.name, headers))
+            await self._told(self._begin(self.register, headers))
             self._known = True
             if self._gone:
                 self.left()
@@ -48,8 +47,7 @@ class Presence:
     async def reads(self) -> None:
         """The reader has come, to an answer that there is."""
         if self.register is not None:
-            self._known = True
-            await self._told(self.register.reads(self.run_id, self.name))
+            await self._told(self._come(self.register))
 
     def left(self) -> None:
         """The reader is gone."""
@@ -67,7 +65,19 @@ class Presence:
             RedisUnavailable: nobody can say.
         """
         found = (await self.register.look()).get(self.run_id) if self.register else None
-        return found is not None and found.readers[:1] == [self.name]
+        if self.register is None or found is None:
+            return False
+        return (await self.register.readers(found))[:1] == [self.name]
+
+    async def _begin(self, register: Register, headers: Headers) -> None:
+        self.name = await register.newcomer()
+        await register.began(self.run_id, self.name, headers)
+
+    async def _come(self, register: Register) -> None:
+        self.name = await register.newcomer()
+        # From here on it may be written, also where this is cancelled.
+        self._known = True
+        await register.reads(self.run_id, self.name)
 
     async def _told(self, telling: Awaitable[None]) -> None:
         try:

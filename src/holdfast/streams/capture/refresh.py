@@ -38,7 +38,7 @@ async def find_free(store: EventStore, seals: Sequence[Seal]) -> tuple[Seal, Pre
     while going_on:
         for seal, register, newest in zip(seals, registers, found, strict=True):
             for each in newest:
-                if each.run_id in going_on and not each.readers:
+                if each.run_id in going_on and not await register.readers(each):
                     presence = Presence(register, each.run_id)
                     if await _is_ours(presence):
                         return seal, presence

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from holdfast.streams.capture.living import living_in
 from holdfast.streams.event import ZERO, decode_data
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Captured:
     Attributes:
         run_id: its run.
         headers: what may be said again of the headers that it had.
-        readers: who reads it, longest first.
+        readers: who reads it, longest first, unless its process was killed.
     """
 
     run_id: str
@@ -68,12 +69,21 @@ class Register:
     """The register of this name in a store.
 
     Every method raises :class:`~holdfast.errors.RedisUnavailable` where the store cannot be asked,
-    but those that append: what they say is written when Redis is back.
+    but those that append and :meth:`newcomer`: what they say is written when Redis is back.
     """
 
     def __init__(self, store: EventStore, name: str) -> None:
         self.name = name
         self._store = store
+        self._living = living_in(store)
+
+    async def newcomer(self) -> str:
+        """Return the name of a new reader, who is gone when this process is killed."""
+        return await self._living.reader()
+
+    async def readers(self, captured: Captured) -> list[str]:
+        """Return who reads an answer now, longest first."""
+        return await self._living.still(captured.readers)
 
     async def look(self) -> dict[str, Captured]:
         """Return what was answered, oldest first, by run."""

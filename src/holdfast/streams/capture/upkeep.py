@@ -51,5 +51,7 @@ async def look_after(
 
 
 async def _is_read(register: Register | None, run_id: str) -> bool:
-    found = (await register.look()).get(run_id) if register is not None else None
-    return found is not None and bool(found.readers)
+    if register is None:
+        return False
+    found = (await register.look()).get(run_id)
+    return found is not None and bool(await register.readers(found))
