@@ -97,9 +97,9 @@ class Browser:
         news: CookieNews = "kept"
         for line in [] if answer is None else answer.headers.get_list("set-cookie"):
             name, _, rest = line.partition("=")
-            value = rest.partition(";")[0]
+            value, _, attributes = rest.partition(";")
             if name == COOKIE:
-                gone = not value or "max-age=0" in line.lower() or "1970" in line
+                gone = not value or "max-age=0" in attributes.lower() or "1970" in attributes
                 news = "deleted" if gone else "set"
                 self.old_cookies = dict(self.cookies)
                 if gone:

@@ -28,9 +28,9 @@ class Browser:
         for name, value in headers:
             if name == "Set-Cookie":
                 self.seen.append(value)
-                pair = value.partition(";")[0]
+                pair, _, attributes = value.partition(";")
                 key, _, kept = pair.partition("=")
-                if "1970" in value:
+                if "1970" in attributes:
                     self.cookies.pop(key, None)
                 else:
                     self.cookies[key] = kept

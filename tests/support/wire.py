@@ -94,6 +94,7 @@ def _json(body: bytes) -> Any:
 def _cookie(headers: list[tuple[str, str]]) -> str | None:
     for name, value in headers:
         if name == "set-cookie" and value.startswith(f"{COOKIE}="):
-            content = value.partition("=")[2].partition(";")[0]
-            return "" if "1970" in value or content in {"null", '""'} else content
+            content, _, attributes = value.partition("=")[2].partition(";")
+            # Not of the whole line: one value in a hundred thousand has these four characters.
+            return "" if "1970" in attributes or content in {"null", '""'} else content
     return None
