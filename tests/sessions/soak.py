@@ -284,7 +284,7 @@ def _held(redis: RedisServer, visitor: Visitor) -> str:
     name = f"session:{hashlib.sha256(visitor.cookie.partition('.')[0].encode()).hexdigest()}"
     data, ttl = redis.execute("HGETALL", name), redis.execute("PTTL", name)
     gone = redis.execute("PTTL", f"{{{name}}}:gone")
-    return f"    {name}: {data!r}, for {ttl} ms; its tombstone for {gone} ms"
+    return f"    {name}: {data!r}, for {ttl!r} ms; its tombstone for {gone!r} ms"
 
 
 async def soak(
