@@ -35,7 +35,8 @@ from holdfast.streams.doors import sse
 from holdfast.streams.fanout.hub import Hub
 from holdfast.streams.fanout.subscription import Subscription
 from holdfast.streams.store import Draft
-from holdfast.streams.stores import redis as redis_store
+from holdfast.streams.stores import redis_bell
+from holdfast.streams.stores.redis import RedisEventStore
 from holdfast.testing import redis_server
 
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ class Process:
     def __init__(self, world: World, number: int, settings: Settings) -> None:
         self.name = f"p{number}"
         self.link = SimulatedLink(world)
-        self.store = redis_store.RedisEventStore(self.link, settings)  # type: ignore[arg-type]
+        self.store = RedisEventStore(self.link, settings)  # type: ignore[arg-type]
         self.hub = Hub(self.store)
         assert self.link.listener is not None
         self.listener = self.link.listener
@@ -690,7 +691,7 @@ async def life(
     """
     redis.call("FLUSHALL")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(redis_store, "Listener", SimulatedListener)
+        patched.setattr(redis_bell, "Listener", SimulatedListener)
         world = World(redis, seed, processes, losses=losses)
         try:
             async with asyncio.timeout(60):

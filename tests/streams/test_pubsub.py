@@ -567,10 +567,8 @@ class TestSeveralProcesses:
     ) -> None:
         with Subscriber(redis, off.transports.channel("r")) as old:
             await off.add("r", "t", 1)
-            again = off._publish_call("r", off._outbox.head("r"))
-            keys, args = again
-            args[1:3] = [off.producer, 1]
-            reply: Any = await off._link.run(off._publish, keys, [*args, "t", "1"])
+            again = off._writes.now("r", off.producer, 1, [off.draft("t", 1)])
+            reply: Any = await off._link.run(off._writes.publish, *again)
             assert (reply[0], reply[4]) == (b"live", 1)
             await off.add("r", "t", 2)
             assert [each["data"] for each in old.take(2)] == [1, 2]

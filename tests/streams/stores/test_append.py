@@ -50,7 +50,7 @@ def forget_scripts(redis: RedisServer) -> None:
 
 def ways(redis: RedisServer, store: RedisEventStore) -> list[str]:
     """The ways that were taken since the server forgot the scripts."""
-    scripts = {"long": store._publish, "short": store._append}
+    scripts = {"long": store._writes.publish, "short": store._writes.append}
     found = redis.execute("SCRIPT", "EXISTS", *(each.sha for each in scripts.values()))
     assert isinstance(found, list)
     return [name for name, there in zip(scripts, found, strict=True) if there]
@@ -229,7 +229,7 @@ class TestGuards:
                 for n in WARM:
                     await publisher.emit("t", n)
                 # Or the reply that is lost would be that it is not known.
-                redis.execute("SCRIPT", "LOAD", store._append.source)
+                redis.execute("SCRIPT", "LOAD", store._writes.append.source)
                 proxy.blackhole("replies")
                 assert "~" in (await publisher.emit("t", 3)).id
                 proxy.cut()

@@ -51,7 +51,7 @@ async def test_the_short_way_of_a_write_is_tried_once(
     fresh_redis.execute("SCRIPT", "FLUSH")
     for n in range(5, 10):
         await store.add("r", "t", n)
-    assert fresh_redis.execute("SCRIPT", "EXISTS", store._append.sha) == [0]
+    assert fresh_redis.execute("SCRIPT", "EXISTS", store._writes.append.sha) == [0]
     assert [event.data for event in await store.get_events("r")] == list(range(10))
 
 
