@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from holdfast.errors import EventTooLarge
-from holdfast.streams.capture.text import Event, EventText, spell, to_draft, to_event
+from holdfast.streams.capture.text import spell, to_draft, to_event
 from holdfast.streams.event import EventId
+from holdfast.streams.event_text import Event, EventText
 from holdfast.streams.store import Entry
 
 if TYPE_CHECKING:
-    from holdfast.streams.capture.text import Passing
+    from holdfast.streams.event_text import Passing
 
 
 def read(*chunks: str | bytes) -> list[Passing]:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from holdfast.errors import EventTooLarge, HoldfastError, RunEnded
 from holdfast.streams.capture.aside import Aside
-from holdfast.streams.capture.text import Event, EventText, spell, to_draft
+from holdfast.streams.capture.text import spell, to_draft
+from holdfast.streams.event_text import Event, EventText
 from holdfast.streams.publishing.runs import Detached
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from holdfast.streams.capture.presence import Presence
     from holdfast.streams.capture.register import Headers
-    from holdfast.streams.capture.text import Passing
+    from holdfast.streams.event_text import Passing
     from holdfast.streams.publishing.publisher import RunPublisher
     from holdfast.streams.store import EventStore
 

@@ -1,4 +1,4 @@
-"""The text of an application's event stream, as the events of a run, and back to the same text.
+"""An application's event as an event of a run, and back to the text that it was.
 
 Pure. What a page reads of an event (WHATWG HTML 9.2.6) is kept to the letter; how it was cut into
 lines, chunks and bytes is not.
@@ -6,125 +6,21 @@ lines, chunks and bytes is not.
 
 from __future__ import annotations
 
-import codecs
 import json
-import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import EventTooLarge, InvalidEvent
 from holdfast.streams.event import TERMINAL_TYPES, check_type, to_json
+from holdfast.streams.event_text import LINE_BREAK, Event
 from holdfast.streams.store import Draft
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from holdfast.streams.store import Entry
 
-_LINE_BREAK = re.compile(r"\r\n|\n|\r")
-_DIGITS = re.compile(r"[0-9]{1,10}", re.ASCII)
 # What surrounds data that came with more than a type and a text. Data that begins so by itself is
 # kept as text, so that nobody takes it for ours.
 _AROUND, _DATA = '{"holdfast":', ',"data":'
 _decoder = json.JSONDecoder()
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One event of the application, as a page gets it.
-
-    Attributes:
-        kind: its type.
-        text: its data.
-        id: what it sets the page's last event id to, ``None`` where it leaves that alone.
-        retry: the reconnection time that it sets, in milliseconds.
-    """
-
-    kind: str
-    text: str
-    id: str | None = None
-    retry: int | None = None
-
-
-Passing = Event | str
-"""An event, or text that is none (a comment, a reconnection time), for who is there to read it."""
-
-
-class EventText:
-    """Reads an event stream, cut into pieces anywhere.
-
-    Ids and reconnection times that come without data belong to the event that follows.
-    """
-
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._line: list[str] = []
-        self._begun = self._after_return = False
-        self._aside: list[str] = []
-        self._data: list[str] = []
-        self._kind = ""
-        self._id: str | None = None
-        self._retry: int | None = None
-        #: Characters of the event that is not complete yet.
-        self.pending = 0
-
-    def feed(self, chunk: bytes) -> Iterator[Passing]:
-        """Return what *chunk* completes."""
-        text = self._decoder.decode(chunk)
-        if text and not self._begun:
-            self._begun = True
-            text = text.removeprefix("\ufeff")
-        if text and self._after_return:
-            # A line ends at the carriage return: its line feed may come late, or never.
-            self._after_return = False
-            text = text.removeprefix("\n")
-        if not text:
-            return
-        self._after_return = text.endswith("\r")
-        self.pending += len(text)
-        first, *others = _LINE_BREAK.split(text)
-        self._line.append(first)
-        for begun in others:
-            yield from self._take("".join(self._line))
-            self._line = [begun]
-
-    def rest(self) -> bytes:
-        """Return what no blank line has completed: no event to a browser, but text to others."""
-        lines = list(self._aside)
-        if self._id is not None:
-            lines.append(f"id: {self._id}")
-        if self._kind:
-            lines.append(f"event: {self._kind}")
-        lines += [f"data: {line}" for line in self._data]
-        left, _ = self._decoder.getstate()
-        return "\n".join([*lines, "".join(self._line)]).encode() + left
-
-    def _take(self, line: str) -> Iterator[Passing]:
-        if line:
-            self._field(line)
-            return
-        if self._aside:
-            yield "\n".join(self._aside) + "\n\n"
-        if self._data:
-            yield Event(self._kind or "message", "\n".join(self._data), self._id, self._retry)
-            self._id = self._retry = None
-        self._kind, self._data, self._aside = "", [], []
-        self.pending = 0
-
-    def _field(self, line: str) -> None:
-        name, _, value = line.partition(":")
-        value = value.removeprefix(" ")
-        if name == "data":
-            self._data.append(value)
-        elif name == "event":
-            self._kind = value
-        elif name == "id" and "\0" not in value:
-            self._id = value
-        elif name == "retry" and _DIGITS.fullmatch(value):
-            self._retry = int(value)
-            self._aside.append(line)
-        elif not name:
-            self._aside.append(line)
 
 
 def to_draft(event: Event, max_bytes: int) -> Draft:
@@ -170,7 +66,7 @@ def spell(event: Event, wire_id: str | None) -> bytes:
         lines.append(f"retry: {event.retry}")
     if event.kind != "message":
         lines.append(f"event: {event.kind}")
-    lines += [f"data: {line}" for line in _LINE_BREAK.split(event.text)]
+    lines += [f"data: {line}" for line in LINE_BREAK.split(event.text)]
     return ("\n".join(lines) + "\n\n").encode()
 
 
@@ -220,5 +116,5 @@ def _is_ours(extra: Any) -> bool:
         return False
     texts = [extra[name] for name in ("type", "id") if name in extra]
     return isinstance(extra.get("retry", 0), int) and all(
-        isinstance(text, str) and not _LINE_BREAK.search(text) for text in texts
+        isinstance(text, str) and not LINE_BREAK.search(text) for text in texts
     )

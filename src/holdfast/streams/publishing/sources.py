@@ -10,13 +10,13 @@ import codecs
 import contextlib
 import inspect
 import json
-import re
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 from holdfast.streams.event import StreamEvent
+from holdfast.streams.event_text import Event, EventText
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 
     from holdfast.streams.publishing.publisher import RunPublisher
 
@@ -29,9 +29,6 @@ Source: TypeAlias = (
 """A coroutine function of the publisher, or an asynchronous iterator of what the events say."""
 
 EVENT_STREAM = "text/event-stream"
-
-# WHATWG HTML 9.2.5: CR, LF and CRLF, and nothing else that Python calls a line break.
-_LINE_BREAK = re.compile(r"\r\n|\n|\r(?=.)", re.DOTALL)
 
 
 def check_source(source: object) -> None:
@@ -90,7 +87,7 @@ def _events(item: Any, text: _Text) -> Iterator[Made]:
 class _Text(Protocol):
     def feed(self, chunk: str | bytes) -> Iterator[Made]: ...
 
-    def rest(self) -> Iterator[Made]: ...
+    def rest(self) -> Iterable[Made]: ...
 
 
 def _reader(media_type: str | None) -> _Text:
@@ -116,47 +113,24 @@ class _Messages:
 
 
 class EventStreamText:
-    """Reads the text of an event stream (WHATWG HTML 9.2.6), cut into pieces anywhere.
+    """The events of an event stream's text, cut into pieces anywhere.
 
     Data that is JSON becomes its value; other data is text. Ids and reconnect times are left out:
     a run has its own.
     """
 
     def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._pending = ""
-        self._begun = False
-        self._kind = ""
-        self._data: list[str] = []
+        self._text = EventText()
 
     def feed(self, chunk: str | bytes) -> Iterator[Made]:
         """Return the events that *chunk* completes."""
-        self._pending += chunk if isinstance(chunk, str) else self._decoder.decode(chunk)
-        if self._pending and not self._begun:
-            self._begun = True
-            self._pending = self._pending.removeprefix("\ufeff")
-        *lines, self._pending = _LINE_BREAK.split(self._pending)
-        for line in lines:
-            yield from self._line(line)
+        for each in self._text.feed(chunk):
+            if isinstance(each, Event):
+                yield each.kind, _value(each.text)
 
-    def rest(self) -> Iterator[Made]:
-        """Return what a last carriage return completes; a block without its blank line is none."""
-        if self._pending.endswith("\r"):
-            yield from self._line(self._pending[:-1])
-            self._pending = ""
-
-    def _line(self, line: str) -> Iterator[Made]:
-        if not line:
-            if self._data:
-                yield self._kind or "message", _value("\n".join(self._data))
-            self._kind, self._data = "", []
-            return
-        name, _, value = line.partition(":")
-        value = value.removeprefix(" ")
-        if name == "data":
-            self._data.append(value)
-        elif name == "event":
-            self._kind = value
+    def rest(self) -> Iterable[Made]:
+        """Return nothing: a block without its blank line is no event."""
+        return ()
 
 
 def _value(text: str) -> Any:
