@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
-from holdfast.agents.wire import Encoder, WireResponse, as_text, error_text, parts_of, text_of
+from holdfast.agents.wire import Encoder, Speller, WireResponse, as_text, error_text, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -58,6 +58,29 @@ _TYPES = _ENDS | {
     "TOOL_CALL_RESULT",
     "TOOL_CALL_START",
 }
+_KINDS = frozenset(
+    {
+        "interrupt",
+        "model_error",
+        "model_finished",
+        "model_started",
+        "node_error",
+        "node_output",
+        "node_started",
+        "run_lost",
+        "run_stopped",
+        "state",
+        "thinking",
+        "token",
+        "tool_call",
+        "tool_call_delta",
+        "tool_error",
+        "tool_result",
+        "tool_started",
+        "workflow_complete",
+        "workflow_error",
+    }
+)
 
 
 class AGUIResponse(WireResponse):
@@ -94,17 +117,14 @@ class AGUIResponse(WireResponse):
         return AGUIEncoder(self.run_id, self._thread_id)
 
 
-class AGUIEncoder:
-    """Spells the events of one run as frames of AG-UI.
+class AGUIEncoder(Speller):
+    """Spells the events of one run as frames of AG-UI."""
 
-    A ``message`` whose data is an AG-UI event passes as it is: an agent that speaks the protocol
-    already may be the source of a run.
-    """
+    kinds = _KINDS
 
     def __init__(self, run_id: str, thread_id: str) -> None:
-        self.done = False
+        super().__init__()
         self._names = {"threadId": thread_id, "runId": run_id}
-        self._begun = False
         self._texts: set[str] = set()
         self._reasoning: dict[str, str] = {}
         self._spans = 0
@@ -115,37 +135,21 @@ class AGUIEncoder:
         self._models: dict[str, str] = {}
         self._used: dict[str, Counter[str]] = {}
 
-    def encode(self, kind: str, data: Any) -> Iterator[Frame]:
-        """Yield the frames of one event."""
-        if kind == "message" and isinstance(data, dict) and str(data.get("type")) in _TYPES:
-            yield from self._pass(data)
-            return
-        if not self._begun:
-            yield self._start()
-        spell = _SPELLED.get(kind)
-        parts = parts_of(kind, data)
-        found = None if spell is None or parts is None else spell(self, parts)
-        if found is None:
-            found = [_custom(kind, data)]
-        yield from found
-
-    def notice(self, kind: str, data: dict[str, Any]) -> Iterator[Frame]:
-        """Yield what says that events are gone."""
-        if not self._begun:
-            yield self._start()
-        yield _custom(kind, data)
+    def _speaks(self, data: Frame) -> bool:
+        return str(data.get("type")) in _TYPES
 
     def _pass(self, frame: Frame) -> Iterator[Frame]:
         if frame["type"] == "RUN_STARTED":
             self._begun = True
-        elif not self._begun:
-            yield self._start()
+        yield from self._beginning()
         self.done = frame["type"] in _ENDS
         yield frame
 
     def _start(self) -> Frame:
-        self._begun = True
         return {"type": "RUN_STARTED", **self._names, "protocolVersion": PROTOCOL_VERSION}
+
+    def _other(self, kind: str, data: Any) -> Frame:
+        return _custom(kind, data)
 
     # -- messages
 
@@ -356,19 +360,3 @@ def _is_count(value: Any) -> bool:
 
 def _custom(name: str, value: Any) -> Frame:
     return {"type": "CUSTOM", "name": name, "value": value}
-
-
-_KINDS = (
-    *(
-        "token",
-        "thinking",
-        "model_started",
-        "model_finished",
-        "model_error",
-        "tool_call_delta",
-        "tool_call",
-    ),
-    *("tool_started", "tool_result", "tool_error", "node_started", "node_output", "node_error"),
-    *("state", "interrupt", "workflow_complete", "workflow_error", "run_stopped", "run_lost"),
-)
-_SPELLED: dict[str, Any] = {kind: vars(AGUIEncoder)[f"_{kind}"] for kind in _KINDS}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from holdfast.agents.wire import Encoder, WireResponse, error_text, parts_of, text_of
+from holdfast.agents.wire import Encoder, Speller, WireResponse, error_text, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -47,6 +47,26 @@ _TYPES = _ENDS | {
     "tool-output-denied",
     "tool-output-error",
 }
+_KINDS = frozenset(
+    {
+        "model_error",
+        "model_finished",
+        "node_error",
+        "node_output",
+        "node_started",
+        "run_lost",
+        "run_stopped",
+        "thinking",
+        "token",
+        "tool_call",
+        "tool_call_delta",
+        "tool_error",
+        "tool_result",
+        "tool_started",
+        "workflow_complete",
+        "workflow_error",
+    }
+)
 
 
 class UIMessageStreamResponse(WireResponse):
@@ -70,55 +90,41 @@ class UIMessageStreamResponse(WireResponse):
         return UIMessageEncoder(self.run_id)
 
 
-class UIMessageEncoder:
-    """Spells the events of one run as chunks of a UI message stream.
+class UIMessageEncoder(Speller):
+    """Spells the events of one run as chunks of a UI message stream."""
 
-    A ``message`` whose data is a chunk passes as it is: an agent that speaks the format already may
-    be the source of a run.
-    """
+    kinds = _KINDS
 
     def __init__(self, run_id: str) -> None:
-        self.done = False
+        super().__init__()
         self._run_id = run_id
-        self._begun = False
         self._finished = False
         self._parts: dict[tuple[str, str], str] = {}
         self._numbers = 0
         self._calls: dict[str, bool] = {}
         self._tools: dict[str, tuple[str, Any]] = {}
 
-    def encode(self, kind: str, data: Any) -> Iterator[Frame | str]:
-        """Yield the chunks of one event."""
-        if kind == "message" and isinstance(data, dict) and _is_chunk(data.get("type")):
-            yield from self._pass(data)
-            return
-        if not self._begun:
-            yield self._start()
-        spell = _SPELLED.get(kind)
-        parts = parts_of(kind, data)
-        found = None if spell is None or parts is None else spell(self, parts)
-        if found is None:
-            found = [{"type": f"data-{kind}", "data": data}]
-        yield from found
-
     def notice(self, kind: str, data: dict[str, Any]) -> Iterator[Frame]:
         """Yield what says that events are gone."""
-        if not self._begun:
-            yield self._start()
-        yield {"type": f"data-{kind}", "data": data, "transient": True}
+        yield from self._beginning()
+        yield {**self._other(kind, data), "transient": True}
 
-    def _pass(self, chunk: Frame) -> Iterator[Frame]:
-        if chunk["type"] == "start":
+    def _speaks(self, data: Frame) -> bool:
+        return _is_chunk(data.get("type"))
+
+    def _pass(self, frame: Frame) -> Iterator[Frame]:
+        if frame["type"] == "start":
             self._begun = True
-            chunk = {"messageId": self._run_id, **chunk}
-        elif not self._begun:
-            yield self._start()
-        self._finished = self._finished or chunk["type"] in _ENDS
-        yield chunk
+            frame = {"messageId": self._run_id, **frame}
+        yield from self._beginning()
+        self._finished = self._finished or frame["type"] in _ENDS
+        yield frame
 
     def _start(self) -> Frame:
-        self._begun = True
         return {"type": "start", "messageId": self._run_id}
+
+    def _other(self, kind: str, data: Any) -> Frame:
+        return {"type": f"data-{kind}", "data": data}
 
     # -- text and reasoning
 
@@ -250,11 +256,3 @@ def _node(data: Frame, status: str) -> Frame:
     """One part of the message for one run of a node: a later one takes its place."""
     node = str(data.get("id") or data.get("node"))
     return {"type": "data-node", "id": node, "data": {**data, "status": status}}
-
-
-_KINDS = (
-    *("token", "thinking", "model_finished", "model_error", "tool_call_delta", "tool_call"),
-    *("tool_started", "tool_result", "tool_error", "node_started", "node_output", "node_error"),
-    *("workflow_complete", "workflow_error", "run_stopped", "run_lost"),
-)
-_SPELLED: dict[str, Any] = {kind: vars(UIMessageEncoder)[f"_{kind}"] for kind in _KINDS}

@@ -9,6 +9,7 @@ again from the beginning; none sends a ``Last-Event-ID``, and none is given an i
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypedDict, Unpack
 
 from starlette.responses import Response
@@ -17,7 +18,7 @@ from holdfast import EventStore, RunResponse
 from holdfast.errors import InvalidEvent, RedisUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
     from types import EllipsisType
 
     from starlette.background import BackgroundTask
@@ -45,6 +46,60 @@ class Encoder(Protocol):
 
     def notice(self, kind: str, data: dict[str, Any]) -> Iterable[Frame | str]:
         """Return what the format says where events are gone (``gap``, ``reset``)."""
+
+
+class Speller(ABC):
+    """An encoder by one method for each type of event that its format has a word for.
+
+    A ``message`` whose data is of the format already passes as it is: an agent that speaks it may
+    be the source of a run.
+    """
+
+    kinds: ClassVar[frozenset[str]]
+    """The types that have a method: ``token`` is spelled by ``_token(data)``.
+
+    It returns the frames, or ``None`` where the data is not of the type it says.
+    """
+
+    def __init__(self) -> None:
+        self.done = False
+        self._begun = False
+
+    def encode(self, kind: str, data: Any) -> Iterator[Frame | str]:
+        """Yield the frames of one event."""
+        if kind == "message" and isinstance(data, dict) and self._speaks(data):
+            yield from self._pass(data)
+            return
+        yield from self._beginning()
+        parts = parts_of(kind, data) if kind in self.kinds else None
+        found = None if parts is None else getattr(self, f"_{kind}")(parts)
+        yield from [self._other(kind, data)] if found is None else found
+
+    def notice(self, kind: str, data: dict[str, Any]) -> Iterator[Frame]:
+        """Yield what says that events are gone."""
+        yield from self._beginning()
+        yield self._other(kind, data)
+
+    def _beginning(self) -> Iterator[Frame]:
+        if not self._begun:
+            self._begun = True
+            yield self._start()
+
+    @abstractmethod
+    def _speaks(self, data: Frame) -> bool:
+        """Whether *data* is of the format already."""
+
+    @abstractmethod
+    def _pass(self, frame: Frame) -> Iterator[Frame]:
+        """Yield what comes of a frame that is of the format already."""
+
+    @abstractmethod
+    def _start(self) -> Frame:
+        """Return what the format begins with."""
+
+    @abstractmethod
+    def _other(self, kind: str, data: Any) -> Frame:
+        """Return what is said of an event that the format has no word for."""
 
 
 class Options(TypedDict, total=False):
