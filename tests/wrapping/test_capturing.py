@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import threading
 from typing import TYPE_CHECKING, Any
 
 import flask
@@ -13,13 +15,18 @@ from starlette.middleware import Middleware
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
+from tests.streams.capture.calls import Browser, events_of
+from tests.streams.clients import until
 
 from holdfast import Holdfast, SessionMiddleware
+from holdfast.runtime import runtime
 from holdfast.settings import Settings
+from holdfast.streams.publishing.runs import close_runs
+from holdfast.streams.select import default_store
 from holdfast.wrapping.around import around_asgi, around_wsgi, bridged
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
     from wsgiref.types import StartResponse, WSGIEnvironment
 
     from starlette.requests import Request
@@ -61,9 +68,20 @@ async def bare(scope: Scope, receive: Receive, send: Send) -> None:
     await answer(scope, receive, send)
 
 
+OVER = threading.Event()
+
+
+def lasting() -> Iterator[bytes]:
+    yield b"data: 0\n\n"
+    while not OVER.wait(0.05):
+        yield b": still here\n\n"
+
+
 def on_wsgi(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     CALLS.append(environ["PATH_INFO"])
     start_response("200 OK", [("Content-Type", "text/event-stream")])
+    if environ["PATH_INFO"] == "/feed/open":
+        return lasting()
     return (f"data: {number}\n\n".encode() for number in range(3))
 
 
@@ -74,6 +92,14 @@ def on_quart() -> Any:
     async def feed() -> quart.Response:
         CALLS.append("/feed")
         return quart.Response(three(), content_type="text/event-stream")
+
+    @app.get("/feed/open")
+    async def feed_open() -> quart.Response:
+        async def lasting() -> AsyncIterator[str]:
+            yield "data: 0\n\n"
+            await asyncio.Event().wait()
+
+        return quart.Response(lasting(), content_type="text/event-stream")
 
     return app
 
@@ -153,6 +179,10 @@ def sessions_on_flask(**config: str) -> ASGIApp:
             (f"data: {number}\n\n" for number in range(3)), content_type="text/event-stream"
         )
 
+    @app.get("/feed/open")
+    def feed_open() -> flask.Response:
+        return flask.Response(lasting(), content_type="text/event-stream")
+
     return bridged(app, SETTINGS)
 
 
@@ -168,7 +198,7 @@ def sessions_on_wsgi(environ: WSGIEnvironment, start_response: StartResponse) ->
     return [b""]
 
 
-@pytest.mark.parametrize(
+INSIDE = pytest.mark.parametrize(
     "made",
     [
         lambda: sessions_on_quart(equipped=False),
@@ -179,6 +209,9 @@ def sessions_on_wsgi(environ: WSGIEnvironment, start_response: StartResponse) ->
     ],
     ids=["quart", "quart equipped", "flask", "flask's own name", "wsgi"],
 )
+
+
+@INSIDE
 def test_after_a_logout_an_answer_is_not_the_next_visitors(made: Callable[[], ASGIApp]) -> None:
     with TestClient(made()) as client:
         client.get("/login")
@@ -194,6 +227,39 @@ def test_after_a_logout_an_answer_is_not_the_next_visitors(made: Callable[[], AS
         client.get("/login")
         client.get("/feed", headers={"last-event-id": ids[0]})
         assert CALLS == ["/feed"] * 3
+
+
+def as_served(app: ASGIApp) -> ASGIApp:
+    """*app* with what servers tell beside what a test's own client says."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        told = {"http_version": "1.1", "scheme": "http", "server": ("site.test", 80)}
+        await app({**scope, **told, "asgi": {"version": "3.0"}}, receive, send)
+
+    return serve
+
+
+@INSIDE
+@pytest.mark.anyio
+async def test_a_logout_ends_the_captured_streams_of_its_session_that_are_open(
+    made: Callable[[], ASGIApp],
+) -> None:
+    OVER.clear()
+    app = as_served(made())
+    ada, bob = Browser(app), Browser(app)
+    try:
+        for browser in (ada, bob):
+            async with browser.get("/login") as login:
+                await login.ended()
+        async with ada.get("/feed/open") as first, bob.get("/feed/open") as other:
+            await until(lambda: events_of(first.text) and events_of(other.text))
+            async with ada.get("/logout") as logout:
+                await logout.ended()
+            await first.ended()
+            assert not other.task.done(), "another session's goes on"
+    finally:
+        OVER.set()
+        await close_runs(default_store(runtime(SETTINGS)))
 
 
 def test_without_the_variable_nothing_is_around_an_application() -> None:

@@ -177,6 +177,18 @@ def bound(exchange: Exchange, app: ASGIApp) -> ASGIApp:
     For an app on an event loop under a door that has none. What it sends is stored by that door.
     """
 
+    async def found(start: Message) -> Exchange | None:
+        return exchange if is_event_stream(start) and exchange.session.accessed else None
+
+    return bound_by(found, app)
+
+
+def bound_by(found: Callable[[Message], Awaitable[Exchange | None]], app: ASGIApp) -> ASGIApp:
+    """Return *app*, whose answer ends with the session that is *found* for its start, if any.
+
+    It is looked for when the start has been sent, and before anything else is.
+    """
+
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         bond: Bond | None = None
 
@@ -188,9 +200,11 @@ def bound(exchange: Exchange, app: ASGIApp) -> ASGIApp:
             if bond is not None and bond.over:
                 raise OSError(ENDED)
             await send(message)
-            if is_event_stream(message) and exchange.session.accessed:
-                bond = Bond(exchange, part, running_task())
-                bond.begin()
+            if message["type"] == "http.response.start":
+                exchange = await found(message)
+                if exchange is not None:
+                    bond = Bond(exchange, part, running_task())
+                    bond.begin()
 
         try:
             await app(scope, receive, sending)

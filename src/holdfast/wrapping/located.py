@@ -1,6 +1,7 @@
 """Which session of ours a request names, for a capture that stands outside of the sessions.
 
-Of the signed cookie alone: no store is asked here, and no session opened.
+By the signed cookie alone. The store is asked once for each answer that is captured, because it
+ends with its session.
 """
 
 from __future__ import annotations
@@ -8,14 +9,17 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from holdfast.sessions.bond import bound_by
 from holdfast.sessions.cookie import Presented, candidates
+from holdfast.sessions.exchange import Exchange
 from holdfast.sessions.wsgi import WSGISessionMiddleware
 from holdfast.streams.capture.binding import NAMED
+from holdfast.streams.capture.match import RUN_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from holdfast.sessions.door import Door
     from holdfast.streams.capture.register import Headers
@@ -38,12 +42,35 @@ class Located:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] == "http":
-            scope[NAMED] = self._named
-        await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        # An application changes its scope: that of a mount has another root.
+        asked = {**scope}
+        scope[NAMED] = self._named
+
+        async def found(start: Message) -> Exchange | None:
+            return await self._opened(asked, list(start.get("headers", ())))
+
+        await bound_by(found, self._app)(scope, receive, send)
 
     def _named(self, scope: Scope, answered: Headers) -> str | None:
         """Return the ``id_hash`` of the session of a request, as its answer leaves the cookie."""
+        found = self._presented(scope, answered)
+        return None if found is None else found[1].credential.key.id_hash
+
+    async def _opened(self, scope: Scope, answered: Headers) -> Exchange | None:
+        """Return the session with which a captured answer ends, asked for once."""
+        if not any(name == RUN_HEADER for name, _ in answered):
+            return None
+        found = self._presented(scope, answered)
+        if found is None:
+            return None
+        exchange = Exchange(found[0].setup, found[1])
+        await exchange.load(found[1])
+        return exchange
+
+    def _presented(self, scope: Scope, answered: Headers) -> tuple[Door, Presented] | None:
         found = self._find()
         if found is None or found[0].excludes(scope):
             return None
@@ -55,7 +82,7 @@ class Located:
         ]
         values = candidates(given, cookie) or candidates(scope["headers"], cookie)
         answer = door.setup.signer.choose(values)
-        return answer.credential.key.id_hash if isinstance(answer, Presented) else None
+        return (door, answer) if isinstance(answer, Presented) else None
 
 
 def sessions_inside(app: Any) -> Found:
