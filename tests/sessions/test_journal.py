@@ -120,8 +120,6 @@ def test_a_full_journal_is_an_error_and_loses_nothing() -> None:
     with pytest.raises(SessionUnavailable):
         book.create(new_key(), record(), 0.0)
     with pytest.raises(SessionUnavailable):
-        book.delete(new_key().id_hash)
-    with pytest.raises(SessionUnavailable):
         book.save(first, None, Change({"a": b"y" * 80}), 0.0, NOW)
     seen = shown(book, first)
     assert isinstance(seen, Record)
@@ -130,6 +128,30 @@ def test_a_full_journal_is_an_error_and_loses_nothing() -> None:
     book.forget(second.id_hash)
     book.forget(second.id_hash)
     book.create(new_key(), record(a=b"z" * 90), 0.0)
+
+
+def test_logouts_have_as_much_room_as_all_else_and_take_none_from_it() -> None:
+    book = journal(max_sessions=2)
+    first, second = new_key(), new_key()
+    book.create(first, record(a=b"1"), 0.0)
+    book.create(second, record(a=b"1"), 0.0)
+    for id_hash in ("a", "b"):
+        book.delete(id_hash)
+    with pytest.raises(SessionUnavailable):
+        book.delete("c")
+    # One that waits already, whatever becomes of it, needs no room more.
+    book.delete(first.id_hash)
+    assert book.refused == 1
+    third = new_key()
+    book.create(third, record(a=b"1"), 0.0)
+    for id_hash in (first.id_hash, "a"):
+        book.done(entry_of(book, SessionKey(id_hash, "")))
+    book.forget("b")
+    for id_hash in ("c", "d"):
+        book.delete(id_hash)
+    with pytest.raises(SessionUnavailable):
+        book.create(new_key(), record(), 0.0)
+    assert len(book) == 4
 
 
 def test_what_is_added_during_a_write_still_waits() -> None:

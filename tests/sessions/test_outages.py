@@ -417,6 +417,29 @@ async def test_a_full_journal_answers_503_and_keeps_what_it_took(kept_redis: Red
     assert [(await each.get()).body for each in browsers] == [b"{'a': 1}", b"{'a': 1}", b"{}"]
 
 
+async def test_a_logout_finds_room_where_no_write_does_and_one_that_does_not_is_not_done(
+    kept_redis: RedisServer,
+) -> None:
+    outage = Outage(kept_redis)
+    store = FallbackSessionStore(outage.settings, max_sessions=2)
+    doing = Doing()
+    app = SessionMiddleware(doing, settings=outage.settings, store=store)
+    browsers = [Browser(app) for _ in range(5)]
+    doing.handle = lambda s: s.update(a=1)
+    for each in browsers[:3]:
+        await each.get()
+    cookies = [dict(each.cookies) for each in browsers]
+    await outage.begin()
+    assert [(await each.get()).status for each in browsers[3:]] == [200, 200]
+    doing.handle = Session.invalidate
+    # Who has no copy is known by the cookie; the third is one too many.
+    assert [(await each.get()).status for each in browsers[:3]] == [200, 200, 503]
+    await outage.end()
+    doing.handle = dict
+    bodies = [(await Browser(app, kept).get()).body for kept in cookies[:3]]
+    assert bodies == [b"{}", b"{}", b"{'a': 1}"]
+
+
 async def test_what_waits_at_shutdown_is_written_or_told(
     kept_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -82,7 +82,8 @@ class FallbackSessionStore(SessionStore):
     Args:
         settings: in place of those of the environment.
         link: in place of the runtime's.
-        max_sessions: how many copies are kept, and how many sessions may wait in the journal.
+        max_sessions: how many copies are kept, how many sessions may wait in the journal, and how
+            many logouts.
         max_bytes: what the data of each of both may come to.
 
     Raises:
@@ -338,10 +339,8 @@ class FallbackSessionStore(SessionStore):
 
     async def delete(self, id_hash: str) -> Outcome:
         """See :meth:`SessionStore.delete`."""
-        with self._lock:
-            self._copies.drop(id_hash)
-        self._restoration.departed(id_hash)
         if self._asks_redis():
+            self._depart(id_hash)
             try:
                 outcome = await self._remote.delete(id_hash)
             except SessionUnavailable as error:
@@ -357,8 +356,15 @@ class FallbackSessionStore(SessionStore):
         self._only_if_local()
         with self._lock:
             self._journal.delete(id_hash)
+        # Not before: who is refused is still logged in, also where Redis is told of all again.
+        self._depart(id_hash)
         await self._settle_race(id_hash)
         return Outcome.DONE
+
+    def _depart(self, id_hash: str) -> None:
+        with self._lock:
+            self._copies.drop(id_hash)
+        self._restoration.departed(id_hash)
 
     def ended_elsewhere(self, id_hash: str) -> None:
         """Note that Redis was told of a logout by somebody else in this process."""

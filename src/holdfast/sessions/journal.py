@@ -136,12 +136,13 @@ class Journal:
     """The entries of one process.
 
     Args:
-        max_sessions: how many sessions may wait.
+        max_sessions: how many sessions may wait, and how many logouts beside them.
         max_bytes: what their data may come to.
     """
 
     def __init__(self, max_sessions: int, max_bytes: int) -> None:
         self._entries: dict[str, Entry] = {}
+        self._logouts = 0
         self._max_sessions = max_sessions
         self._max_bytes = max_bytes
         self._bytes = 0
@@ -259,7 +260,7 @@ class Journal:
         """Note a logout: from now on the session is absent here, and Redis is told first of all.
 
         Raises:
-            SessionUnavailable: the journal is full.
+            SessionUnavailable: as many logouts wait as may.
         """
         self._put(Entry(id_hash, "", "", None))
 
@@ -280,13 +281,13 @@ class Journal:
         entry = self._entries.pop(id_hash, None)
         if entry is not None:
             self._bytes -= entry.size
+            self._logouts -= entry.record is None
 
     def done(self, entry: Entry) -> None:
         """Note that Redis knows *entry*; what was added to it since still waits."""
         current = self._entries.get(entry.id_hash)
         if current is entry:
-            del self._entries[entry.id_hash]
-            self._bytes -= current.size
+            self.forget(entry.id_hash)
         elif current is not None and entry.record is not None:
             current.born, current.known_secret = False, entry.secret_hash
             current.known_since, current.doubted = entry.record.secret_since, ()
@@ -298,12 +299,16 @@ class Journal:
         before = self._entries.get(entry.id_hash)
         size = self._bytes + entry.size - (0 if before is None else before.size)
         grown = size > self._bytes and size > self._max_bytes
-        if grown or (before is None and len(self._entries) >= self._max_sessions):
+        # Logouts have a room of their own: nobody is kept in for the sake of what others write.
+        beside = self._logouts if entry.record is None else len(self._entries) - self._logouts
+        if grown or (before is None and beside >= self._max_sessions):
             self.refused += 1
             raise SessionUnavailable(
                 "Redis is away, and as many session changes wait for it as may"
             )
         self._entries[entry.id_hash], self._bytes = entry, size
+        was_logout = before is not None and before.record is None
+        self._logouts += (entry.record is None) - was_logout
 
 
 def alive(record: Record, now: float, idle_timeout: float) -> bool:
