@@ -30,17 +30,27 @@ django.setup()
 
 from django.contrib.sessions.backends.base import CreateError, UpdateError  # noqa: E402
 from django.core import checks  # noqa: E402
+from django.core.handlers.asgi import ASGIHandler  # noqa: E402
 from django.core.handlers.wsgi import WSGIHandler  # noqa: E402
 from django.http import HttpRequest, HttpResponse, JsonResponse  # noqa: E402
 from django.test import Client, SimpleTestCase, override_settings  # noqa: E402
 from django.urls import path  # noqa: E402
+from starlette.testclient import TestClient as ASGIClient  # noqa: E402
+from werkzeug.test import Client as WSGIClient  # noqa: E402
 
-from holdfast import SessionTooLarge, SyncSessionIndex, on_session_event  # noqa: E402
+from holdfast import (  # noqa: E402
+    SessionTooLarge,
+    Settings,
+    SyncRunPublisher,
+    SyncSessionIndex,
+    on_session_event,
+)
 from holdfast.django import SessionMiddleware, SessionStore  # noqa: E402
 from holdfast.frameworks.django import engine  # noqa: E402
 from holdfast.sessions.cookie import CookieSigner, Credential, new_credential  # noqa: E402
 from holdfast.sessions.store import Change  # noqa: E402
 from holdfast.sessions.sync import driven  # noqa: E402
+from holdfast.wrapping.around import around_asgi, around_wsgi, bridged  # noqa: E402
 from holdfast.wrapping.located import sessions_inside  # noqa: E402
 
 
@@ -267,6 +277,42 @@ class Requests(SimpleTestCase):  # type: ignore[misc]
         assert sessions_inside(handler) == (engine().door, "sessionid")
         with override_settings(SESSION_ENGINE="django.contrib.sessions.backends.cache"):
             assert sessions_inside(handler) is None
+
+    def test_streams_beside_django_are_read_with_its_sessions(self) -> None:
+        own = Settings(stream_access="session", stream_wait=0, secret_key=KEY)
+        ada = stored(_auth_user_id="7").session_key
+        SyncRunPublisher("hers", owner="user:7", settings=own).emit("t")
+        SyncRunPublisher("his", owner="user:8", settings=own).emit("t")
+        clients: dict[str, Any] = {
+            "wsgi": WSGIClient(around_wsgi(WSGIHandler(), own), use_cookies=False),
+            "bridged": ASGIClient(bridged(WSGIHandler(), own)),
+            "asgi": ASGIClient(around_asgi(ASGIHandler(), own)),
+        }
+        for name, client in clients.items():
+            with self.subTest(name):
+                for run_id, cookie, status in (
+                    ("hers", f"sessionid={ada}", 200),
+                    ("his", f"sessionid={ada}", 403),
+                    ("hers", f"session={ada}", 401),
+                    ("hers", "sessionid=forged", 401),
+                ):
+                    at, headers = f"/streams/runs/{run_id}/events", {"cookie": cookie}
+                    assert client.get(at, headers=headers).status_code == status
+        with override_settings(SESSION_ENGINE="django.contrib.sessions.backends.cache"):
+            other = WSGIClient(around_wsgi(WSGIHandler(), own), use_cookies=False)
+            headers = {"cookie": f"sessionid={ada}"}
+            assert other.get("/streams/runs/hers/events", headers=headers).status_code == 401
+
+    def test_the_engine_is_named_where_another_one_keeps_the_sessions(self) -> None:
+        around_asgi(ASGIHandler(), own := Settings(secret_key=KEY))
+        with self.assertNoLogs("holdfast", "WARNING"):
+            around_asgi(ASGIHandler(), own)
+        with (
+            override_settings(SESSION_ENGINE="django.contrib.sessions.backends.cache"),
+            self.assertLogs("holdfast", "WARNING") as logs,
+        ):
+            around_asgi(ASGIHandler(), own)
+        assert 'SESSION_ENGINE = "holdfast.django"' in logs.output[0]
 
     def test_nothing_is_saved_of_a_request_that_failed(self) -> None:
         client = Client(raise_request_exception=False)

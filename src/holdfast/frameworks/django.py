@@ -84,6 +84,26 @@ def sessions_of_site() -> tuple[Door, str] | None:
     return engine().door, django_settings.SESSION_COOKIE_NAME
 
 
+def arguments_of_site() -> dict[str, Any] | None:
+    """Return the arguments of a session middleware that serves the site's sessions beside it.
+
+    ``None`` where another engine keeps them.
+    """
+    if django_settings.SESSION_ENGINE != "holdfast.django":
+        return None
+    found = {
+        name.removeprefix("session_") if name != "session_cookie" else name: getattr(
+            django_settings, theirs
+        )
+        for name, theirs in _COOKIE.items()
+    }
+    # Django has a False of its own here, for a cookie without the attribute.
+    found["same_site"] = (found["same_site"] or "lax").lower()
+    if not Settings().is_set("secret_key"):
+        found["secret_key"] = _keys()
+    return found
+
+
 def _keys() -> tuple[str, ...]:
     return (django_settings.SECRET_KEY, *django_settings.SECRET_KEY_FALLBACKS)
 

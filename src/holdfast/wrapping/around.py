@@ -25,7 +25,7 @@ from holdfast.streams.capture.middleware import StreamCaptureMiddleware
 from holdfast.streams.wsgi.app import WSGIEventStreamApp
 from holdfast.wrapping.beside_wsgi import BesideWSGI, FlaskStreams
 from holdfast.wrapping.bridge import Bridge, Single
-from holdfast.wrapping.located import Located, sessions_inside
+from holdfast.wrapping.located import Located, arguments_beside, is_django, sessions_inside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -113,7 +113,8 @@ def around_asgi(app: ASGIApp, settings: Settings | None = None) -> ASGIApp:
     streams = EventStreamApp(settings=settings)
     inner = capturing_outside(app, app, settings)
     if _equipped(app, settings) or has_sessions(app):
-        return Beside(inner, SessionMiddleware(streams, settings=settings), own.stream_mount)
+        with_sessions = SessionMiddleware(streams, **_sessions(app, settings))
+        return Beside(inner, with_sessions, own.stream_mount)
     if is_a(app, "litestar", "Litestar"):
         inner = LitestarSessions(inner)
     return SessionMiddleware(Beside(inner, streams, own.stream_mount), settings=settings)
@@ -133,7 +134,7 @@ def around_wsgi(app: WSGIApplication, settings: Settings | None = None) -> WSGIA
         return BesideWSGI(app, FlaskStreams(app, settings), mount)
     streams = WSGIEventStreamApp(settings=settings)
     if has_sessions(app):
-        return BesideWSGI(app, WSGISessionMiddleware(streams, settings=settings), mount)
+        return BesideWSGI(app, WSGISessionMiddleware(streams, **_sessions(app, settings)), mount)
     return WSGISessionMiddleware(BesideWSGI(app, streams, mount), settings=settings)
 
 
@@ -157,9 +158,15 @@ def bridged(app: WSGIApplication, settings: Settings | None = None) -> ASGIApp:
     single: Any = Single(inner)
     threads: Any = WSGIMiddleware(single, workers=_THREADS)
     served = Bridge(threads)
-    streams = SessionMiddleware(EventStreamApp(settings=settings), settings=settings)
+    streams = SessionMiddleware(EventStreamApp(settings=settings), **_sessions(app, settings))
     captured = capturing_outside(served, inner, settings)
     return Beside(captured, streams, own.stream_mount)
+
+
+def _sessions(app: Any, settings: Settings | None) -> dict[str, Any]:
+    """Return the arguments of the session middleware of the streams beside *app*."""
+    # What Django serves, it configures: by its settings, and by the environment.
+    return arguments_beside(app) or {"settings": settings}
 
 
 def _has_extension(app: object) -> bool:
@@ -193,11 +200,12 @@ def is_a(app: object, module: str, name: str) -> bool:
 
 def has_sessions(app: Any) -> bool:
     """Whether sessions are kept by *app* itself, as far as that can be seen."""
-    if type(app).__module__.startswith("django.core.handlers."):
-        logger.warning(
-            "Django keeps its sessions by SESSION_ENGINE; for ours: SESSION_ENGINE = "
-            '"holdfast.django"'
-        )
+    if is_django(app):
+        if arguments_beside(app) is None:
+            logger.warning(
+                "Django keeps its sessions by SESSION_ENGINE; for ours: SESSION_ENGINE = "
+                '"holdfast.django"'
+            )
         return True
     for each in _middlewares(app):
         name = getattr(each, "__name__", "")

@@ -89,18 +89,33 @@ def sessions_inside(app: Any) -> Found:
     """Return the sessions of ours that a framework's application keeps by itself."""
     if isinstance(app, WSGISessionMiddleware):
         return app._door, app._door.setup.attributes.name  # noqa: SLF001 - its configuration
-    if type(app).__module__.startswith("django.core.handlers."):
-        return _of_django()
+    if is_django(app):
+        engine = _django_engine()
+        return engine.sessions_of_site() if engine is not None else None
     interface = getattr(app, "session_interface", None)
     if interface is None or not hasattr(interface, "door") or not interface.has_key(app):
         return None
     return interface.door(app), interface.get_cookie_name(app)
 
 
-def _of_django() -> Found:
-    # It is imported where it is the engine, and by nobody else.
+def arguments_beside(app: Any) -> dict[str, Any] | None:
+    """Return the arguments of a session middleware that serves the sessions of ours inside *app*.
+
+    ``None`` where it does not keep them by itself, or not as Django does.
+    """
+    engine = _django_engine() if is_django(app) else None
+    return engine.arguments_of_site() if engine is not None else None
+
+
+def is_django(app: Any) -> bool:
+    """Whether *app* is what Django serves a site by."""
+    return type(app).__module__.startswith("django.core.handlers.")
+
+
+def _django_engine() -> Any:
+    """Return how our engine is configured; it is imported where Django has it."""
     if "holdfast.django" not in sys.modules:
         return None
-    from holdfast.frameworks.django import sessions_of_site
+    from holdfast.frameworks import django
 
-    return sessions_of_site()
+    return django
