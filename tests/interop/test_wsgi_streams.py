@@ -174,11 +174,24 @@ async def test_every_reader_of_a_worker_shares_its_connections(
             await asyncio.sleep(0.05)
 
 
-@pytest.mark.parametrize("worker", THREADS)
+def documented(directory: Path) -> Path:
+    """gunicorn's configuration as the docs have it."""
+    page = (ROOT / "docs" / "streams" / "wsgi.md").read_text()
+    _, code = page.split("```python\n# gunicorn.conf.py\n")
+    found = directory / "gunicorn.conf.py"
+    found.write_text(code.partition("```")[0])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("worker", "preload"), [("gthread", False), ("gthread", True), ("gevent", True)]
+)
 async def test_a_stop_of_the_server_lets_readers_go(
-    worker: str, serve: Serve, settings: Settings
+    worker: str, preload: bool, serve: Serve, settings: Settings, tmp_path: Path
 ) -> None:
-    options = ["--preload"] if worker == "gevent" else []
+    options = ["--preload"] if preload else []
+    if preload and worker == "gthread":
+        options += ["--config", str(documented(tmp_path))]
     site = Site(serve, settings, worker, *options, HOLDFAST_STREAM_MAX_SUBSCRIBERS="6")
     await RunPublisher("r", settings=settings).emit("t", {"n": 1})
     try:
