@@ -19,10 +19,11 @@ def __getattr__(name: str) -> Any:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from holdfast.runtime import runtime
-    from holdfast.wrapping.around import around_asgi, bridged
+    from holdfast.wrapping.around import around_asgi, bridged, for_asgi
     from holdfast.wrapping.protocol import application_of, protocol_of
 
-    found = application_of(runtime().settings.app)
-    made = bridged(found) if protocol_of(found) == "wsgi" else around_asgi(found)
+    with for_asgi():
+        found = application_of(runtime().settings.app)
+        made = bridged(found) if protocol_of(found) == "wsgi" else around_asgi(found)
     globals()["app"] = made
     return made

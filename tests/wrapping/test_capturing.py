@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 from tests.streams.capture.calls import Browser, events_of
 from tests.streams.clients import until
 
+import holdfast.asgi
 from holdfast import Holdfast, SessionMiddleware
 from holdfast.runtime import runtime
 from holdfast.settings import Settings
@@ -27,6 +28,7 @@ from holdfast.wrapping.around import around_asgi, around_wsgi, bridged
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from pathlib import Path
     from wsgiref.types import StartResponse, WSGIEnvironment
 
     from starlette.requests import Request
@@ -276,3 +278,27 @@ def test_on_a_wsgi_server_the_log_says_that_nothing_is_captured(
     with caplog.at_level(logging.WARNING, "holdfast"):
         (Holdfast if kind == "flask" else around_wsgi)(app, settings=SETTINGS)
     assert "HOLDFAST_STREAM_CAPTURE needs an ASGI server" in caplog.text
+
+
+def test_an_application_that_equips_itself_is_captured_where_it_is_served_by_asgi(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = (
+        "import flask, holdfast",
+        "flask_app = flask.Flask('site')",
+        "@flask_app.get('/feed')",
+        "def feed():",
+        "    return flask.Response(['data: 1\\n\\n'], content_type='text/event-stream')",
+        "app = holdfast.Holdfast(flask_app)",
+    )
+    (tmp_path / "a_site_that_equips_itself.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("HOLDFAST_STREAM_CAPTURE", "/feed")
+    monkeypatch.setenv("HOLDFAST_APP", "a_site_that_equips_itself:app")
+    try:
+        with caplog.at_level(logging.WARNING, "holdfast"), TestClient(holdfast.asgi.app) as client:
+            assert "holdfast-run" in client.get("/feed").headers
+    finally:
+        # It is made once for a process, and this is not its.
+        vars(holdfast.asgi).pop("app", None)
+    assert "HOLDFAST_STREAM_CAPTURE needs an ASGI server" not in caplog.text

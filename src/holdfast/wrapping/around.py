@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +41,7 @@ logger = logging.getLogger("holdfast")
 
 # As many at once as a server of threads commonly has; a stream of the application's holds one.
 _THREADS = 40
+_for_asgi: ContextVar[bool] = ContextVar("holdfast.wrapping.for_asgi", default=False)
 _OWN = "%s has sessions of its own (%s), which are left to it"
 
 
@@ -92,9 +95,19 @@ def capturing_outside(app: Any, inside: Any, settings: Settings | None = None) -
     return made if made is app else Located(made, lambda: sessions_inside(inside))
 
 
+@contextmanager
+def for_asgi() -> Iterator[None]:
+    """Whatever is wrapped meanwhile, an application that equips itself included, is for ASGI."""
+    token = _for_asgi.set(True)
+    try:
+        yield
+    finally:
+        _for_asgi.reset(token)
+
+
 def tell_what_is_not_captured(settings: Settings | None = None) -> None:
     """Put into the log that a variable has no effect on a WSGI server."""
-    if runtime(settings).settings.stream_capture:
+    if runtime(settings).settings.stream_capture and not _for_asgi.get():
         logger.warning(
             "HOLDFAST_STREAM_CAPTURE needs an ASGI server: a WSGI application is captured where "
             "`holdfast serve` or holdfast.asgi:app runs it"
