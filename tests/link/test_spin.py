@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.link.spin import MOST_REST, Spin
+from holdfast.link.spin import LEAST_SECONDS, MOST_REST, MOST_SECONDS, Spin
 
 
 def looks(spin: Spin, commands: int, *, near: bool) -> int:
@@ -55,3 +55,24 @@ def test_where_few_are_late_all_others_are_looked_for() -> None:
     for _ in range(10_000):
         found += looks(spin, 1, near=found % 100 != 0)
     assert found > 9_500
+
+
+def test_a_look_lasts_for_what_replies_take_and_some_more() -> None:
+    spin = Spin()
+    for _ in range(100):
+        spin.caught(LEAST_SECONDS / 2)
+    assert LEAST_SECONDS < spin.seconds < LEAST_SECONDS * 2
+    for _ in range(100):
+        spin.caught(LEAST_SECONDS / 100)
+    assert LEAST_SECONDS <= spin.seconds < LEAST_SECONDS * 1.1
+    for _ in range(100):
+        spin.caught(MOST_SECONDS)
+    assert MOST_SECONDS * 0.9 < spin.seconds <= MOST_SECONDS
+
+
+def test_after_a_late_reply_the_next_is_looked_for_as_long_as_any() -> None:
+    spin = Spin()
+    for _ in range(100):
+        spin.caught(0.0)
+    spin.missed()
+    assert spin.seconds == MOST_SECONDS

@@ -18,7 +18,7 @@ import hiredis
 from holdfast.errors import HoldfastError, RedisUnavailable
 from holdfast.link.client import SyncStream, Target, connect_sync
 from holdfast.link.lane import NOT_YET, Report, new_reader, pack
-from holdfast.link.spin import CROWDED_SECONDS, SPIN_SECONDS, Spin
+from holdfast.link.spin import CROWDED_SECONDS, Spin
 from holdfast.link.translate import Arg, Reply, lost
 
 if TYPE_CHECKING:
@@ -30,8 +30,9 @@ Answers: TypeAlias = list[Reply | HoldfastError]
 RECEIVE_BYTES = 64 * 1024
 GLANCE = 0.01
 MOST_IDLE = 64
-# Nothing to read; `ssl` has its own error for that, also while it digests a session ticket.
-_NOTHING = (BlockingIOError, ssl.SSLWantReadError)
+# Nothing to read, or no room to write; `ssl` has its own errors for that, also while it digests a
+# session ticket.
+_NOTHING = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 # A Redis that has to wait for this very processor is let on to it.
 _give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
@@ -46,7 +47,10 @@ class SyncConversation:
     def __init__(self, stream: SyncStream, generation: int = 0) -> None:
         self.generation = generation
         self._stream = stream
+        # Blocking only while it has to wait: one with a timeout asks the system before each call
+        # whether there is anything, and each change of the timeout asks it too.
         self._socket = stream.socket
+        self._socket.setblocking(False)
         self._reader = new_reader()
         self._spin = Spin()
         self._glances = 0
@@ -66,7 +70,6 @@ class SyncConversation:
 
     def stale(self) -> bool:
         """Whether the server has closed the connection, or spoken, while nobody asked."""
-        self._socket.setblocking(False)
         try:
             self._socket.recv(1)
         except _NOTHING:
@@ -83,13 +86,22 @@ class SyncConversation:
         """
         self._glances = 0
         try:
-            self._socket.settimeout(_left(deadline))
-            self._socket.sendall(b"".join([pack(tuple(command)) for command in commands]))
+            self._send(b"".join([pack(tuple(command)) for command in commands]), deadline)
             return [self._reply(deadline) for _ in commands]
         except hiredis.HiredisError:
             raise RedisUnavailable("protocol", "it does not speak its protocol") from None
         except OSError as error:
             raise lost(error) from None
+
+    def _send(self, data: bytes, deadline: float) -> None:
+        try:
+            sent = self._socket.send(data)
+        except _NOTHING:
+            sent = 0
+        if sent < len(data):
+            self._socket.settimeout(_left(deadline))
+            self._socket.sendall(memoryview(data)[sent:])
+            self._socket.setblocking(False)
 
     def _reply(self, deadline: float) -> Reply | HoldfastError:
         while (reply := self._reader.gets()) is NOT_YET:
@@ -107,9 +119,8 @@ class SyncConversation:
 
     def _caught(self) -> bytes | None:
         """Return what comes while a look costs less than to sleep and be woken, if anything."""
-        self._socket.setblocking(False)
-        looked = time.monotonic()
-        until = looked + SPIN_SECONDS
+        began = looked = time.monotonic()
+        until = began + self._spin.seconds
         while True:
             try:
                 data = self._socket.recv(RECEIVE_BYTES)
@@ -122,7 +133,7 @@ class SyncConversation:
                 looked = now
                 _give_way()
             else:
-                self._spin.caught()
+                self._spin.caught(time.monotonic() - began)
                 return data
 
     def _awaited(self, deadline: float) -> bytes:
@@ -133,7 +144,9 @@ class SyncConversation:
             if self._glances > 1:
                 raise TimeoutError
         self._socket.settimeout(max(deadline - now, GLANCE))
-        return self._socket.recv(RECEIVE_BYTES)
+        data = self._socket.recv(RECEIVE_BYTES)
+        self._socket.setblocking(False)
+        return data
 
     def close(self) -> None:
         """Close the connection."""
