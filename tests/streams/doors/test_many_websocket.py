@@ -279,7 +279,7 @@ async def test_readers_are_counted_with_their_runs(store: EventStore) -> None:
         (None, "INVALID_FRAME", None),
         ("[" * 8000, "INVALID_FRAME", None),
         ("x" * 100_000, "FRAME_TOO_LARGE", None),
-        ('{"kind":"add","run_id":"\\u0000"}', "INVALID_RUN_ID", None),
+        ('{"kind":"add","run_id":"\\u0000"}', "INVALID_RUN_ID", "\0"),
         ('{"kind":"add","run_id":"b","last_id":"x"}', "INVALID_ID", "b"),
         ('{"kind":"add","run_id":"a"}', "REPEATED_RUN", "a"),
         ('{"kind":"drop","run_id":"b"}', "RUN_NOT_READ", "b"),

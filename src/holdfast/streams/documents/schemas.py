@@ -100,6 +100,11 @@ PROBLEM = _object(
 )
 HEALTH = _object({"status": {"enum": ["ok", "degraded", "stopping"]}})
 
+_NAMED: Schema = {
+    "type": ["string", "null"],
+    "maxLength": 256,
+    "description": "The run; of a frame that named none that can be, what it named.",
+}
 _ENDED: Schema = {"type": ["string", "null"], "description": "An event id, or `null`."}
 
 
@@ -135,7 +140,7 @@ FRAMES: dict[str, Schema] = {
     "error": _frame(
         "error",
         "Nothing more comes of the run, or what the client said makes no sense.",
-        {"run_id": {"anyOf": [RUN_ID, {"type": "null"}]}, "code": {"type": "string"}},
+        {"run_id": _NAMED, "code": {"type": "string"}},
     ),
     "denied": _frame(
         "denied",

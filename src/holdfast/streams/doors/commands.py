@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from holdfast.errors import InvalidEvent
 from holdfast.streams.cursor import parse_position
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 MAX_FRAME = 8192
 """Characters of the longest frame; the longest sensible one holds a token of 4096."""
+
+
+MAX_ECHO = 256
+"""Characters said again of a run id that cannot be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,10 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Nonsense:
-    """A frame that asks for nothing; *code* says what is wrong with it."""
+    """A frame that asks for nothing; *code* says what is wrong with it.
+
+    *run_id* is what it named, which may be no run id; ``None`` where it named nothing.
+    """
 
     code: str
     run_id: str | None = None
@@ -59,10 +66,12 @@ def parse_command(text: str | None) -> Command:
         return Nonsense("INVALID_FRAME")
     if not isinstance(frame, dict) or frame.get("kind") not in ("add", "drop"):
         return Nonsense("INVALID_FRAME")
+    given = frame.get("run_id")
     try:
-        run_id = check_run_id(frame.get("run_id"))
+        run_id = check_run_id(given)
     except InvalidEvent:
-        return Nonsense("INVALID_RUN_ID")
+        # Said again as it came: of two adds under way a client learns which one it was.
+        return Nonsense("INVALID_RUN_ID", given[:MAX_ECHO] if _is_text(given) else None)
     return Drop(run_id) if frame["kind"] == "drop" else _add(run_id, frame)
 
 
@@ -78,7 +87,7 @@ def _add(run_id: str, frame: dict[str, Any]) -> Command:
     return Add(run_id, position, token)
 
 
-def _is_text(value: object) -> bool:
+def _is_text(value: object) -> TypeGuard[str]:
     """Whether *value* is text; JSON can also write half a surrogate pair, which no URL carries."""
     if not isinstance(value, str):
         return False
