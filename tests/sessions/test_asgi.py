@@ -1031,6 +1031,15 @@ async def test_max_age_none_lasts_and_nothing_expires_at_once(
     assert (await browser.get()).body == (b"{'a': 1}" if given is None else b"{}")
 
 
+async def test_a_session_that_expires_at_once_is_not_called_late(
+    counted: CountingStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    browser, doing = browser_on(counted, max_age=0)
+    doing.handle = write(a=1)
+    await browser.get()
+    assert not caplog.records
+
+
 async def test_a_setting_of_zero_means_a_cookie_without_max_age(counted: CountingStore) -> None:
     browser, doing = browser_on(counted, settings=Settings(secret_key=KEY, session_max_age=0))
     doing.handle = lambda session: (session.update(a=1), session.expires_at)

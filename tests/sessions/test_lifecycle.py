@@ -179,7 +179,10 @@ def test_who_may_not_know_the_newest_secret_does_not_renew_it(change: dict[str, 
 
 @pytest.mark.parametrize("lifetime", [0, -1])
 def test_a_lifetime_of_nothing_sends_a_cookie_and_stores_nothing(lifetime: float) -> None:
-    assert decided(NEW, Terms(lifetime=lifetime), has_data=True) == Decision(header=SET)
+    terms = Terms(lifetime=lifetime)
+    assert decided(NEW, terms, has_data=True) == Decision(header=SET)
+    # At the end of the response too there is nothing to store, and so nothing that is too late.
+    assert decided(NEW, terms, has_data=True, started=True) == Decision()
 
 
 @pytest.mark.parametrize(

@@ -193,11 +193,11 @@ def _after_invalidate(deeds: Deeds, terms: Terms) -> Decision:
 def _of_new(deeds: Deeds, terms: Terms) -> Decision:
     if not deeds.has_data:
         return NOTHING
-    if deeds.started:
-        return Decision(notice=Notice.TOO_LATE)
     if terms.lifetime <= 0:
         # Starlette's max_age <= 0: the cookie is sent, and expires at once; so does the session.
-        return Decision(header=Header.SET)
+        return NOTHING if deeds.started else Decision(header=Header.SET)
+    if deeds.started:
+        return Decision(notice=Notice.TOO_LATE)
     return Decision((Command.CREATE,), Header.SET)
 
 
