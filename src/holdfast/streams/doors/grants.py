@@ -7,6 +7,7 @@ alone, by the policy that judges a request for one run.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
@@ -14,7 +15,7 @@ from urllib.parse import urlencode
 from starlette.requests import HTTPConnection
 
 from holdfast.errors import RedisUnavailable
-from holdfast.streams.access import UNKNOWN, Verdict, bearer_of, says_otherwise
+from holdfast.streams.access import FORBIDDEN, UNKNOWN, Verdict, bearer_of, says_otherwise
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -70,6 +71,19 @@ class Grants:
         if unknown is not None:
             raise unknown
         return found
+
+    async def refusal(self, run_id: str, verdict: Verdict) -> Verdict:
+        """Return what is answered where nothing opens any run: *verdict*, or 403.
+
+        As for a single run a token that was signed for others is told from none.
+        """
+        for token, connection in self._presented:
+            if verdict.status == FORBIDDEN.status:
+                break
+            if token is not None and says_otherwise(token, run_id):
+                with suppress(RedisUnavailable):
+                    verdict = worse(verdict, await self._ask(connection, run_id))
+        return verdict
 
     def _worth_asking(self, run_id: str, token: str | None) -> Iterable[HTTPConnection]:
         """Every way to present the request but with tokens that say they are for other runs."""

@@ -116,6 +116,8 @@ async def granted(service: Service, request: Asked) -> Granted | problems.Proble
         # A hundred signatures take some milliseconds, in which others want to be served.
         await asyncio.sleep(0)
     if last is not None:
+        if not entrances:
+            last = await request.grants.refusal(request.runs[0], last)
         problem = service.denied(last, request.grants.connection)
         if not entrances:
             return problem
