@@ -81,6 +81,18 @@ def test_what_we_did_not_sign_is_invalid(value: bytes) -> None:
     assert signer.choose([value]) is NoCredential.INVALID
 
 
+def test_what_is_known_again_is_what_was_proved_and_not_without_end() -> None:
+    one = CookieSigner([KEY])
+    visitors = [new_credential() for _ in range(1200)]
+    for credential in visitors * 2:
+        presented = one.verify(one.sign(credential).encode())
+        assert presented is not None
+        assert presented.credential == credential
+    assert len(one._known) <= 1024
+    known = one.sign(visitors[-1]).encode()
+    assert one.verify(known[:-1] + bytes([known[-1] ^ 1])) is None
+
+
 @given(st.integers(0, 100), st.integers(0, 7))
 def test_one_flipped_bit_is_never_believed_as_another_session(position: int, bit: int) -> None:
     credential = new_credential()

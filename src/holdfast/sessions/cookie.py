@@ -33,6 +33,9 @@ _PAYLOAD_LENGTH = 24 + 1 + 32
 _COOKIE_LENGTH = _PAYLOAD_LENGTH + 1 + _SHA256_BASE64_LENGTH
 _URLSAFE = bytes.maketrans(b"+/", b"-_")
 
+# How many cookies a signer knows again: a page is several requests, and a visit several pages.
+_MOST_KNOWN = 1024
+
 _EPOCH = "Thu, 01 Jan 1970 00:00:00 GMT"  # RFC 6265, section 3.1: a date in the past removes
 
 SameSite = Literal["lax", "strict", "none"]
@@ -115,6 +118,7 @@ class CookieSigner:
         self._signer = _signer(keys[0])
         # One a key, because which key it was decides on signing anew.
         self._hashes = [_hash_of(key) for key in keys]
+        self._known: dict[bytes, Presented] = {}
 
     def sign(self, credential: Credential) -> str:
         """Return the cookie's value."""
@@ -122,6 +126,17 @@ class CookieSigner:
 
     def verify(self, value: bytes) -> Presented | None:
         """Return what *value* says, ``None`` unless one of our keys signed it."""
+        presented = self._known.get(value)
+        if presented is None:
+            presented = self._proved(value)
+            if presented is not None:
+                # All at once: which to let go is not worth a lock, which to keep not a list.
+                if len(self._known) >= _MOST_KNOWN:
+                    self._known.clear()
+                self._known[value] = presented
+        return presented
+
+    def _proved(self, value: bytes) -> Presented | None:
         # The length goes first: nobody has us hash ten kilobytes.
         if len(value) != _COOKIE_LENGTH or not _PAYLOAD.match(value):
             return None
