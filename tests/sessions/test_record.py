@@ -228,3 +228,18 @@ def test_applying_the_difference_gives_what_the_handler_has(
     result = {k: v for k, v in book.stored.items() if k not in removed} | changed
     assert decode_fields(result) == after
     assert json.loads(json.dumps(sorted(changed))) == sorted(changed)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        (b"[1", b"2]", b"3,4"),
+        (b'"a', b'b"', b"1,2,3"),
+        (b"1,2", b"", b"3"),
+        (b"1],[2", b"3", b"4"),
+        (b"1", b"NaN", b"2"),
+    ],
+)
+def test_what_is_no_json_by_itself_is_corrupt_in_any_company(broken: tuple[bytes, ...]) -> None:
+    with pytest.raises(CorruptData):
+        decode_fields({str(place): raw for place, raw in enumerate(broken)})

@@ -11,7 +11,7 @@ from marshal import dumps, loads
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import SessionTooLarge
-from holdfast.sessions.record import encode_key, encode_value
+from holdfast.sessions.record import decode_value, encode_key, encode_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,7 +42,7 @@ class Ledger:
     def __init__(self, stored: Mapping[str, bytes], data: dict[str, Any], max_bytes: int):
         self.stored = stored
         # A mark by which all that is stored is known again: most requests change nothing.
-        self._whole: object = _mark(data)
+        self._whole: object = _mark(data) if data else _NOTHING
         # The same by key, made of it once something has changed.
         self._clean: dict[str, object] | None = None
         # The last difference: the mark of the whole then, and what was found.
@@ -74,7 +74,8 @@ class Ledger:
             size = self._bound({k: v for k, v in merged.items() if k in data or k in encoded})
         self._size = size
         self._encoded.update(encoded)
-        self._marks.update(_marks(values))
+        for key, value in values.items():
+            self._marks[key] = _mark(value)
         return encoded
 
     def raw(self, key: str, data: dict[str, Any]) -> tuple[bytes | None, bool]:
@@ -96,10 +97,11 @@ class Ledger:
             TypeError: a value is not JSON (any more).
             SessionTooLarge: data is too large.
         """
-        whole = _mark(_copy(data))
+        copy = _copy(data)
+        whole = _mark(copy)
         if whole == self._whole:
             return {}, ()
-        present, clean = self._suspects(data)
+        present, clean = self._suspects(copy)
         stored, changed = self.stored, {}
         for key, mark in present.items():
             if clean.get(key) == mark:
@@ -119,19 +121,21 @@ class Ledger:
 
     def _suspects(self, data: dict[str, Any]) -> tuple[dict[str, object], dict[str, object]]:
         """Return the marks of what may have changed, as it is in *data* and as it is stored."""
-        noted, whole = self._marks, self._whole
-        if noted and self._clean is None and isinstance(whole, bytes):
-            before, trial = loads(whole), _copy(data)  # noqa: S302 - bytes made here
-            for key in noted:
-                if key in before:
-                    trial[key] = before[key]
-                else:
-                    trial.pop(key, None)
-            if _mark(trial) == whole:
-                # All that changed was assigned: the rest needs no look.
-                held = filter(dict.keys(data).__contains__, noted)
-                return {key: _mark(dict.__getitem__(data, key)) for key in held}, {}
+        if self._marks and self._clean is None and self._only_assigned(data):
+            # The rest needs no look.
+            return {key: _mark(data[key]) for key in self._marks if key in data}, {}
         return _marks(data), self._clean_marks()
+
+    def _only_assigned(self, data: dict[str, Any]) -> bool:
+        """Whether all that was not assigned is as it was."""
+        trial = data.copy()
+        for key in self._marks:
+            raw = self.stored.get(key)
+            if raw is None:
+                trial.pop(key, None)
+            else:
+                trial[key] = decode_value(key, raw)
+        return _mark(trial) == self._whole
 
     def settle(self, changed: Mapping[str, bytes], removed: tuple[str, ...]) -> None:
         """Note that the store now holds *changed* and no longer *removed*."""
