@@ -1,4 +1,4 @@
-"""Run named tests on mutated copies of the package, each in a fork that has imported all else.
+"""Run named tests on mutated copies of the package.
 
 A program of its own, because a process that has imported holdfast cannot run another holdfast:
 ``python -m tests.mutations.run FOLDER PART PARTS`` prints one JSON object, by row of the table what
@@ -11,25 +11,21 @@ import compileall
 import contextlib
 import importlib
 import json
-import os
 import shutil
-import signal
 import sys
-import time
-import traceback
-from collections import deque
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from tests.mutations.table import MUTATIONS
+from tests.mutations.trials import Wanted, outcomes_of
+from tests.mutations.warm import warm_outcomes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from tests.mutations.table import Mutation
+    from collections.abc import Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 60.0
 AT_ONCE = 4
 
 # What takes its time to import and is not ours: once here, and never in a fork.
@@ -56,112 +52,20 @@ def prepare(copies: Sequence[Path]) -> None:
     assert "holdfast" not in sys.modules
 
 
-@contextlib.contextmanager
-def mutated(copy: Path, mutation: Mutation) -> Iterator[bool]:
-    """Take the guard out of the copy; false where the row is stale."""
-    file = copy / "holdfast" / mutation.file
-    text, times = file.read_text(), file.stat()
-    if text.count(mutation.guard) != 1:
-        yield False
-        return
-    file.write_text(text.replace(mutation.guard, mutation.instead))
-    try:
-        yield True
-    finally:
-        file.write_text(text)
-        # Python knows what was compiled by the time and size of its source.
-        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+def options_for(tests: Sequence[str]) -> list[str]:
+    """Return what pytest is told to run *tests*, by their names in the table."""
+    # A plain assertion fails as well, and costs no rewriting of the file it is in.
+    options = ["-x", "-q", "--assert=plain", "--capture=sys"]
+    options += ["-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:cov"]
+    return [*options, "--rootdir", str(ROOT), *(f"{ROOT}/tests/{test}" for test in tests)]
 
 
-class Trial:
-    """Tests that run in a fork, on one copy.
-
-    Args:
-        tests: by name.
-        copy: what they import holdfast from.
-        patience: seconds for all of them together.
-    """
-
-    def __init__(self, tests: Iterable[str], copy: Path, patience: float = PATIENCE) -> None:
-        self.log = copy.with_suffix(".log")
-        self._deadline = time.monotonic() + patience
-        self._child = os.fork()
-        if self._child == 0:
-            _run_and_exit(list(tests), copy, self.log)
-
-    def outcome(self) -> str | None:
-        """Say ``passed``, ``failed`` or what else came of them; ``None`` while they run."""
-        pid, status = os.waitpid(self._child, os.WNOHANG)
-        if not pid:
-            if time.monotonic() < self._deadline:
-                return None
-            os.killpg(self._child, signal.SIGKILL)
-            os.waitpid(self._child, 0)
-            return "hung"
-        code = os.waitstatus_to_exitcode(status)
-        return {0: "passed", 1: "failed"}.get(code, f"could not run, exit status {code}")
-
-
-def outcome_of(tests: Iterable[str], copy: Path) -> str:
-    """Run *tests* on *copy* and wait for what comes of them."""
-    trial = Trial(tests, copy, 4 * PATIENCE)
-    while (outcome := trial.outcome()) is None:
-        time.sleep(0.005)
-    if outcome != "passed":
-        outcome += "\n" + trial.log.read_text(errors="replace")[-4000:]
-    return outcome
-
-
-def outcomes_of(rows: Iterable[tuple[int, Mutation]], copies: Sequence[Path]) -> dict[str, str]:
-    """Run the test of each row without its guard, as many at once as there are copies.
-
-    Most of a mutant's time is its test's waiting for what does not come.
-    """
-    waiting, free, found = deque(rows), list(copies), dict[str, str]()
-    running: list[tuple[int, Path, Trial, contextlib.ExitStack]] = []
-    while waiting or running:
-        while waiting and free:
-            number, row = waiting.popleft()
-            copy, guarded = free.pop(), contextlib.ExitStack()
-            if guarded.enter_context(mutated(copy, row)):
-                running.append((number, copy, Trial([row.test], copy), guarded))
-            else:
-                found[str(number)] = "stale"
-                free.append(copy)
-        for each in list(running):
-            number, copy, trial, guarded = each
-            outcome = trial.outcome()
-            if outcome is not None:
-                found[str(number)] = outcome
-                guarded.close()
-                free.append(copy)
-                running.remove(each)
-        time.sleep(0.005)
-    return found
-
-
-def _run_and_exit(tests: list[str], copy: Path, log: Path) -> None:
-    import pytest
-
-    os.setsid()
+def run_cold(test: str, copy: Path) -> int:
+    """Run *test* in a process that has imported nothing of ours yet."""
     sys.path.insert(0, str(copy))
-    os.environ["PYTHONPATH"] = str(copy)  # for the servers that a test starts
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    code = 3
-    try:
-        # A plain assertion fails as well, and costs no rewriting of the file it is in.
-        options = ["-x", "-q", "--assert=plain"]
-        options += ["-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:cov"]
-        paths = [f"{ROOT}/tests/{test}" for test in tests]
-        code = int(pytest.main([*options, "--rootdir", str(ROOT), *paths]))
-        found = sys.modules["holdfast"].__file__ or ""
-        if str(ROOT / "src") in found:
-            code = 4
-    except BaseException:  # noqa: BLE001 - nothing may leave a fork but its exit status
-        traceback.print_exc()
-    os._exit(code)
+    code = int(pytest.main(options_for([test])))
+    found = sys.modules["holdfast"].__file__ or ""
+    return 4 if str(ROOT / "src") in found else code
 
 
 def main(folder: Path, part: int, parts: int) -> None:
@@ -170,11 +74,18 @@ def main(folder: Path, part: int, parts: int) -> None:
     prepare(copies)
     rows = [(n, row) for n, row in enumerate(MUTATIONS) if n % parts == part]
     tests = sorted({row.test for _, row in rows})
+    found = warm_outcomes(rows, copies, options_for(tests))
     # A test of time may be starved by the other parts: what fails twice has failed.
-    if (base := outcome_of(tests, copies[0])) != "passed":
-        base = outcome_of(tests, copies[0])
-    found = {"": base}
-    print(json.dumps(found | outcomes_of(rows, copies)))
+    again = [test for test in tests if found[test] != "passed"]
+    found |= outcomes_of([Wanted(test, None, partial(run_cold, test)) for test in again], copies)
+    bad = [f"{test} {found.pop(test)}" for test in tests if found[test] != "passed"]
+    for test in tests:
+        found.pop(test, None)
+    left = [(n, row) for n, row in rows if str(n) not in found]
+    found |= outcomes_of(
+        [Wanted(str(n), row, partial(run_cold, row.test)) for n, row in left], copies
+    )
+    print(json.dumps({"": "\n".join(bad) or "passed"} | found))
 
 
 if __name__ == "__main__":
