@@ -88,13 +88,16 @@ class Calls:
         args = (key.secret_hash, _ms(max_age), _ms(idle_timeout), _ms(age), *data)
         return Call(_script("session_create"), self._names(key.id_hash), args)
 
-    def save(self, key: SessionKey, change: Change, *, idle_timeout: float) -> Call:
-        """Build ``SessionStore.save``."""
+    def save(
+        self, key: SessionKey, change: Change, *, idle_timeout: float, noted: bytes = b""
+    ) -> Call:
+        """Build ``SessionStore.save``; *noted* is what ``Noted.asked`` says."""
         data: Iterator[Arg] = chain.from_iterable(change.set.items())
-        args = (key.secret_hash, _ms(idle_timeout), len(change.set), *data)
-        if change.rotation or change.removed or change.renewed or change.expected:
+        args = (key.secret_hash, _ms(idle_timeout), noted, len(change.set), *data)
+        if not is_plain(change):
             args = (*args, *_beside(change))
-        return Call(_script("session_save"), self._names(key.id_hash), args)
+        script = _script("session_save", "session_again")
+        return Call(script, self._names(key.id_hash), args)
 
     def merge(
         self,
@@ -144,6 +147,11 @@ class Calls:
     def delete(self, id_hash: str) -> Call:
         """Build ``SessionStore.delete``."""
         return Call(_script("session_delete"), self._names(id_hash), (_ms(TOMBSTONE_SECONDS),))
+
+
+def is_plain(change: Change) -> bool:
+    """Whether *change* sets keys and does nothing else."""
+    return not (change.rotation or change.removed or change.renewed or change.expected)
 
 
 def outcome(reply: Reply) -> Outcome:
@@ -284,9 +292,9 @@ def _ms(seconds: float) -> int:
 
 
 @cache
-def _script(name: str) -> Script:
+def _script(name: str, *first: str) -> Script:
     from holdfast.link import Script
 
     folder = resources.files("holdfast.link") / "scripts"
-    parts = (folder / "session_common.lua", folder / f"{name}.lua")
+    parts = [folder / f"{each}.lua" for each in (*first, "session_common", name)]
     return Script(name, "".join(part.read_text(encoding="utf-8") for part in parts))

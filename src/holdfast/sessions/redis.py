@@ -18,6 +18,7 @@ from holdfast.errors import (
 )
 from holdfast.runtime import runtime
 from holdfast.sessions import calls
+from holdfast.sessions.noted import Noted
 from holdfast.sessions.store import Change, Missing, Outcome, Record, SessionKey, SessionStore
 from holdfast.sessions.sync import blocking
 
@@ -57,6 +58,7 @@ class RedisSessionStore(SessionStore):
         self.key_prefix = default.settings.key_prefix
         self._replicas = default.settings.redis_wait
         self._calls = calls.Calls(self.key_prefix)
+        self._noted = Noted(default.settings.session_touch_interval)
         # Lifetimes are judged by the clock of Redis, which all processes share.
         self._skew = 0.0
         self._skew_due = 0.0
@@ -112,10 +114,18 @@ class RedisSessionStore(SessionStore):
         return calls.outcome(await self._written(call))
 
     async def save(self, key: SessionKey, change: Change, *, idle_timeout: float = 0.0) -> Outcome:
-        """See :meth:`SessionStore.save`."""
-        return calls.outcome(
-            await self._written(self._calls.save(key, change, idle_timeout=idle_timeout))
-        )
+        """See :meth:`SessionStore.save`.
+
+        Activity noted here less than ``SESSION_TOUCH_INTERVAL`` ago is not noted again.
+        """
+        began = time.monotonic()
+        noted = self._noted.asked(key, change, idle_timeout, began)
+        call = self._calls.save(key, change, idle_timeout=idle_timeout, noted=noted)
+        reply = await self._written(call)
+        if not isinstance(reply, bytes):
+            return calls.outcome(reply)
+        self._noted.learn(key, reply, idle_timeout, began)
+        return Outcome.DONE
 
     async def increment(
         self, key: SessionKey, name: str, by: int, *, idle_timeout: float = 0.0

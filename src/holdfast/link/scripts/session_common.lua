@@ -22,13 +22,15 @@ local function whole(time)
   return type(time) == 'string' and time or string.format('%.0f', time)
 end
 
--- '...': keys and values of the user's that are set in the same step.
+-- '...': keys and values of the user's that are set in the same step. Returns what META becomes.
 local function write(key, meta, idle, ...)
-  redis.call('HSET', key, META, '1 ' .. meta.secret .. ' ' .. whole(meta.created) .. ' ' ..
-    whole(meta.expires) .. ' ' .. whole(meta.seen) .. ' ' .. whole(meta.since), ...)
+  local text = '1 ' .. meta.secret .. ' ' .. whole(meta.created) .. ' ' .. whole(meta.expires) ..
+    ' ' .. whole(meta.seen) .. ' ' .. whole(meta.since)
+  redis.call('HSET', key, META, text, ...)
   local ends = meta.expires
   if idle > 0 then ends = math.min(ends, meta.seen + idle) end
   redis.call('PEXPIREAT', key, whole(ends))
+  return text
 end
 
 -- Tell every process that a session has ended, or that its secrets but one have. The channel is the

@@ -1,8 +1,8 @@
 -- Apply what one request did to a session that still exists and whose secret the request knows.
 --
 -- KEYS: session, tombstone
--- ARGV: 1 secret   2 idle timeout (ms), 0 for none   3 number of keys to set
---       then key, value of each to set, which is all that most writes ask; else there follow
+-- ARGV: 1 secret   2 idle timeout (ms), 0 for none   3 see session_again.lua   4 number of keys to
+--       set; then key, value of each to set, which is all that most writes ask; else there follow
 --       1 new secret, or ''   2 grace of the old one (ms), 0 to kill every older one
 --       3 new lifetime from now (ms), or -1 to keep the end   4 how long a killed one is known (ms)
 --       5 how long a tombstone stays (ms)   6 number of keys to renew   7 number of keys to compare
@@ -10,11 +10,11 @@
 --       the keys to remove
 -- Returns 1 done, 2 destroyed (keys were removed and none is left), 3 done, but not rotated,
 -- 4 refused, because something else is stored than was expected, -1 no such session for this
--- secret.
+-- secret; the metadata for 1 where that is asked for.
 local meta = read(KEYS[1])
 if not meta then return -1 end
 if meta.err then return meta end
-local set, more = 4, 4 + 2 * tonumber(ARGV[3])
+local set, more = 5, 5 + 2 * tonumber(ARGV[4])
 local fresh = ARGV[more] or ''
 local who = standing(KEYS[1], meta, ARGV[1])
 if fresh ~= '' and fresh == meta.secret then
@@ -80,5 +80,5 @@ if fresh ~= '' then
     if tonumber(ARGV[more + 2]) >= 0 then meta.expires = now + tonumber(ARGV[more + 2]) end
   end
 end
-write(KEYS[1], meta, tonumber(ARGV[2]), unpack(ARGV, set, more - 1))
-return result
+local text = write(KEYS[1], meta, tonumber(ARGV[2]), unpack(ARGV, set, more - 1))
+return ARGV[3] ~= '' and text or result
