@@ -64,15 +64,18 @@ class Verdict:
         status: 200 allowed, 401 nobody has said who is asking, 403 this one may not.
         until: when the permission ends, in seconds since 1970; ``None`` for no end.
         forged: the token given is none that was ever good: such attempts are counted.
+        waits: refused as who asks for a run that is not there, which may be theirs once it is.
     """
 
     status: Literal[200, 401, 403]
     until: float | None = None
     forged: bool = field(default=False, compare=False)
+    waits: bool = field(default=False, compare=False)
 
 
 ALLOWED, UNKNOWN, FORBIDDEN = Verdict(200), Verdict(401), Verdict(403)
 FORGED = Verdict(401, forged=True)
+NOT_YET = Verdict(403, waits=True)
 Policy = Callable[[HTTPConnection, str, Action], Awaitable[Verdict]]
 
 
@@ -342,7 +345,7 @@ def _session_policy(settings: Settings, store: EventStore) -> Policy:
         if await session_access(connection, run_id, action, store=store):
             return ALLOWED
         # Without a session nobody has said who is asking.
-        return UNKNOWN if _session_of(connection).is_new else FORBIDDEN
+        return UNKNOWN if _session_of(connection).is_new else NOT_YET
 
     return authorize
 

@@ -99,7 +99,8 @@ class Grants:
 def worse(one: Verdict, other: Verdict) -> Verdict:
     """Return what two refusals are together: 403 if either is, an attempt if either is one."""
     worst = max(one, other, key=lambda each: each.status)
-    return replace(worst, forged=one.forged or other.forged)
+    forged, waits = one.forged or other.forged, one.waits or other.waits
+    return replace(worst, forged=forged, waits=waits)
 
 
 def _with(scope: Scope, token: str | None, *, header: bool) -> HTTPConnection:

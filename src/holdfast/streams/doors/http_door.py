@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from holdfast.streams.access import Verdict
     from holdfast.streams.doors.asking import Form
     from holdfast.streams.doors.service import Service
 
@@ -147,14 +148,19 @@ class _HttpDoor:
     async def _stream(self, run_id: str, request: Request) -> ASGIApp:
         permit = self._service.permit(request, run_id, "read")
         verdict = await ask(permit)
+        refusal = None
         if verdict is not None and verdict.status != 200:
-            return self._service.denied(verdict, request).response()
+            refusal = partial(self._denied, verdict, request)
+            if not verdict.waits or request.method == "HEAD":
+                return refusal()
         position = position_of(request)
         if position is None:
             return problems.INVALID_ID.response()
         wait = wait_of(request, self._settings.stream_wait, verdict)
         if wait is None:
             return problems.INVALID_WAIT.response()
+        if refusal is not None and not wait:
+            return refusal()
         if request.method == "HEAD":
             decided = verdict is not None
             return await sse.head(self._service.store, run_id, position, decided=decided)
@@ -168,9 +174,14 @@ class _HttpDoor:
             until=verdict.until if verdict else None,
             envelope=request.query_params.get("envelope") == "1",
         )
-        undecided = None if verdict else permit
+        again = permit if refusal or not verdict else None
         subscription = Subscription(hub, run_id, position)
-        return partial(sse.serve, hub, subscription, position, terms, permit=undecided)
+        return partial(sse.serve, hub, subscription, position, terms, permit=again, refusal=refusal)
+
+    def _denied(self, verdict: Verdict, request: Request) -> Response:
+        answer = self._service.denied(verdict, request).response()
+        answer.headers["vary"] = "Accept"
+        return answer
 
 
 async def _answered(scope: Scope, receive: Receive, send: Send) -> None:

@@ -9,7 +9,14 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from holdfast.streams.doors.opening import Opening, Permit, judge, look_from
+from holdfast.streams.doors.opening import (
+    Decision,
+    Opening,
+    Permit,
+    judge,
+    judge_late,
+    look_from,
+)
 from holdfast.streams.fanout.pulse import Expiry
 from holdfast.streams.fanout.subscription import Due, Subscription
 
@@ -37,12 +44,15 @@ class Entrance:
         wait: seconds to wait for it, if nobody has started it.
         until: when the permission to read ends, in seconds since 1970; ``None`` for never.
         permit: given where it could not be decided yet whether the reader is allowed.
+        refused: it has said no, to who may be the owner of a run that has not begun: that is told
+            when the run has been waited for.
     """
 
     position: Position
     wait: float
     until: float | None = None
     permit: Permit | None = None
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +99,9 @@ class Lane:
         self._position = entrance.position
         self._permit = entrance.permit
         self._wait = entrance.wait
+        self._refused = entrance.refused
+        # The refusal stays: nothing that happens in the run is news.
+        self._settled = False
         self._expiry = Expiry(self, entrance.until)
         self._serving = False
         self._deadline: asyncio.TimerHandle | None = None
@@ -125,6 +138,11 @@ class Lane:
         return self.subscription.behind()
 
     @property
+    def granted(self) -> bool:
+        """Whether the run may be read, as far as anybody has said so far."""
+        return not self._refused
+
+    @property
     def held(self) -> bool:
         """Whether nobody can say yet if there is anything to read."""
         return not self._serving and self._deadline is None
@@ -133,7 +151,7 @@ class Lane:
         """Be roused when there is news; at once where there may be something to take."""
         if self._serving and self._pause is None and self.subscription.ready:
             self._rouse(self)
-        else:
+        elif not self._settled:
             self._listen()
 
     async def rewind(self, position: Position) -> None:
@@ -169,15 +187,18 @@ class Lane:
     async def _decide(self) -> Step:
         """Ask what a reader of a single run would be answered; serving, or why not."""
         # Taken before the look, so that what happens meanwhile is not missed.
-        self._listen()
+        if not self._settled:
+            self._listen()
         store = self._hub.store
         opening, refused = Opening.SERVE, ""
         if self._permit is not None:
-            decision = await judge(store, self.run_id, self._position, self._permit)
+            decision = await self._judged(self._permit)
             opening, refused = decision.opening, decision.code
+            if opening is Opening.DENIED and self._refused:
+                return Step([], refused) if self._waited() else _NOTHING
             if opening not in {Opening.UNDECIDED, Opening.DENIED}:
                 self._expiry.move(decision.until)
-                self._permit = None
+                self._permit, self._refused, self._settled = None, False, False
         if self._permit is None:
             opening = await look_from(store, self.subscription, self._position)
         if opening is Opening.UNDECIDED:
@@ -192,6 +213,13 @@ class Lane:
             return _NOTHING
         self._serving = opening is Opening.SERVE
         return Step([], _ENDS.get(opening, "end"))
+
+    async def _judged(self, permit: Permit) -> Decision:
+        store, position = self._hub.store, self._position
+        if not self._refused:
+            return await judge(store, self.run_id, position, permit)
+        decision, self._settled = await judge_late(store, self.run_id, position, permit)
+        return decision
 
     def _waited(self) -> bool:
         """Whether the run has been waited for long enough."""

@@ -127,9 +127,19 @@ class Many:
         return self.left or self._hub.stopping
 
     @property
+    def granted(self) -> bool:
+        """Whether any run may be read, as far as anybody has said so far."""
+        return any(lane.granted for lane in self._lanes.values())
+
+    @property
+    def away(self) -> bool:
+        """Whether Redis is."""
+        return not self._hub.store.available
+
+    @property
     def held(self) -> bool:
         """Whether Redis is away, or of no run anybody can say yet if there is anything to read."""
-        if not self._hub.store.available:
+        if self.away:
             return True
         return bool(self._lanes) and all(lane.held for lane in self._lanes.values())
 
@@ -235,7 +245,7 @@ class Many:
         await self._remove(lane)
         if how == "end":
             return Told("end", lane.run_id)
-        if how not in FOR_GOOD:
+        if how not in FOR_GOOD and lane.granted:
             return failed(lane.run_id, how, late=late)
         # A client that comes back with it need not wait for the run again, as long as that is so.
         self.composite.move(lane.run_id, GONE)

@@ -40,12 +40,14 @@ class Asked:
         composite: where to begin.
         wait: seconds to wait for a run that nobody has started.
         grants: what it may read.
+        head: nothing is waited for, because only the head of the answer is wanted.
     """
 
     runs: tuple[str, ...]
     composite: Composite
     wait: float
     grants: Grants
+    head: bool = False
 
     def entrance(
         self, run_id: str, verdict: Verdict | None, position: Position, token: str | None = None
@@ -58,9 +60,20 @@ class Asked:
         """
         # Who was told already that the run is not there comes back for the others.
         wait = 0.0 if self.composite.place(run_id) is GONE else self.wait
-        if verdict is None:
-            return Entrance(position, wait, permit=partial(self.grants.verdict, run_id, token))
-        return Entrance(position, wait, verdict.until)
+        if verdict is not None and verdict.status == 200:
+            return Entrance(position, wait, verdict.until)
+        permit = partial(self.grants.verdict, run_id, token)
+        return Entrance(position, wait, permit=permit, refused=verdict is not None)
+
+    def refuses(self, run_id: str, verdict: Verdict) -> bool:
+        """Whether *run_id* may not be read, and that is to be told now.
+
+        Who may be the owner of a run that has not begun is told when it has been waited for, once.
+        """
+        if verdict.status == 200:
+            return False
+        told = self.head or self.composite.place(run_id) is GONE
+        return told or not (verdict.waits and self.wait > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +81,18 @@ class Granted:
     """What may be read of what was asked for.
 
     Attributes:
-        entrances: of each run that may be read, or of which nobody can say yet.
+        entrances: of each run that may be read, of which nobody can say yet, or of which it is
+            said when it has been waited for.
         refused: the code for each that may not.
     """
 
     entrances: Mapping[str, Entrance]
     refused: Mapping[str, str]
+
+    @property
+    def none_yet(self) -> bool:
+        """Whether each has been refused so far."""
+        return all(each.refused for each in self.entrances.values())
 
 
 def asked(service: Service, connection: HTTPConnection) -> Asked | problems.Problem:
@@ -97,7 +116,10 @@ def asked(service: Service, connection: HTTPConnection) -> Asked | problems.Prob
     if wait is None:
         return problems.INVALID_WAIT
     grants = Grants(connection, lambda each, run_id: service.policy(each, run_id, "read"))
-    return problems.TOO_MANY_TOKENS if grants.too_many else Asked(runs, composite, wait, grants)
+    head = connection.scope.get("method") == "HEAD"
+    if grants.too_many:
+        return problems.TOO_MANY_TOKENS
+    return Asked(runs, composite, wait, grants, head)
 
 
 async def granted(service: Service, request: Asked) -> Granted | problems.Problem:
@@ -107,12 +129,12 @@ async def granted(service: Service, request: Asked) -> Granted | problems.Proble
     last: Verdict | None = None
     for run_id in request.runs:
         verdict = await ask(partial(request.grants.verdict, run_id))
-        if verdict is None or verdict.status == 200:
-            position = request.composite.position(run_id)
-            entrances[run_id] = request.entrance(run_id, verdict, position)
-        else:
+        if verdict is not None and request.refuses(run_id, verdict):
             refused[run_id] = problems.BY_VERDICT[verdict.status].code
             last = verdict if last is None else worse(last, verdict)
+        else:
+            position = request.composite.position(run_id)
+            entrances[run_id] = request.entrance(run_id, verdict, position)
         # A hundred signatures take some milliseconds, in which others want to be served.
         await asyncio.sleep(0)
     if last is not None:

@@ -134,7 +134,7 @@ class _Sender:
             verdict = await ask(partial(self._request.grants.verdict, run_id, command.token))
         except PolicyError:
             return [failed(run_id, ACCESS_FAILED)]
-        if verdict is not None and verdict.status != 200:
+        if verdict is not None and self._request.refuses(run_id, verdict):
             return [failed(run_id, self._service.denied(verdict, self._socket).code)]
         position = command.position
         if position is None:

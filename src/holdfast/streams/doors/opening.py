@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import enum
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from holdfast.errors import RedisUnavailable
@@ -125,6 +125,52 @@ async def judge(
             return Decision(Opening.DENIED, code=problems.BY_VERDICT[verdict.status].code)
         until = verdict.until
     return Decision(decide(await look(store, run_id), position), until)
+
+
+async def judge_late(
+    store: EventStore, run_id: str, position: Position, permit: Permit
+) -> tuple[Decision, bool]:
+    """Judge a reader who was refused, and is the owner perhaps of a run that begins meanwhile.
+
+    Returns:
+        the decision, and whether it stays as it is: a run that has begun keeps its owner.
+    """
+    # In this order: it may begin in between.
+    info = await look(store, run_id)
+    there = info is not None and info.status != "absent"
+    return await judge(store, run_id, position, permit), there
+
+
+async def await_right(
+    store: EventStore,
+    subscription: Subscription,
+    position: Position,
+    permit: Permit,
+    seconds: float,
+) -> Decision:
+    """Decide, but give somebody *seconds* to begin the run, if it is not there, for this reader.
+
+    A run that is not there, one of nobody's and one of somebody else's are refused alike: when that
+    time is over, and not before.
+    """
+    run_id, settled = subscription.run_id, False
+    decision = UNDECIDED
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while not subscription.over:
+                # Taken before the look, so that what happens meanwhile is not missed.
+                news = subscription.news()
+                if not settled:
+                    decision, settled = await judge_late(store, run_id, position, permit)
+                    if decision.opening is not Opening.DENIED:
+                        break
+                await news
+    if decision.opening is Opening.DENIED:
+        # It may have begun without a word, or anew.
+        decision = await judge(store, run_id, position, permit)
+    if decision.opening in {Opening.DENIED, Opening.UNDECIDED}:
+        return decision
+    return replace(decision, opening=await look_from(store, subscription, position))
 
 
 async def await_start(

@@ -17,12 +17,20 @@ from starlette.responses import Response
 from holdfast.errors import HoldfastError
 from holdfast.jitter import between
 from holdfast.streams import frames, problems
-from holdfast.streams.doors.opening import Opening, Permit, await_start, decide, judge, look
+from holdfast.streams.doors.opening import (
+    Opening,
+    Permit,
+    await_right,
+    await_start,
+    decide,
+    judge,
+    look,
+)
 from holdfast.streams.fanout.pulse import Expiry, Pulse, listening
 from holdfast.streams.frames import Frame
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from starlette.types import Message, Receive, Scope, Send
 
@@ -46,6 +54,7 @@ LEAVE_ALONE = "holdfast.capture"
 
 _HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
+_TO_COME = {Opening.ABSENT, Opening.DENIED}
 _ANSWERS = {Opening.ABSENT: problems.RUN_NOT_FOUND, Opening.EXPIRED: problems.RUN_EXPIRED}
 
 
@@ -83,6 +92,7 @@ async def serve(
     send: Send,
     *,
     permit: Permit | None = None,
+    refusal: Callable[[], Response] | None = None,
 ) -> None:
     """Answer one request for the stream of a run.
 
@@ -92,12 +102,17 @@ async def serve(
         subscription: of the run; it may have joined already, before the run that the request
             begins.
         permit: given where it could not be decided yet whether the reader is allowed.
+        refusal: given with it where the reader was refused, and may be the owner of a run that has
+            not begun: made and answered when that has been waited for.
     """
     leave_alone(scope)
     async with subscription, listening(receive, subscription):
         opening = Opening.UNDECIDED
         if permit is None:
             opening = await await_start(hub.store, subscription, position, terms.wait)
+        elif refusal is not None:
+            decision = await await_right(hub.store, subscription, position, permit, terms.wait)
+            opening = decision.opening
         if subscription.left:
             return
         if opening in {Opening.SERVE, Opening.UNDECIDED}:
@@ -109,10 +124,12 @@ async def serve(
                 await stream.end()
             finally:
                 stream.cancel()
-        elif opening is Opening.ABSENT and (hub.stopping or terms.over):
+        elif opening in _TO_COME and (hub.stopping or terms.over):
             # A 404 would stop the browser for good. Another instance may see the run begin, and who
             # comes back without a permission is told so.
             await come_back(terms.retry)(scope, receive, send)
+        elif opening is Opening.DENIED and refusal is not None:
+            await refusal()(scope, receive, send)
         else:
             await answer(opening)(scope, receive, send)
 

@@ -13,7 +13,15 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from holdfast.errors import HoldfastError
 from holdfast.streams import frames
 from holdfast.streams.access import PolicyError
-from holdfast.streams.doors.opening import UNDECIDED, Decision, Opening, Permit, await_start, judge
+from holdfast.streams.doors.opening import (
+    UNDECIDED,
+    Decision,
+    Opening,
+    Permit,
+    await_right,
+    await_start,
+    judge,
+)
 from holdfast.streams.fanout.pulse import SEND_TIMEOUT, Expiry, Pulse, listening
 from holdfast.streams.fanout.subscription import Due, Subscription
 from holdfast.streams.frames import Frame
@@ -42,6 +50,7 @@ async def serve(
     wait: float,
     until: float | None,
     permit: Permit | None = None,
+    refused: bool = False,
 ) -> None:
     """Accept *websocket* and send it the events of a run.
 
@@ -51,6 +60,8 @@ async def serve(
         wait: seconds to wait for a run that nobody has started.
         until: when the permission ends, in seconds since 1970.
         permit: given where it could not be decided yet whether the reader is allowed.
+        refused: it has said no, to who may be the owner of a run that has not begun: that is told
+            when the run has been waited for.
     """
     await websocket.accept()
     try:
@@ -58,7 +69,8 @@ async def serve(
             Subscription(hub, run_id, position) as subscription,
             listening(websocket.receive, subscription),
         ):
-            code = await _Socket(hub, subscription, websocket, until).run(position, permit, wait)
+            socket = _Socket(hub, subscription, websocket, until)
+            code = await socket.run(position, permit, wait, refused=refused)
         # A client that does not answer the close holds nothing of the run meanwhile.
         await close(websocket, code)
     except HoldfastError as error:
@@ -82,10 +94,17 @@ class _Socket:
         # No heartbeat: the protocol has pings of its own, which are the server's.
         self._pulse = Pulse(hub.rounds, subscription, math.inf)
 
-    async def run(self, position: Position, permit: Permit | None, wait: float) -> int:
+    async def run(
+        self, position: Position, permit: Permit | None, wait: float, *, refused: bool
+    ) -> int:
         """Send what is to be sent; return the close code."""
         try:
-            decision = await self._decided(position, permit, wait)
+            decision = UNDECIDED
+            if permit is not None and refused:
+                store, subscription = self._hub.store, self._subscription
+                decision = await await_right(store, subscription, position, permit, wait)
+            if decision.opening is Opening.UNDECIDED:
+                decision = await self._decided(position, permit, wait)
             opening = decision.opening
             if self._over():
                 return self._why_over()

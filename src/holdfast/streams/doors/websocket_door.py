@@ -60,11 +60,12 @@ class WebSocketDoor:
     async def _one_run(self, run_id: str, socket: WebSocket) -> None:
         permit = self._service.permit(socket, run_id, "read")
         verdict = await ask(permit)
-        if verdict is not None and verdict.status != 200:
-            await _refuse(socket, self._service.denied(verdict, socket))
-            return
         position = position_of(socket)
         wait = wait_of(socket, self._settings.stream_wait, verdict)
+        refused = verdict is not None and verdict.status != 200
+        if verdict is not None and refused and not (verdict.waits and wait):
+            await _refuse(socket, self._service.denied(verdict, socket))
+            return
         if position is None or wait is None:
             await _refuse(
                 socket, problems.INVALID_ID if position is None else problems.INVALID_WAIT
@@ -79,7 +80,8 @@ class WebSocketDoor:
             *(hub, run_id, position, socket),
             wait=wait,
             until=verdict.until if verdict else None,
-            permit=None if verdict else permit,
+            permit=permit if refused or not verdict else None,
+            refused=refused,
         )
 
     async def _many_runs(self, socket: WebSocket) -> None:
