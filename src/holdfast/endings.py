@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 #: ASGI app to an ASGI app, put there by the door of sessions and used by who streams.
 BOND_KEY = "holdfast.session.bond"
 
+#: What a session has whose request waits, before it begins to stream, for something to be there:
+#: put there by who streams. The door of sessions then looks whether it has ended meanwhile, before
+#: anything is sent.
+WAITED = "holdfast_waited"
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Watch:

@@ -595,6 +595,17 @@ def test_a_session_reads_its_own_runs_until_it_ends(settings: Settings) -> None:
     until(lambda: not subscribers(site.settings))
 
 
+def test_after_a_logout_the_run_that_begins_is_nobodys_who_waited(settings: Settings) -> None:
+    site = Site(settings.override(stream_access="session"))
+    site.visit("/login")
+    with site.read("/runs/late/events/stream?wait=60") as reader:
+        until(lambda: subscribers(site.settings) == 1)
+        site.visit("/logout")
+        SyncRunPublisher("late", owner="user:ada", settings=site.settings).emit("t")
+        reader.until(lambda each: each.over)
+    assert reader.ids == []
+
+
 def test_what_a_bound_token_opened_ends_with_its_session(settings: Settings) -> None:
     site = Site(settings.override(stream_access="token"))
     SyncRunPublisher("bound", settings=site.settings).emit("t")

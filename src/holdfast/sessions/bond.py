@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from starlette.requests import ClientDisconnect
 from starlette.websockets import WebSocketDisconnect
 
+from holdfast.endings import WAITED
 from holdfast.errors import CorruptData, SessionUnavailable
 from holdfast.jitter import between
 from holdfast.sessions.lifecycle import Standing
@@ -75,6 +76,13 @@ class Bond:
             self._part = announcer.endings.watch(*held.key, self._end, self._doubt)
             # It may have ended between its load and now.
             self._doubt()
+
+    async def catch_up(self) -> None:
+        """See whether the session has ended meanwhile, where its request has waited since."""
+        if self._part is not None and getattr(self._exchange.session, WAITED, False):
+            if self._timer is not None:
+                self._timer.cancel()
+            await self._look()
 
     async def finish(self) -> None:
         """The handler is done: follow no longer, but have the client told what was begun."""
@@ -205,6 +213,7 @@ def bound_by(found: Callable[[Message], Awaitable[Exchange | None]], app: ASGIAp
                 if exchange is not None:
                     bond = Bond(exchange, part, running_task())
                     bond.begin()
+                    await bond.catch_up()
 
         try:
             await app(scope, receive, sending)

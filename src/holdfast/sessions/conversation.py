@@ -144,12 +144,13 @@ class Conversation:
 
     async def _send_and_bind(self, message: Message) -> None:
         await self._send(message)
-        self._bind()
+        await self._bind().catch_up()
 
-    def _bind(self) -> None:
+    def _bind(self) -> Bond:
         """End what is served from now on with the session."""
-        self._bond = Bond(self._exchange, self._part, self._task)
-        self._bond.begin()
+        self._bond = bond = Bond(self._exchange, self._part, self._task)
+        bond.begin()
+        return bond
 
     async def _part(self) -> None:
         await self._send(END_OF_STREAM)

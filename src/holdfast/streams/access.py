@@ -23,6 +23,7 @@ from itsdangerous import BadData, URLSafeSerializer
 from itsdangerous.encoding import base64_decode
 from starlette.requests import HTTPConnection
 
+from holdfast.endings import WAITED
 from holdfast.errors import ConfigurationError, HoldfastError, RedisUnavailable
 from holdfast.streams.event import check_run_id
 from holdfast.streams.origins import site_of
@@ -345,9 +346,15 @@ def _session_policy(settings: Settings, store: EventStore) -> Policy:
         if await session_access(connection, run_id, action, store=store):
             return ALLOWED
         # Without a session nobody has said who is asking.
-        return UNKNOWN if _session_of(connection).is_new else NOT_YET
+        return UNKNOWN if (session := _session_of(connection)).is_new else _not_yet(session)
 
     return authorize
+
+
+def _not_yet(session: Any) -> Verdict:
+    # It was loaded for this request, which may be answered a minute later.
+    setattr(session, WAITED, True)
+    return NOT_YET
 
 
 def _callable_policy(path: str, origins: Collection[str]) -> Policy:

@@ -7,15 +7,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from starlette.responses import PlainTextResponse
 from tests.streams.asgi import Call
+from tests.streams.capture.calls import Browser
 from tests.streams.clients import until
 from tests.streams.doors.test_many_sse import error
 from tests.streams.doors.test_many_websocket import said, say
-from tests.streams.doors.test_sse import app_of
+from tests.streams.doors.test_sse import KEY, app_of
 from tests.streams.patchy import PatchyStore
 from tests.streams.test_access import LiveSession
 
-from holdfast import RunPublisher
+from holdfast import MemorySessionStore, RunPublisher, SessionMiddleware, Settings, get_session
 from holdfast.streams.select import close_hubs, hub_of
 from holdfast.streams.stores.memory import MemoryEventStore
 
@@ -182,6 +184,40 @@ async def test_a_process_that_stops_sends_them_to_another(store: EventStore, doo
         await call.ended()
     assert (call.status, call.events) == (200, [])
     assert call.text.startswith("retry: ")
+
+
+@pytest.mark.parametrize("door", ["one", "many"])
+async def test_after_a_logout_the_run_that_begins_is_nobodys_who_waited(door: str) -> None:
+    store, sessions = MemoryEventStore(), MemorySessionStore()
+    streams = app_of(store, stream_access="session", stream_wait=60)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/login":
+            get_session(scope)["user_id"] = "ada"
+        elif scope["path"] == "/logout":
+            get_session(scope).invalidate()
+        else:
+            await streams(scope, receive, send)
+            return
+        await PlainTextResponse("")(scope, receive, send)
+
+    settings = Settings(secret_key=KEY)
+    browser = Browser(SessionMiddleware(app, settings=settings, store=sessions))
+    async with browser.get("/login") as login:
+        await login.ended()
+    cookies = dict(browser.cookies)
+    async with browser.get(paths(door)[0]) as call:
+        await until(lambda: hub_of(store).watches("absent"))
+        async with browser.get("/logout") as logout:
+            await logout.ended()
+        await begin(store, "absent", ADA)
+        await call.ended()
+    assert (call.status, call.events) == (200, []), "he comes back, and is asked who he is"
+    browser.cookies = cookies
+    async with browser.get(paths(door)[0]) as again:
+        await again.ended()
+    assert again.status == 401
+    await close_hubs(store)
 
 
 class Asked(MemoryEventStore):
