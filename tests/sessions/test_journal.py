@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from holdfast.errors import SessionUnavailable
@@ -205,6 +207,31 @@ def test_copies_are_bounded_in_number_and_bytes() -> None:
     copies.put(keys[0], record(), NOW)
     copies.clear()
     assert copies.get(keys[0], 0) is None
+
+
+@pytest.mark.parametrize("born", [False, True], ids=["changed", "born"])
+def test_what_was_told_without_an_answer_may_be_there(born: bool) -> None:
+    book, first = journal(), new_key()
+    second, third = new_secret(first), new_secret(first)
+    if born:
+        book.create(first, record(a=b"1"), 0.0)
+    told = Change({"a": b"2"}, rotation=Rotation(second.secret_hash, max_age=90))
+    book.save(first, record(a=b"1"), told, 0.0, NOW)
+    entry_of(book, first).tried = True
+    book.save(second, None, Change({"a": b"3", "b": b"3"}), 0.0, NOW)
+    newer = Change({"a": b"4"}, rotation=Rotation(third.secret_hash, max_age=90))
+    book.save(second, None, newer, 0.0, NOW)
+    again = CALLS.save(first, Change(rotation=told.rotation), idle_timeout=0.0)
+    if born:
+        fields = {"a": b"4", "b": b"3"}
+        birth = CALLS.create(first, fields, max_age=100, idle_timeout=0.0, age=10)
+        last = CALLS.save(second, Change(fields, rotation=newer.rotation), idle_timeout=0.0)
+        assert entry_of(book, first).calls(CALLS, NOW) == (birth, again, last)
+        return
+    rotation = CALLS.save(second, Change(rotation=newer.rotation), idle_timeout=0.0)
+    keys: dict[str, Any] = {"a": (b"4", (b"1", b"2")), "b": (b"3", (None,))}
+    merge = CALLS.merge(third, keys, idle_timeout=0.0)
+    assert entry_of(book, first).calls(CALLS, NOW) == (again, rotation, merge)
 
 
 def test_a_copy_is_for_its_secret_and_its_time_alone() -> None:

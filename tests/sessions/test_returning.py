@@ -407,7 +407,7 @@ async def test_what_was_written_without_an_answer_is_not_taken_for_somebody_else
             assert await other.load(old) is Missing.SUPERSEDED
 
 
-@pytest.mark.parametrize("mode", ["readonly", "closed"])
+@pytest.mark.parametrize("mode", ["local", "readonly", "closed"])
 @pytest.mark.parametrize("grace", [0.0, 30.0], ids=["regenerated", "renewed"])
 async def test_a_new_secret_that_was_refused_and_made_all_the_same_logs_nobody_out(
     forgetful: RedisServer, mode: str, grace: float
@@ -416,10 +416,13 @@ async def test_a_new_secret_that_was_refused_and_made_all_the_same_logs_nobody_o
         settings = Settings(
             redis_url=proxy.url, redis_timeout=0.5, secret_key=KEY, session_on_outage=mode
         )
-        store, other = FallbackSessionStore(settings), RedisSessionStore(settings_for(forgetful))
+        store = FallbackSessionStore(settings, max_sessions=1)
+        other = RedisSessionStore(settings_for(forgetful))
         key = new_key()
         await store.create(key, {"a": b"1"}, max_age=HOUR)
         await store.save(key, Change({"a": b"2"}))
+        # There is no room for a copy of ours, so that it is refused in every mode.
+        await store.create(new_key(), {"a": b"1"}, max_age=HOUR)
         unheard = new_secret(key)
         rotation = Rotation(unheard.secret_hash, grace=grace)
         proxy.blackhole("replies")

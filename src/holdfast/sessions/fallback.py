@@ -37,6 +37,7 @@ from holdfast.sessions.store import (
     Missing,
     Outcome,
     Record,
+    Rotation,
     SessionKey,
     SessionStore,
 )
@@ -254,17 +255,19 @@ class FallbackSessionStore(SessionStore):
                     await self._write_waiting(key.id_hash)
                 outcome = await self._remote.save(key, change, idle_timeout=idle_timeout)
             except SessionUnavailable as error:
-                self._note_refused(key, change, error)
-                self._only_where_kept(error)
+                with self._refusing(key, change):
+                    self._only_where_kept(error)
             else:
                 self._follow(key, change, outcome)
                 return outcome
         self._only_if_local()
         now = time.time()
-        with self._lock:
+        with self._refusing(key, change, asked=asked), self._lock:
             known = self._copy(key)
             outcome = self._journal.save(key, known, change, idle_timeout, now, asked=asked)
-            self._copies.drop(key.id_hash)
+            self._copies.outdate(key.id_hash)
+        if outcome is Outcome.DESTROYED:
+            self._restoration.departed(key.id_hash)
         await self._settle_race(key.id_hash)
         return outcome
 
@@ -294,7 +297,8 @@ class FallbackSessionStore(SessionStore):
                     await self._write_waiting(key.id_hash)
                 value = await self._remote.increment(key, name, by, idle_timeout=idle_timeout)
             except SessionUnavailable as error:
-                self._only_where_kept(error)
+                with self._refusing(key):
+                    self._only_where_kept(error)
             else:
                 if isinstance(value, Outcome):
                     self._follow(key, Change(), value)
@@ -303,10 +307,10 @@ class FallbackSessionStore(SessionStore):
                 return value
         self._only_if_local()
         now = time.time()
-        with self._lock:
+        with self._refusing(key, asked=asked), self._lock:
             known = self._copy(key)
             value = self._journal.increment(key, known, name, by, idle_timeout, now, asked=asked)
-            self._copies.drop(key.id_hash)
+            self._copies.outdate(key.id_hash)
         await self._settle_race(key.id_hash)
         return value
 
@@ -363,7 +367,7 @@ class FallbackSessionStore(SessionStore):
 
     def _depart(self, id_hash: str) -> None:
         with self._lock:
-            self._copies.drop(id_hash)
+            self._copies.outdate(id_hash)
         self._restoration.departed(id_hash)
 
     def ended_elsewhere(self, id_hash: str) -> None:
@@ -372,13 +376,27 @@ class FallbackSessionStore(SessionStore):
             self._copies.outdate(id_hash)
         self._restoration.departed(id_hash)
 
-    def _note_refused(self, key: SessionKey, change: Change, error: SessionUnavailable) -> None:
-        """Note a rotation that may have been done, and of which the browser will not be told."""
-        told = self._mode == "local" and not isinstance(error, SessionNotReplicated)
-        if change.rotation is None or told:
-            return
+    @contextlib.contextmanager
+    def _refusing(
+        self, key: SessionKey, change: Change | None = None, *, asked: bool = True
+    ) -> Iterator[None]:
+        """Note what is refused and, where Redis was *asked*, may have been done."""
+        try:
+            yield
+        except SessionUnavailable:
+            if asked:
+                self._note_refused(key, None if change is None else change.rotation)
+            raise
+
+    def _note_refused(self, key: SessionKey, rotation: Rotation | None) -> None:
         with self._lock:
-            self._refused[change.rotation.secret_hash] = (key, time.time())
+            if self._mode == "local":
+                # Redis may hold something else by now: nothing may be merged onto what this shows.
+                self._copies.outdate(key.id_hash)
+            if rotation is None:
+                return
+            # The browser will not be told of the new secret.
+            self._refused[rotation.secret_hash] = (key, time.time())
             while len(self._refused) > _MAX_REFUSED:
                 self._refused.popitem(last=False)
 
@@ -551,6 +569,7 @@ class FallbackSessionStore(SessionStore):
                     return False
                 if entry.id_hash not in self._writing:
                     self._writing.add(entry.id_hash)
+                    entry.tried = True
                     return True
             if time.monotonic() > deadline:
                 return False
@@ -591,6 +610,7 @@ class FallbackSessionStore(SessionStore):
                     return
                 mine = id_hash not in self._writing
                 self._writing.add(id_hash)
+                entry.tried = entry.tried or mine
             if mine:
                 await self._take_turn(entry)
             elif time.monotonic() > deadline:

@@ -7,6 +7,7 @@ moment both what this process shows of the session and what Redis has to be told
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from holdfast.errors import SessionUnavailable
@@ -22,6 +23,8 @@ from holdfast.sessions.store import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from holdfast.sessions.calls import Call, Calls
 
 
@@ -40,6 +43,7 @@ class Entry:
         idle_timeout: seconds, as last asked for.
         known_since: when the known secret was made, in seconds since the epoch.
         doubted: secrets of rotations that Redis may have made, with its answer lost; in order.
+        tried: Redis is being told, or was, and no answer has come: it may know all of this.
     """
 
     id_hash: str
@@ -53,6 +57,7 @@ class Entry:
     idle_timeout: float = 0.0
     known_since: float = 0.0
     doubted: tuple[str, ...] = ()
+    tried: bool = False
 
     @property
     def size(self) -> int:
@@ -95,24 +100,23 @@ class Entry:
             idle_timeout=self.idle_timeout,
             age=max(0.0, now - self.record.created_at),
         )
-        rotated = self.secret_hash != self.known_secret
-        if not (self.changed or self.removed or rotated):
+        *older, last = self._secrets()
+        rotation = self._rotation(self.record, last, now) if older else None
+        if not (self.changed or self.removed or rotation):
             return (birth,)
-        return birth, self._saving(calls, now)
+        change = Change(self.changed, tuple(sorted(self.removed)), rotation)
+        key = SessionKey(self.id_hash, older[-1] if older else last)
+        saving = calls.save(key, change, idle_timeout=self.idle_timeout)
+        return birth, *self._rotating(self.record, older, calls, now), saving
 
     def _merging(self, record: Record, calls: Calls, now: float, *, lost: bool) -> tuple[Call, ...]:
         key = SessionKey(self.id_hash, self.known_secret)
         steps: list[Call] = []
         if lost:
             steps.append(calls.restore(key, record._replace(secret_since=self.known_since), now))
-        # First, so that nobody with an older secret sees what is written. One whose answer was
-        # lost is made again: that is a retry, and changes nothing.
-        left = max(0.0, record.expires_at - now)
-        for secret in (*self.doubted, self.secret_hash):
-            if secret != key.secret_hash:
-                change = Change(rotation=Rotation(secret, max_age=left))
-                steps.append(calls.save(key, change, idle_timeout=self.idle_timeout))
-                key = SessionKey(self.id_hash, secret)
+        # First, so that nobody with an older secret sees what is written.
+        steps += self._rotating(record, self._secrets(), calls, now)
+        key = SessionKey(self.id_hash, self.secret_hash)
         keys = {
             name: (self.changed.get(name), self.was[name])
             for name in sorted(self.was)
@@ -122,14 +126,25 @@ class Entry:
             steps.append(calls.merge(key, keys, idle_timeout=self.idle_timeout))
         return tuple(steps)
 
-    def _saving(self, calls: Calls, now: float) -> Call:
-        rotation = None
-        if self.record is not None and self.secret_hash != self.known_secret:
-            left = max(0.0, self.record.expires_at - now)
-            rotation = Rotation(self.secret_hash, max_age=left)
-        change = Change(self.changed, tuple(sorted(self.removed)), rotation)
-        key = SessionKey(self.id_hash, self.known_secret)
-        return calls.save(key, change, idle_timeout=self.idle_timeout)
+    def _secrets(self) -> list[str]:
+        """Return those that Redis may have, in their order; the last is the one that is good."""
+        secrets = [self.known_secret]
+        for secret in (*self.doubted, self.secret_hash):
+            if secret != secrets[-1]:
+                secrets.append(secret)
+        return secrets
+
+    def _rotating(
+        self, record: Record, secrets: Sequence[str], calls: Calls, now: float
+    ) -> Iterator[Call]:
+        # One whose answer was lost is made again: that is a retry, and changes nothing.
+        for older, newer in pairwise(secrets):
+            change = Change(rotation=self._rotation(record, newer, now))
+            key = SessionKey(self.id_hash, older)
+            yield calls.save(key, change, idle_timeout=self.idle_timeout)
+
+    def _rotation(self, record: Record, secret: str, now: float) -> Rotation:
+        return Rotation(secret, max_age=max(0.0, record.expires_at - now))
 
 
 class Journal:
@@ -320,7 +335,7 @@ def alive(record: Record, now: float, idle_timeout: float) -> bool:
 
 def _applied(entry: Entry, seen: Record, change: Change, now: float, *, asked: bool) -> Entry:
     """Return *entry* with *change*; a new one, so that a refusal leaves the old as it was."""
-    rotation, was, doubted = change.rotation, dict(entry.was), entry.doubted
+    rotation, (was, doubted) = change.rotation, _known_perhaps(entry)
     # Of one born here nothing but its own values can be there.
     for name in () if entry.born else (*change.set, *change.removed):
         was.setdefault(name, (seen.fields.get(name),))
@@ -338,4 +353,19 @@ def _applied(entry: Entry, seen: Record, change: Change, now: float, *, asked: b
         removed=(entry.removed | set(change.removed)) - set(change.set),
         was=was,
         doubted=doubted,
+        tried=False,
     )
+
+
+def _known_perhaps(
+    entry: Entry,
+) -> tuple[dict[str, tuple[bytes | None, ...]], tuple[str, ...]]:
+    """Return what Redis may hold, and the secrets that it may have, of what was told so far."""
+    was, doubted = dict(entry.was), entry.doubted
+    if entry.tried and entry.record is not None:
+        for name, bases in was.items():
+            told = entry.record.fields.get(name)
+            was[name] = bases if told in bases else (*bases, told)
+        if entry.secret_hash not in {entry.known_secret, *doubted}:
+            doubted = (*doubted, entry.secret_hash)
+    return was, doubted

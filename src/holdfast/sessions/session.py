@@ -211,7 +211,8 @@ class Session(dict[str, Any]):
 
     def pop(self, key: str, default: Any = _NO_DEFAULT) -> Any:
         """Remove *key* and return its value."""
-        if dict.__contains__(self, key):
+        # Of one that cannot be seen nobody knows: "it is gone" would be no answer.
+        if dict.__contains__(self, key) or not self.available:
             self.mark_modified()
         return super().pop(key) if default is _NO_DEFAULT else super().pop(key, default)
 

@@ -1,0 +1,839 @@
+"""Browsers, processes and one Redis in one event loop, where chance decides what happens next.
+
+Middleware, store, journal and scripts are the real ones, and so is Redis; the link is not: each
+command waits until it is carried there, and its reply until it is handed over, so that a seed
+decides what an outage finds on its way. ``python -m tests.sessions.simulated`` lives thousands of
+lives, and tells the ones that went wrong step by step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import random
+import re
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.sessions.browser import Browser, app_of
+
+from holdfast.errors import HoldfastError, RedisUnavailable
+from holdfast.link import LinkState, LinkStatus, Script
+from holdfast.link.lane import NOT_YET, new_reader, pack
+from holdfast.link.translate import raised
+from holdfast.sessions import fallback, presence
+from holdfast.sessions.asgi import SessionMiddleware
+from holdfast.sessions.fallback import FallbackSessionStore
+from holdfast.settings import Settings
+from holdfast.testing import redis_server
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+KEY = "a key of more than sixteen characters"
+_HEX = re.compile(r"[0-9a-f]{64}")
+
+
+class Connection:
+    """One connection to a real Redis."""
+
+    def __init__(self, port: int) -> None:
+        self._talk = socket.create_connection(("127.0.0.1", port))
+        self._talk.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._replies = new_reader()
+        #: What it knows, by digest.
+        self.scripts: dict[str, Script] = {}
+
+    def learn(self, script: Script) -> None:
+        """Have it know *script*."""
+        if script.sha not in self.scripts:
+            self.scripts[script.sha] = script
+            self.call("SCRIPT", "LOAD", script.source)
+
+    def call(self, *args: Any) -> Any:
+        self._talk.sendall(pack(tuple(args)))
+        while (reply := self._replies.gets()) is NOT_YET:
+            self._replies.feed(self._talk.recv(65536))
+        return reply
+
+    def close(self) -> None:
+        self._talk.close()
+
+
+class Wire:
+    """The commands of one connection, in order: carried to Redis one by one, and answered so."""
+
+    def __init__(self) -> None:
+        self.sent: deque[tuple[tuple[Any, ...], asyncio.Future[Any]]] = deque()
+        self.carried: deque[tuple[Any, asyncio.Future[Any]]] = deque()
+
+    def lose(self) -> None:
+        """Have all who wait know that no answer comes."""
+        for _, future in [*self.carried, *self.sent]:
+            if not future.done():
+                future.set_exception(RedisUnavailable("reset"))
+        self.carried.clear()
+
+
+class SimulatedLink:
+    """What a store needs of a link, and no more happens on it than it is told to."""
+
+    decided = True
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.up = True
+        self.status = LinkStatus(LinkState.UP, time.time())
+        #: How often it has come up: who saw it down, and as often up, has sent nothing.
+        self.times_up = 1
+        self.wire = Wire()
+        self.old: list[Wire] = []
+        self.hooks: list[Callable[[Any], None]] = []
+        self.beats: list[Callable[[Any], None]] = []
+        self.callbacks: list[Callable[[LinkStatus], None]] = []
+
+    def slot(self, _: str) -> int:
+        return 0
+
+    def on_recovery(self, _: str, hook: Callable[[Any], None]) -> None:
+        self.hooks.append(hook)
+
+    def on_beat(self, _: str, hook: Callable[[Any], None]) -> None:
+        self.beats.append(hook)
+
+    def on_transition(self, callback: Callable[[LinkStatus], None]) -> Callable[[], None]:
+        self.callbacks.append(callback)
+        return lambda: None
+
+    def send(self, *args: Any) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self.up:
+            self.wire.sent.append((args, future))
+        else:
+            future.set_exception(RedisUnavailable("refused"))
+        return future
+
+    async def execute(self, *args: Any) -> Any:
+        return await self.send(*args)
+
+    async def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any] = ()) -> Any:
+        self._world.redis.learn(script)
+        return await self.execute(*script.evalsha(keys, args))
+
+    async def pipeline(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        futures = [self.send(*command) for command in commands]
+        return list(await asyncio.gather(*futures, return_exceptions=True))
+
+    def execute_sync(self, *args: Any) -> Any:
+        return raised(self.pipeline_sync([args])[0])
+
+    def run_sync(self, script: Script, keys: Sequence[Any], args: Sequence[Any] = ()) -> Any:
+        self._world.redis.learn(script)
+        return self.execute_sync(*script.evalsha(keys, args))
+
+    def pipeline_sync(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        if not self.up:
+            raise RedisUnavailable("refused")
+        return [self._world.carry(command) for command in commands]
+
+    # -- what the world does to it
+
+    def tell(self, state: LinkState) -> None:
+        self.up = state is LinkState.UP
+        self.status = LinkStatus(state, time.time(), None if self.up else "refused")
+        in_thread(lambda: [callback(self.status) for callback in self.callbacks])
+
+
+class Recovery:
+    """What a hook gets; Redis goes away again after so many calls."""
+
+    def __init__(self, world: World, calls: int) -> None:
+        self._world = world
+        self._left = calls
+
+    def execute(self, *args: Any) -> Any:
+        return raised(self._call(args))
+
+    def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+        self._world.redis.learn(script)
+        return raised(self._call(script.evalsha(keys, args)))
+
+    def pipeline(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        return [self._call(command) for command in commands]
+
+    def _call(self, command: Sequence[Any]) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            if self._world.chance.random() < 0.5:
+                self._world.carry(command)
+            raise RedisUnavailable("reset")
+        return self._world.carry(command)
+
+
+def in_thread(do: Callable[[], object]) -> None:
+    """As the supervisor does it: in a thread of its own, while the loop is at rest."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            do()
+        except BaseException as error:  # noqa: BLE001 - raised again, where it is looked at
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+
+
+class Process:
+    """One process: its link, its store, and the middleware in front of any handler."""
+
+    def __init__(self, world: World, number: int, settings: Settings, room: int) -> None:
+        self.name = f"p{number}"
+        self.settings = settings
+        self.link = SimulatedLink(world)
+        self.store = FallbackSessionStore(settings, link=self.link, max_sessions=room)  # type: ignore[arg-type]
+        self.door = SessionMiddleware(_nothing, settings=settings, store=self.store)
+
+    async def serve(self, cookies: dict[str, str], handle: Callable[[Any], Any]) -> tuple[int, str]:
+        """Have *handle* use the session of *cookies*; return the status and change the cookies."""
+        self_door = SessionMiddleware(app_of(handle), settings=self.settings, store=self.store)
+        browser = Browser(self_door, cookies)
+        answer = await browser.get()
+        return answer.status, answer.set_cookie or ""
+
+
+async def _nothing(*_: Any) -> None:
+    """No application."""
+
+
+@dataclass
+class Visitor:
+    """One session, as its browser knows it, and what may be true of it.
+
+    Attributes:
+        inside: logged in; ``None`` where an answer left it open.
+        values: by key, what may be found there, ``None`` for nothing; one unless in doubt.
+        dead: cookies that are good no more.
+        epoch: how often its cookie was given up: what was asked before is not judged by it.
+    """
+
+    name: str
+    at: int
+    cookies: dict[str, str] = field(default_factory=dict)
+    inside: bool | None = False
+    values: dict[str, set[Any]] = field(default_factory=dict)
+    dead: list[dict[str, str]] = field(default_factory=list)
+    epoch: int = 0
+    acting: asyncio.Task[None] | None = None
+    looking: asyncio.Task[None] | None = None
+
+    @property
+    def idle(self) -> bool:
+        return self.acting is None or self.acting.done()
+
+    def begin(self) -> None:
+        self.inside, self.values = True, {"user_id": {self.name}}
+
+    def may_be(self, key: str) -> set[Any]:
+        return self.values.setdefault(key, {None})
+
+
+class World:
+    """Everything, and what is done to it.
+
+    Args:
+        redis: a connection to a Redis of its own.
+        seed: everything follows from it.
+        processes: how many there are.
+        losses: Redis may come back without what it had. Then only who has logged out is looked
+            at: who was not seen since the loss before is lost, and so is a new secret.
+    """
+
+    def __init__(
+        self, redis: Connection, seed: int, processes: int, *, losses: bool = False
+    ) -> None:
+        self.chance = random.Random(seed)
+        self.losses = losses
+        self.redis = redis
+        # Some have no room for all that happens; who has forgotten a logout cannot tell it again.
+        self.room = 100 if losses else self.chance.choice((1, 2, 3, 100, 100, 100))
+        settings = Settings(
+            redis_url="redis://unused",
+            secret_key=KEY,
+            session_idle_timeout=self.chance.choice((0, 3600)),
+        )
+        self.processes = [Process(self, number, settings, self.room) for number in range(processes)]
+        self.visitors = [
+            Visitor(f"v{number}", self.chance.randrange(processes)) for number in range(4)
+        ]
+        self.log: list[str] = []
+        self.wrong: list[str] = []
+        self._life = 0
+        self._numbers = iter(range(1, 10**9))
+        self._kept: dict[bytes, tuple[int, bytes]] = {}
+        self._lost = False
+
+    @property
+    def alone(self) -> bool:
+        return len(self.processes) == 1
+
+    def note(self, text: str) -> None:
+        self.log.append(text)
+
+    def blame(self, text: str) -> None:
+        self.note(f"WRONG: {text}")
+        self.wrong.append(text)
+
+    def carry(self, args: Sequence[Any]) -> Any:
+        """Have Redis do something."""
+        reply = self.redis.call(*args)
+        script = self.redis.scripts.get(str(args[1])) if args[0] == "EVALSHA" else None
+        if script is not None and script.name == "session_attend" and isinstance(reply, list):
+            # The one Redis of all these lives plays one that is started again.
+            reply[1] = b"%040x" % self._life
+        self.note(f"    Redis gets {self._short(args)} -> {self._short([reply])}")
+        return reply
+
+    def _short(self, args: Sequence[Any]) -> str:
+        text = " ".join(
+            str(each.decode("utf-8", "replace") if isinstance(each, bytes) else each)
+            for each in args
+        )
+        for sha, script in self.redis.scripts.items():
+            text = text.replace(sha, script.name)
+        return _HEX.sub(lambda found: f"{found[0][:6]}…", text)[:400]
+
+    # -- what happens on the way
+
+    async def step(self) -> None:
+        process = self.chance.choice(self.processes)
+        what = self.chance.choices(*_WEIGHTS)[0]
+        await what(self, process)
+        for _ in range(self.chance.choice((0, 0, 1, 1, 2, 3, 5, 20))):
+            await asyncio.sleep(0)
+
+    async def carry_one(self, process: Process) -> None:
+        """The next command reaches Redis."""
+        self._carry_one(process)
+
+    def _carry_one(self, process: Process) -> None:
+        for wire in [*process.link.old, process.link.wire]:
+            if wire.sent:
+                args, future = wire.sent.popleft()
+                reply = self.carry(args)
+                if not future.done():
+                    wire.carried.append((reply, future))
+                return
+
+    async def answer_one(self, process: Process) -> None:
+        """The next answer comes."""
+        self._answer_one(process)
+
+    def _answer_one(self, process: Process) -> None:
+        for wire in [*process.link.old, process.link.wire]:
+            if wire.carried:
+                reply, future = wire.carried.popleft()
+                if not future.done():
+                    if isinstance(reply, Exception):
+                        future.set_exception(reply)
+                    else:
+                        future.set_result(reply)
+                return
+
+    async def converse(self, process: Process) -> None:
+        """All that is on its way arrives, and is answered."""
+        for _ in range(self.chance.randint(1, 6)):
+            self._carry_all(process)
+            await asyncio.sleep(0)
+
+    def _carry_all(self, process: Process) -> None:
+        wires = [*process.link.old, process.link.wire]
+        while any(wire.sent or wire.carried for wire in wires):
+            self._carry_one(process)
+            self._answer_one(process)
+
+    async def cut(self, process: Process) -> None:
+        """The connection is lost; of what was on its way a part arrives."""
+        link = process.link
+        if not link.up:
+            return
+        for _ in range(self.chance.randint(0, len(link.wire.sent))):
+            self._carry_one(process)
+        self.note(f"{process.name}: DOWN, {len(link.wire.carried)} answers lost")
+        link.up = False
+        link.wire.lose()
+        if self.chance.random() < 0.5:
+            link.wire.sent.clear()
+        self._put_away(link)
+        link.tell(LinkState.DOWN)
+
+    async def be_late(self, process: Process) -> None:
+        """The first answers come too late; the others still come."""
+        link = process.link
+        waiting = [*link.wire.carried, *link.wire.sent]
+        if not link.up or not waiting:
+            return
+        late = self.chance.randint(1, len(waiting))
+        self.note(f"{process.name}: SUSPECT, {late} of {len(waiting)} answers are late")
+        link.up = False
+        for _, future in waiting[:late]:
+            if not future.done():
+                future.set_exception(RedisUnavailable("timeout"))
+        self._put_away(link)
+        link.tell(LinkState.SUSPECT)
+
+    def _put_away(self, link: SimulatedLink) -> None:
+        link.old.append(link.wire)
+        link.wire = Wire()
+
+    async def recover(self, process: Process, *, surely: bool = False) -> None:
+        """Redis is back for this process, perhaps only for a part of what is to be written."""
+        link = process.link
+        if link.up:
+            return
+        # What comes over one connection after the first of the next is nobody's order any more:
+        # closed with its data, it does not come.
+        for wire in link.old:
+            if self.chance.random() < 0.5:
+                while wire.sent:
+                    self._carry_one(process)
+            for _, future in wire.sent:
+                if not future.done():
+                    future.set_exception(RedisUnavailable("reset"))
+            wire.sent.clear()
+        link.old = [wire for wire in link.old if wire.carried]
+        calls = 999 if surely or self.chance.random() < 0.6 else self.chance.randint(0, 6)
+        self.note(f"{process.name}: RECOVERING, {calls} calls")
+        link.status = LinkStatus(LinkState.RECOVERING, time.time(), "refused")
+        if not self._have_run(process, link.hooks, calls):
+            self.note(f"{process.name}: DOWN again")
+            link.status = LinkStatus(LinkState.DOWN, time.time(), "refused")
+            return
+        await self._some_turns()
+        self.note(f"{process.name}: UP")
+        link.times_up += 1
+        link.up = True
+        await self._some_turns()
+        link.tell(LinkState.UP)
+
+    def _have_run(self, process: Process, hooks: list[Callable[[Any], None]], calls: int) -> bool:
+        recovery = Recovery(self, calls)
+        for hook in list(hooks):
+            with pytest.MonkeyPatch.context() as patched:
+                # Each of these processes has a name of its own.
+                patched.setattr(presence, "_token", lambda _: process.name)
+                try:
+                    in_thread(lambda hook=hook: hook(recovery))  # type: ignore[misc]
+                except RedisUnavailable:
+                    return False
+        return True
+
+    async def _some_turns(self) -> None:
+        for _ in range(self.chance.choice((0, 0, 1, 3))):
+            await asyncio.sleep(0)
+
+    async def beat(self, process: Process) -> None:
+        """The process says that it is there."""
+        if process.link.up:
+            self._have_run(process, process.link.beats, 999)
+
+    async def restart(self, _: Process) -> None:
+        """Redis is started anew, with all that it had."""
+        await self._all_down()
+        self._life += 1
+        self.note("Redis is started again")
+
+    async def save(self, _: Process) -> None:
+        """Redis keeps what it has now."""
+        keys = self.redis.call("KEYS", "*")
+        self._kept = {
+            key: (self.redis.call("PTTL", key), self.redis.call("DUMP", key)) for key in keys
+        }
+
+    async def lose(self, process: Process) -> None:
+        """Redis is away from everybody, and comes back with what it once had."""
+        if not self.losses or self.chance.random() < 0.5:
+            return
+        await self.restart(process)
+        for each in self.processes:
+            for wire in each.link.old:
+                wire.lose()
+                wire.sent.clear()
+        self.note(f"Redis loses all but {len(self._kept)} keys of old")
+        self._lost = True
+        for key in self.redis.call("KEYS", "*"):
+            self.redis.call("DEL", key)
+        for key, (left, value) in self._kept.items():
+            self.redis.call("RESTORE", key, max(0, left), value)
+
+    async def _all_down(self) -> None:
+        for process in self.processes:
+            await self.cut(process)
+            if process.link.status.state is not LinkState.DOWN:
+                process.link.tell(LinkState.DOWN)
+
+    async def wait(self, _: Process) -> None:
+        """Nothing happens but what is under way."""
+
+    # -- what visitors do
+
+    async def act(self, _: Process) -> None:
+        """A visitor does something, at the process where it is."""
+        visitor = self.chance.choice(self.visitors)
+        if not visitor.idle:
+            return
+        if visitor.inside is None:
+            return  # nobody knows; nothing is to be learnt of it any more
+        deed = self.chance.choices(*_DEEDS)[0] if visitor.inside else World.log_in
+        visitor.acting = asyncio.create_task(self._done(deed, visitor))
+
+    async def _done(self, deed: Callable[..., Awaitable[None]], visitor: Visitor) -> None:
+        process = self.processes[visitor.at]
+        self.note(f"{visitor.name} at {process.name}: {deed.__name__}")
+        try:
+            await deed(self, visitor, process)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+            self.blame(f"{visitor.name}: {deed.__name__} raised {error!r}")
+
+    async def _asked(
+        self,
+        visitor: Visitor,
+        process: Process,
+        do: Callable[[Any], Any],
+        cookies: dict[str, str] | None = None,
+    ) -> tuple[int, bool]:
+        """Have the session used.
+
+        Returns:
+            The status, and whether Redis surely heard nothing.
+        """
+        link = process.link
+        before, was_up = link.times_up, link.up
+
+        async def handle(session: Any) -> None:
+            self._judge(visitor, session)
+            result = do(session)
+            if asyncio.iscoroutine(result):
+                await result
+
+        cookies = visitor.cookies if cookies is None else cookies
+        status, set_cookie = await process.serve(cookies, handle)
+        told = f" and the cookie {set_cookie[:14]}…" if set_cookie else ""
+        self.note(f"{visitor.name} at {process.name}: is answered {status}{told}")
+        if status not in {200, 503}:
+            self.blame(f"{visitor.name} is answered {status}")
+        return status, not was_up and link.times_up == before
+
+    def _judge(self, visitor: Visitor, session: Any) -> None:
+        if not session.available or not visitor.inside or self._lost:
+            return
+        data = dict(session)
+        self.note(f"{visitor.name} sees {data} {session.degraded or ''}")
+        if data.get("user_id") != visitor.name:
+            self.blame(f"{visitor.name} is logged out: it sees {data}")
+            return
+        if session.degraded == "stale" and not self.alone:
+            return  # a copy of before it was elsewhere
+        for key, values in visitor.values.items():
+            if data.get(key) not in values:
+                self.blame(f"{visitor.name} sees {key}={data.get(key)}, and not of {values}")
+
+    async def log_in(self, visitor: Visitor, process: Process) -> None:
+        """A new session."""
+        status, _ = await self._asked(
+            visitor, process, lambda session: session.update(user_id=visitor.name)
+        )
+        if status == 200:
+            visitor.begin()
+
+    async def read(self, visitor: Visitor, process: Process) -> None:
+        """A look."""
+        await self._asked(visitor, process, dict)
+
+    async def write(self, visitor: Visitor, process: Process) -> None:
+        """A key is written."""
+        key, number = f"k{self.chance.randrange(2)}.{process.name}", next(self._numbers)
+        answer = await self._asked(visitor, process, lambda session: session.update({key: number}))
+        self._became(visitor, key, number, *answer)
+
+    async def remove(self, visitor: Visitor, process: Process) -> None:
+        """A key is removed."""
+        key = f"k{self.chance.randrange(2)}.{process.name}"
+        answer = await self._asked(visitor, process, lambda session: session.pop(key, None))
+        self._became(visitor, key, None, *answer)
+
+    async def count(self, visitor: Visitor, process: Process) -> None:
+        """A number is added to."""
+        key, told = f"n.{process.name}", []
+
+        async def add(session: Any) -> None:
+            told.append(await session.incr(key))
+
+        possible = {(each or 0) + 1 for each in visitor.may_be(key)}
+        status, sure = await self._asked(visitor, process, add)
+        if told:
+            # It is stored as soon as it is told.
+            if told[0] not in possible and not self._lost:
+                self.blame(f"{visitor.name} counts {told[0]}, and not one of {possible}")
+            visitor.values[key] = {told[0]}
+        elif status != 200 and not sure:
+            visitor.values[key] = visitor.may_be(key) | possible
+
+    def _became(self, visitor: Visitor, key: str, value: Any, status: int, sure: bool) -> None:
+        if status == 200:
+            visitor.values[key] = {value}
+        elif not sure:
+            visitor.may_be(key).add(value)
+
+    async def rotate(self, visitor: Visitor, process: Process) -> None:
+        """The cookie is renewed."""
+        before = dict(visitor.cookies)
+        visitor.epoch += 1
+        status, _ = await self._asked(visitor, process, lambda session: session.regenerate_id())
+        visitor.epoch += 1
+        if visitor.cookies != before and not self.losses:
+            visitor.dead.append(before)
+        if (status == 200) != (visitor.cookies != before) and not self._lost:
+            self.blame(f"{visitor.name} rotates, is answered {status}, and has {visitor.cookies}")
+
+    async def log_out(self, visitor: Visitor, process: Process) -> None:
+        """The session is ended."""
+        await self._ended(visitor, process, lambda session: session.invalidate())
+
+    async def clear(self, visitor: Visitor, process: Process) -> None:
+        """The session is emptied, which ends it."""
+        await self._ended(visitor, process, lambda session: session.clear())
+
+    async def _ended(self, visitor: Visitor, process: Process, end: Callable[[Any], None]) -> None:
+        before = dict(visitor.cookies)
+        visitor.epoch += 1
+        status, sure = await self._asked(visitor, process, end)
+        visitor.epoch += 1
+        if status == 200:
+            visitor.dead.append(before)
+            visitor.inside, visitor.values = False, {}
+            if visitor.cookies and not self._lost:
+                self.blame(f"{visitor.name} has logged out, and keeps its cookie")
+        elif not sure:
+            visitor.inside = None
+
+    async def look(self, _: Process) -> None:
+        """Another tab reads, at the same time; or somebody with a cookie of old."""
+        visitor = self.chance.choice(self.visitors)
+        if visitor.looking is not None and not visitor.looking.done():
+            return
+        dead = bool(visitor.dead) and self.chance.random() < 0.5
+        looked = self._looked_dead if dead else self._looked
+        visitor.looking = asyncio.create_task(looked(visitor, self.processes[visitor.at]))
+
+    async def _looked(self, visitor: Visitor, process: Process) -> None:
+        epoch = visitor.epoch
+        seen: list[dict[str, Any] | None] = []
+        known = visitor.inside
+        status, _ = await process.serve(
+            dict(visitor.cookies), lambda s: seen.append(dict(s) if s.available else None)
+        )
+        if status != 200:
+            self.blame(f"a tab of {visitor.name} is answered {status}")
+        for data in seen:
+            if data is None or epoch != visitor.epoch or not (known and visitor.inside):
+                continue
+            if self._lost:
+                continue
+            if data.get("user_id") != visitor.name:
+                self.blame(f"a tab of {visitor.name} is logged out: it sees {data}")
+
+    async def _looked_dead(self, visitor: Visitor, process: Process) -> None:
+        cookies = self.chance.choice(visitor.dead)
+        seen: list[dict[str, Any]] = []
+        await process.serve(dict(cookies), lambda s: seen.append(dict(s)))
+        if self.alone and not self._lost and any(seen):
+            self.blame(f"a cookie of {visitor.name} is back from the dead: it sees {seen}")
+
+    async def move(self, process: Process) -> None:
+        """A visitor goes elsewhere, when nothing of it waits where it was."""
+        visitor = self.chance.choice(self.visitors)
+        link = self.processes[visitor.at].link
+        waiting = len(self.processes[visitor.at].store._journal)
+        if self.alone or not visitor.idle or not link.up or waiting or visitor.inside is None:
+            return
+        visitor.at = self.processes.index(process)
+        self.note(f"{visitor.name} goes to {process.name}")
+
+    # -- a life
+
+    async def live(self, steps: int) -> list[str]:
+        """Live, and return what went wrong."""
+        for process in self.processes:
+            process.link.tell(LinkState.STARTING)
+            await self.recover(process, surely=True)
+        for _ in range(steps):
+            await self.step()
+        await self._settle()
+        for process in self.processes:
+            await self._check(process)
+        await self._check(Process(self, 99, self.processes[0].settings, 100))
+        return self.wrong
+
+    async def _settle(self) -> None:
+        """Have everything well again, and all said."""
+        quiet, turns = 0, 0
+        while quiet < 3:
+            for process in self.processes:
+                await self.recover(process, surely=True)
+                for _ in range(30):
+                    self._carry_all(process)
+                    await asyncio.sleep(0)
+            await asyncio.sleep(0.002)
+            busy = any(task for task in self._tasks() if not task.done())
+            quiet = 0 if busy else quiet + 1
+            turns += 1
+            if turns > 2000:
+                self.blame("somebody got no answer")
+                return
+        for process in self.processes:
+            await self.beat(process)
+            if len(process.store._journal):
+                self.blame(f"{process.name} still has something to tell Redis")
+
+    def _tasks(self) -> Iterator[asyncio.Task[None]]:
+        for visitor in self.visitors:
+            yield from filter(None, (visitor.acting, visitor.looking))
+
+    async def _check(self, process: Process) -> None:
+        """Look at every cookie there was, with all well."""
+        self.note(f"{process.name} is asked at the end")
+        for visitor in self.visitors:
+            if visitor.inside and not self._lost:
+                seen = await self._seen(process, visitor.cookies)
+                if seen is None or seen.get("user_id") != visitor.name:
+                    self.blame(f"at the end {visitor.name} is logged out at {process.name}: {seen}")
+                    continue
+                for key, values in visitor.values.items():
+                    if seen.get(key) not in values:
+                        text = f"{key}={seen.get(key)} at {process.name}, and not of {values}"
+                        self.blame(f"at the end {visitor.name} has {text}")
+            for cookies in visitor.dead:
+                if await self._seen(process, cookies):
+                    self.blame(f"at the end a cookie of {visitor.name} is back from the dead")
+
+    async def _seen(self, process: Process, cookies: dict[str, str]) -> dict[str, Any] | None:
+        seen: list[dict[str, Any] | None] = []
+        look = asyncio.create_task(
+            process.serve(dict(cookies), lambda s: seen.append(dict(s) if s.available else None))
+        )
+        while not look.done():
+            self._carry_all(process)
+            await asyncio.sleep(0)
+        await look
+        return seen[0]
+
+    async def aclose(self) -> None:
+        for task in self._tasks():
+            task.cancel()
+        await asyncio.gather(*self._tasks(), return_exceptions=True)
+
+
+_WEIGHTS = (
+    (
+        World.carry_one,
+        World.answer_one,
+        World.converse,
+        World.act,
+        World.look,
+        World.cut,
+        World.be_late,
+        World.recover,
+        World.beat,
+        World.restart,
+        World.move,
+        World.wait,
+        World.save,
+        World.lose,
+    ),
+    (20, 20, 10, 30, 5, 5, 4, 10, 2, 1, 4, 3, 2, 2),
+)
+_DEEDS = (
+    (
+        World.read,
+        World.write,
+        World.remove,
+        World.count,
+        World.rotate,
+        World.log_out,
+        World.clear,
+    ),
+    (4, 10, 3, 5, 7, 2, 1),
+)
+
+
+async def life(
+    redis: Connection, seed: int, *, steps: int = 150, processes: int = 1, losses: bool = False
+) -> tuple[list[str], list[str]]:
+    """Return what went wrong in one life, and what happened in it.
+
+    Args:
+        redis: of which everything is deleted.
+        seed: what is done, and when, follows from it.
+        steps: how much happens before everything is well again.
+        processes: how many there are.
+        losses: Redis may come back without what it had.
+    """
+    redis.call("FLUSHALL")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(fallback, "_TURN_SECONDS", 0.01)
+        world = World(redis, seed, processes, losses=losses)
+        try:
+            async with asyncio.timeout(60):
+                return await world.live(steps), world.log
+        except (TimeoutError, HoldfastError) as error:
+            return [f"it came to no end: {error!r}"], world.log
+        finally:
+            await world.aclose()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--first", type=int, default=1)
+    parser.add_argument("--lives", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--losses", action="store_true")
+    parser.add_argument("--show", action="store_true")
+    chosen = parser.parse_args()
+    logging.disable()
+    bad = 0
+    begun = time.monotonic()
+    with redis_server("--save", "") as server:
+        redis = Connection(server.port)
+        for seed in range(chosen.first, chosen.first + chosen.lives):
+            wrong, log = asyncio.run(
+                life(
+                    redis,
+                    seed,
+                    steps=chosen.steps,
+                    processes=chosen.processes,
+                    losses=chosen.losses,
+                )
+            )
+            if wrong:
+                bad += 1
+                print(seed, *wrong, sep="\n   ", flush=True)
+                if chosen.show:
+                    print(*log, sep="\n")
+    print(f"{bad} of {chosen.lives} lives went wrong in {time.monotonic() - begun:.0f} s")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
