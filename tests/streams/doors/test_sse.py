@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from starlette.requests import HTTPConnection
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PATH = "/runs/r/events/stream"
 KEY = "a-key-of-sixteen-characters-or-more"
@@ -67,6 +68,116 @@ async def test_heartbeat_waits_for_silence(store: PatchyStore) -> None:
             await asyncio.sleep(0.05)
         assert ":\n" not in call.text.replace("retry:", "")
         await until(lambda: "\n:\n" in call.text)
+
+
+class Watched:
+    """A client of *app* that notes which task sent, and takes as much as it is told to.
+
+    Attributes:
+        senders: the task that was running at each message.
+        open: messages are taken; else a send waits.
+        broken: a send fails.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.senders: list[Any] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self.broken = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def watched(message: Message) -> None:
+            self.senders.append(asyncio.current_task())
+            await self.open.wait()
+            if self.broken:
+                raise OSError("the client is gone")
+            await send(message)
+
+        await self._app(scope, receive, watched)
+
+
+def asleep(store: PatchyStore) -> Any:
+    """What the only reader waits for."""
+    (subscription,) = hub_of(store).subscribers
+    return subscription._sleeper  # type: ignore[attr-defined]
+
+
+async def test_a_reader_is_sent_an_event_by_his_task_without_its_being_woken(
+    store: PatchyStore,
+) -> None:
+    store.own()
+    client = Watched(app_of(store, stream_heartbeat=60))
+    async with Call(client, PATH) as call:
+        await until(lambda: len(call.events) == 1)
+        await until(lambda: not asleep(store).done())
+        sleeper = asleep(store)
+        for n in range(2, 6):
+            store.own()
+            await until(lambda n=n: len(call.events) == n)  # type: ignore[misc]
+        assert asleep(store) is sleeper
+        assert not sleeper.done()
+        assert set(client.senders) == {call.task}
+        store.own(kind="workflow_complete")
+        await call.ended()
+        assert call.complete
+
+
+async def test_what_a_slow_client_gets_stays_in_order_and_is_once(store: PatchyStore) -> None:
+    store.own()
+    client = Watched(app_of(store, stream_heartbeat=60))
+    async with Call(client, PATH) as call:
+        await until(lambda: len(call.events) == 1)
+        for n in range(2, 30, 3):
+            await until(lambda: not asleep(store).done())
+            sleeper = asleep(store)
+            client.open.clear()
+            store.own()
+            await until(sleeper.done)
+            store.own(count=2)
+            await asyncio.sleep(0)
+            client.open.set()
+            await until(lambda n=n: len(call.events) == n + 2)  # type: ignore[misc]
+        ids = re.findall(r"^id: (\d+)-(\d+)$", call.text, re.MULTILINE)
+        assert len(ids) == 31
+        assert ids == sorted(set(ids), key=lambda each: (int(each[0]), int(each[1])))
+
+
+async def test_a_send_that_fails_while_the_reader_sleeps_ends_his_request(
+    store: PatchyStore,
+) -> None:
+    store.own()
+    client = Watched(app_of(store, stream_heartbeat=60))
+    async with Call(client, PATH) as call:
+        await until(lambda: len(call.events) == 1)
+        await until(lambda: not asleep(store).done())
+        client.broken = True
+        store.own()
+        await until(call.task.done)
+        with pytest.raises(OSError, match="the client is gone"):
+            call.task.result()
+        call.task = asyncio.create_task(asyncio.sleep(0))
+        await call.task
+    assert not hub_of(store).subscribers
+
+
+async def test_nothing_is_sent_to_a_sleeper_who_has_left_or_is_sent_away(
+    store: PatchyStore,
+) -> None:
+    store.own()
+    app = Watched(app_of(store, stream_heartbeat=60))
+    async with Call(app, PATH) as left, Call(app, PATH) as sent_away:
+        calls = left, sent_away
+        await until(lambda: all(len(call.events) == 1 for call in calls))
+        hub = hub_of(store)
+        await until(lambda: all(not each._sleeper.done() for each in hub.subscribers))  # type: ignore[attr-defined]
+        left.leave()
+        await until(left.task.done)
+        hub.stopping = True  # as a signal handler says first
+        store.own()
+        await sent_away.ended()
+        assert sent_away.complete
+        assert [len(call.events) for call in calls] == [1, 1]
 
 
 async def test_terminal_event_and_the_end_go_together(store: PatchyStore) -> None:

@@ -204,6 +204,17 @@ async def test_unreadable_run_is_told_and_the_hub_goes_on(
     await hub.aclose()
 
 
+class Roused:
+    """Notes that there was news."""
+
+    def __init__(self) -> None:
+        self.heard = asyncio.Event()
+
+    def rouse(self) -> bool:
+        self.heard.set()
+        return False
+
+
 async def test_slow_run_does_not_hold_up_another() -> None:
     class OneSlow(PatchyStore):
         async def _answer(self) -> None:
@@ -220,9 +231,10 @@ async def test_slow_run_does_not_hold_up_another() -> None:
     store.slow = True
     hub.look("r")
     await asyncio.sleep(0)
-    news = quick.sleep()
+    reader = Roused()
+    quick.sleep(reader)
     hub.look("other")
-    await asyncio.wait_for(news, 1)
+    await asyncio.wait_for(reader.heard.wait(), 10)
     hub.leave(slow)
     hub.leave(quick)
     await hub.aclose()

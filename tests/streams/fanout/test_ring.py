@@ -140,35 +140,65 @@ def test_gap_is_passed_on_to_who_is_there() -> None:
     assert one.slice(1, 100) == [Break("gap", "1-0", "5-0")]
 
 
-async def test_sleeper_is_woken_once_and_a_gone_one_forgotten() -> None:
+class Sleeper:
+    """Counts how often it is roused; *again*: it sleeps on each time."""
+
+    def __init__(self, *, again: bool = False) -> None:
+        self.roused = 0
+        self.again = again
+
+    def rouse(self) -> bool:
+        self.roused += 1
+        return self.again
+
+
+def asleep(one: Ring, count: int) -> list[Sleeper]:
+    found = [Sleeper() for _ in range(count)]
+    for each in found:
+        one.sleep(each)
+    return found
+
+
+async def test_sleeper_is_roused_once_and_a_gone_one_forgotten() -> None:
     one = ring()
-    asleep, cancelled, gone = one.sleep(), one.sleep(), one.sleep()
-    cancelled.cancel()
+    sleeper, gone = asleep(one, 2)
     one.forget(gone)
-    assert one._sleepers == {asleep, cancelled}
     one.wake()
-    await asyncio.wait_for(asleep, 1)
-    one.wake()
-    assert not one._sleepers
-    assert not gone.done()
-
-
-async def test_many_are_woken_in_turns_and_who_waits_longest_first() -> None:
-    one = ring()
-    first = [one.sleep() for _ in range(WAKE_AT_ONCE + 3)]
-    one.wake()
-    assert sum(each.done() for each in first) == WAKE_AT_ONCE
-    second = [one.sleep() for _ in range(WAKE_AT_ONCE)]
-    one.wake()
-    assert sum(each.done() for each in first) == WAKE_AT_ONCE
+    assert [sleeper.roused, gone.roused] == [0, 0]  # not in the midst of who has news
     await asyncio.sleep(0)
-    assert all(each.done() for each in first)
-    assert sum(each.done() for each in second) == WAKE_AT_ONCE - 3
-    await asyncio.wait_for(asyncio.gather(*first, *second), 10)
-    assert not one._waking
-    last = one.sleep()
     one.wake()
-    assert last.done()
+    await asyncio.sleep(0)
+    assert [sleeper.roused, gone.roused] == [1, 0]
+
+
+async def test_who_sleeps_on_is_roused_at_the_next_news_too() -> None:
+    one, sleeper = ring(), Sleeper(again=True)
+    one.sleep(sleeper)
+    for times in (1, 2, 3):
+        one.wake()
+        await asyncio.sleep(0)
+        assert sleeper.roused == times
+    await asyncio.sleep(0)
+    assert sleeper.roused == 3
+
+
+async def test_many_are_roused_in_turns_and_who_waits_longest_first() -> None:
+    one = ring()
+    first = asleep(one, WAKE_AT_ONCE + 3)
+    one.wake()
+    await asyncio.sleep(0)
+    assert [each.roused for each in first] == [1] * WAKE_AT_ONCE + [0] * 3
+    second = asleep(one, WAKE_AT_ONCE)
+    one.wake()
+    await asyncio.sleep(0)
+    assert all(each.roused == 1 for each in first)
+    assert sum(each.roused for each in second) == WAKE_AT_ONCE - 3
+    await asyncio.sleep(0)
+    assert all(each.roused == 1 for each in second)
+    (last,) = asleep(one, 1)
+    one.wake()
+    await asyncio.sleep(0)
+    assert last.roused == 1
 
 
 def test_state_is_visible() -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
+from contextvars import copy_context
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from starlette.responses import Response
@@ -26,6 +28,7 @@ from holdfast.streams.doors.opening import (
     judge,
     look,
 )
+from holdfast.streams.doors.stand_in import as_coroutine_function, begin_as, this_task
 from holdfast.streams.fanout.pulse import Expiry, Pulse, listening
 from holdfast.streams.frames import Frame
 
@@ -184,13 +187,29 @@ def retry_ms(seconds: float) -> int:
 class _Stream:
     """The sender of one open stream."""
 
-    __slots__ = ("_expiry", "_hub", "_pulse", "_send", "_subscription", "_terms")
+    # There may be ten thousand of them, and each event visits them all.
+    __slots__ = (
+        "_context",
+        "_envelope",
+        "_expiry",
+        "_hub",
+        "_pulse",
+        "_rest",
+        "_send",
+        "_subscription",
+        "_task",
+        "_terms",
+    )
 
     def __init__(self, hub: Hub, subscription: Subscription, terms: Terms, send: Send) -> None:
         self._hub = hub
         self._subscription = subscription
         self._terms = terms
-        self._send = send
+        self._envelope = terms.envelope
+        self._send = as_coroutine_function(send)
+        self._task, self._context = this_task(), copy_context()
+        # What is left of what was sent while the task slept.
+        self._rest: Awaitable[None] | None = None
         self._pulse = Pulse(hub.rounds, subscription, terms.heartbeat)
         self._expiry = Expiry(subscription, terms.until)
 
@@ -210,22 +229,49 @@ class _Stream:
     async def relay(self) -> None:
         """Send events until the run ends, or the client, the right or the process does."""
         try:
-            subscription, pulse, send = self._subscription, self._pulse, self._send
-            expiry, envelope = self._expiry, self._terms.envelope
+            subscription, pulse, expiry = self._subscription, self._pulse, self._expiry
+            envelope = self._envelope
             while not (subscription.done or subscription.over or expiry.reached):
-                # Spelled out: this is the way of nearly every event to every reader. Who then waits
-                # keeps nothing of what he was sent.
+                # Who then waits keeps nothing of what he was sent.
                 if batch := subscription.take_batch():
-                    await pulse.watch(send(_body(batch.event_source(envelope=envelope))))
+                    await self._write(batch.event_source(envelope=envelope))
                     batch = None
                 elif not subscription.idle:
                     await self._send_due()
                 if not subscription.ready:
-                    await subscription.news()
+                    news = subscription.news()
+                    subscription.taker = self
+                    try:
+                        await news
+                    finally:
+                        subscription.taker = None
+                    if self._rest is not None:
+                        rest, self._rest = self._rest, None
+                        await pulse.watch(rest)
                     if pulse.due:
                         await self._beat("" if self._hub.store.available else "waiting")
         except HoldfastError as error:
             self._break_off(error)
+
+    def take_over(self) -> bool:
+        """Send what is due while the task sleeps; return whether it may sleep on.
+
+        This is the way of nearly every event to every reader.
+        """
+        # Spelled out where a call would cost every reader.
+        subscription, expiry = self._subscription, self._expiry
+        if self._hub.stopping or (expiry.until is not None and expiry.reached):
+            return False
+        batch = subscription.take_batch()
+        if batch is None:
+            return False
+        body = None if self._envelope else batch.plain
+        if body is None:
+            body = batch.event_source(envelope=self._envelope)
+        self._pulse.last = monotonic()
+        message = {"type": "http.response.body", "body": body, "more_body": True}
+        self._rest = begin_as(self._task, self._context, self._send(message))
+        return self._rest is None
 
     async def end(self) -> None:
         """End the answer, for whom it may concern."""

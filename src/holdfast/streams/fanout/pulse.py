@@ -58,18 +58,20 @@ class Pulse:
 
     Attributes:
         due: the reader has been silent for the whole interval.
+        last: when the last send began, by the monotonic clock; to be set by who sends something
+            without :meth:`watch`.
     """
 
     __slots__ = (
         "_given_up",
         "_interval",
-        "_last",
         "_reader",
         "_round",
         "_rounds",
         "_sender",
         "_sending",
         "due",
+        "last",
     )
 
     def __init__(self, rounds: Rounds, reader: Reader, interval: float) -> None:
@@ -80,8 +82,8 @@ class Pulse:
         self._sender: asyncio.Task[Any] | None = None
         self._sending = False
         self._given_up = False
-        # When the last send began: that is when the client last took something, or is to.
-        self._last = monotonic()
+        # That is when the client last took something, or is to.
+        self.last = monotonic()
         self._round = rounds.add(self, min(interval, SEND_TIMEOUT))
 
     async def watch(self, sending: Awaitable[None]) -> None:
@@ -89,7 +91,7 @@ class Pulse:
 
         All sends of a reader are one task's.
         """
-        self._last = monotonic()
+        self.last = monotonic()
         self.due = False
         self._sender = self._sender or asyncio.current_task()
         self._sending = True
@@ -108,7 +110,7 @@ class Pulse:
 
     def look(self) -> None:
         """Do what is due, and ask for the next look."""
-        silent = monotonic() - self._last
+        silent = monotonic() - self.last
         if self._sending:
             left = patience(behind=self._reader.behind()) - silent
             if left <= 0:
@@ -139,25 +141,28 @@ class Expiry:
     Args:
         reader: whom to wake.
         until: when it ends, in seconds since 1970; ``None`` for never.
+
+    Attributes:
+        until: the same, as it is now.
     """
 
-    __slots__ = ("_reader", "_timer", "_until")
+    __slots__ = ("_reader", "_timer", "until")
 
     def __init__(self, reader: Reader, until: float | None) -> None:
         self._reader = reader
-        self._until = until
+        self.until = until
         self._timer: asyncio.TimerHandle | None = None
         self._arm()
 
     @property
     def reached(self) -> bool:
         """Whether the permission has ended."""
-        return self._until is not None and time.time() >= self._until
+        return self.until is not None and time.time() >= self.until
 
     def move(self, until: float | None) -> None:
         """Let it end at another time."""
         self.cancel()
-        self._until = until
+        self.until = until
         self._arm()
 
     def cancel(self) -> None:
@@ -166,8 +171,8 @@ class Expiry:
             self._timer.cancel()
 
     def _arm(self) -> None:
-        if self._until is not None:
-            left = max(self._until - time.time(), 0.0)
+        if self.until is not None:
+            left = max(self.until - time.time(), 0.0)
             self._timer = asyncio.get_running_loop().call_later(left, self._end)
 
     def _end(self) -> None:

@@ -61,6 +61,13 @@ class Waiting(Protocol):
         """Look now."""
 
 
+class Sleeping(Protocol):
+    """Whoever sleeps until there is news of a run."""
+
+    def rouse(self) -> bool:
+        """Look now; return whether to be roused at the next news again."""
+
+
 @dataclass(slots=True, eq=False)
 class Batch:
     """Stored events in a row, the same for every reader who stands before them.
@@ -71,6 +78,7 @@ class Batch:
         first, last: their ids.
         terminal: the last of them ends the run.
         max_bytes: how many bytes were asked for.
+        plain: what :meth:`event_source` returns without an envelope, once it has been asked.
     """
 
     frames: list[Frame]
@@ -80,15 +88,15 @@ class Batch:
     last: EventId
     terminal: bool
     max_bytes: int
-    _bytes: bytes | None = None
+    plain: bytes | None = None
 
     def event_source(self, *, envelope: bool = False) -> bytes:
         """All of them for ``EventSource``, spelled once for everybody."""
         if envelope:
             return b"".join(each.event_source(each.cursor, envelope=True) for each in self.frames)
-        if self._bytes is None:
-            self._bytes = b"".join(each.event_source(each.cursor) for each in self.frames)
-        return self._bytes
+        if self.plain is None:
+            self.plain = b"".join(each.event_source(each.cursor) for each in self.frames)
+        return self.plain
 
 
 class Page:
@@ -215,9 +223,10 @@ class Ring:
         # Per producer: the newest number here since its last stored event, and where that one is.
         self._newest: dict[str, int] = {}
         self._stored_at: dict[str, int] = {}
-        self._sleepers: set[asyncio.Future[None]] = set()
-        # Who slept at the last news and has not been woken yet.
-        self._waking: deque[asyncio.Future[None]] = deque()
+        # In the order in which they fell asleep.
+        self._sleepers: dict[Sleeping, None] = {}
+        # Who slept at the last news and has not been roused yet.
+        self._waking: deque[Sleeping] = deque()
         # What the last reader took; most often the next one stands where he stood.
         self._batch: Batch | None = None
 
@@ -362,34 +371,30 @@ class Ring:
         first, last, end = frames[0].entry, frames[-1].entry, position + len(frames)
         return Batch(frames, position, end, first.id, last.id, last.terminal, max_bytes)
 
-    def sleep(self) -> asyncio.Future[None]:
-        """Return a future that is done at the next news; :meth:`forget` it if it is not needed."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._sleepers.add(future)
-        return future
+    def sleep(self, sleeper: Sleeping) -> None:
+        """Have *sleeper* roused at the next news."""
+        self._sleepers[sleeper] = None
 
-    def forget(self, sleeper: asyncio.Future[None]) -> None:
-        """Wake *sleeper* no more."""
-        self._sleepers.discard(sleeper)
+    def forget(self, sleeper: Sleeping) -> None:
+        """Rouse *sleeper* no more, unless its turn has come already."""
+        self._sleepers.pop(sleeper, None)
 
     def wake(self) -> None:
-        """Have every reader look: the first of many now, the others in turns of the loop."""
-        waking, sleepers = bool(self._waking), self._sleepers
-        self._waking += sleepers
-        sleepers.clear()
-        if not waking:
-            self._wake_some()
+        """Have every reader look, in the next turns of the loop: not in the midst of its caller."""
+        if self._sleepers and not self._waking:
+            asyncio.get_running_loop().call_soon(self._wake_some)
+        self._waking += self._sleepers
+        self._sleepers.clear()
 
     def _wake_some(self) -> None:
-        waking = self._waking
-        loop = waking[-1].get_loop() if len(waking) > WAKE_AT_ONCE else None
+        waking, sleepers = self._waking, self._sleepers
         for _ in range(min(len(waking), WAKE_AT_ONCE)):
-            future = waking.popleft()
-            if not future.done():
-                future.set_result(None)
-        if loop is not None:
-            # After those who have just been woken: what they left behind is used again by these.
-            loop.call_soon(self._wake_some)
+            sleeper = waking.popleft()
+            if sleeper.rouse():
+                sleepers[sleeper] = None
+        if waking:
+            # After those who have just been roused: what they left behind is used again by these.
+            asyncio.get_running_loop().call_soon(self._wake_some)
 
     def _push(self, item: Item, size: int, rank: int) -> None:
         self._items.append((self.last, rank, item))

@@ -7,9 +7,10 @@ double at the join.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from holdfast import signals
 from holdfast.errors import RedisUnavailable
@@ -30,7 +31,6 @@ from holdfast.streams.fanout.ring import (
 from holdfast.streams.frames import Frame, encode
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Awaitable, Iterable, Sequence
     from types import TracebackType
 
@@ -53,6 +53,13 @@ class Due:
     item: Item
 
 
+class Taker(Protocol):
+    """Whoever can take what is due without the task that waits for it."""
+
+    def take_over(self) -> bool:
+        """Take what is due; return whether the task may sleep on."""
+
+
 class Subscription:
     """A position in a run that moves as it is read.
 
@@ -70,6 +77,7 @@ class Subscription:
         done: nothing follows: the run is over, and all of it was handed over.
         left: the client is gone.
         late: the run is on Pub/Sub, and had begun before this reader joined.
+        taker: who takes what is due while :meth:`news` is awaited, in place of who awaits it.
     """
 
     # There may be ten thousand of them, and each event visits them all.
@@ -95,6 +103,7 @@ class Subscription:
         "late",
         "left",
         "run_id",
+        "taker",
     )
 
     def __init__(
@@ -104,6 +113,7 @@ class Subscription:
         self.cursor = position if isinstance(position, Cursor) else Cursor()
         self.done = False
         self.left = False
+        self.taker: Taker | None = None
         self._from_tail = position is TAIL
         self._began = EventId(time.time_ns() // 1_000_000, 0) if self._from_tail else ZERO
         self._hub = hub
@@ -156,8 +166,7 @@ class Subscription:
     ) -> None:
         self._hub.subscribers.discard(self)
         if self._ring is not None:
-            if self._sleeper is not None:
-                self._ring.forget(self._sleeper)
+            self._ring.forget(self)
             self._hub.leave(self._ring)
             self._ring = None
         if self._operation is not None:
@@ -192,8 +201,22 @@ class Subscription:
 
     def wake(self) -> None:
         """End a :meth:`wait` now."""
+        self.taker = None
         if self._sleeper is not None and not self._sleeper.done():
             self._sleeper.set_result(None)
+
+    def rouse(self) -> bool:
+        """End a :meth:`wait`, as there is news, unless all of that is taken over.
+
+        Returns:
+            Whether the wait goes on.
+        """
+        taker = self.taker
+        # More may be due, also of what has happened meanwhile, and so may be an end.
+        if taker is not None and taker.take_over() and self.taker is taker and not self.ready:
+            return True
+        self.wake()
+        return False
 
     def news(self) -> asyncio.Future[None]:
         """Return a future that is done when there is news of the run from now on.
@@ -203,10 +226,8 @@ class Subscription:
         sleeper = self._sleeper
         if sleeper is None or sleeper.done():
             ring = self._joined()
-            if sleeper is not None:
-                # Woken by another than the ring, which would keep it until there is news.
-                ring.forget(sleeper)
-            sleeper = self._sleeper = ring.sleep()
+            sleeper = self._sleeper = asyncio.get_running_loop().create_future()
+            ring.sleep(self)
         if self.over:
             self.wake()
         return sleeper
