@@ -37,7 +37,7 @@ def make_link(key_prefix: str) -> Iterator[MakeLink]:
         link.close()
 
 
-async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 15.0) -> None:
     """Wait for *condition*, on a loop."""
     last = time.monotonic() + seconds
     while not condition():
@@ -45,7 +45,7 @@ async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
         await asyncio.sleep(0.005)
 
 
-def until_sync(condition: Callable[[], object], seconds: float = 5.0) -> None:
+def until_sync(condition: Callable[[], object], seconds: float = 15.0) -> None:
     """Wait for *condition*, in a thread."""
     last = time.monotonic() + seconds
     while not condition():

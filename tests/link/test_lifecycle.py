@@ -291,7 +291,7 @@ async def test_a_hundred_links_leave_no_task_no_thread_and_no_descriptor(
     redis: RedisServer, key_prefix: str
 ) -> None:
     async def live() -> None:
-        link = Link(Settings(redis_url=redis.url, key_prefix=key_prefix))
+        link = Link(Settings(redis_url=redis.url, redis_timeout=10, key_prefix=key_prefix))
         listener = Listener(link, lambda *_: None, lambda: None)
         await listener.add("leaks")
         assert await link.execute("ECHO", "x") == b"x"
@@ -306,5 +306,5 @@ async def test_a_hundred_links_leave_no_task_no_thread_and_no_descriptor(
         await live()
     gc.collect()
     await until(lambda: _descriptors() <= descriptors)
-    assert len(asyncio.all_tasks()) == tasks
-    assert not [each for each in threading.enumerate() if each.name == "holdfast-link"]
+    await until(lambda: len(asyncio.all_tasks()) == tasks)
+    await until(lambda: "holdfast-link" not in {each.name for each in threading.enumerate()})

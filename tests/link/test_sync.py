@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import select
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +17,8 @@ from holdfast.settings import Settings
 from holdfast.testing import FaultProxy
 
 if TYPE_CHECKING:
+    import socket
+
     from tests.link.conftest import MakeLink
 
     from holdfast.testing import RedisServer
@@ -50,11 +53,29 @@ def test_a_value_of_ten_megabytes(redis: RedisServer, make_link: MakeLink, key_p
     assert link.execute_sync("GET", f"{key_prefix}big") == value
 
 
+class _Late:
+    """A connection that has who sends by it sleep until there is something to be read."""
+
+    def __init__(self, real: socket.socket) -> None:
+        self._real = real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def send(self, data: bytes) -> int:
+        sent = self._real.send(data)
+        assert select.select([self._real], [], [], 15)[0]
+        return sent
+
+
 def test_a_thread_that_is_late_itself_still_gets_the_reply_that_is_there(
     redis: RedisServer,
 ) -> None:
     place = target(Settings(redis_url=redis.url))
-    conversation = SyncConversation.open(place, 1.0)
+    conversation = SyncConversation.open(place, 15.0)
+    conversation._socket = _Late(conversation._socket)  # type: ignore[assignment]
+    for _ in range(4):
+        conversation._spin.missed()  # it has learnt not to look before it waits
     try:
         past = time.monotonic() - 1
         assert conversation.call([("ECHO", "there")], past) == [b"there"]
