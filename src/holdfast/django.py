@@ -26,7 +26,6 @@ from holdfast.sessions.cookie import new_credential
 from holdfast.sessions.events import SessionCreated, SessionDestroyed, SessionRotated
 from holdfast.sessions.ledger import Ledger
 from holdfast.sessions.lifecycle import LONGEST_LIFETIME, touch_interval
-from holdfast.sessions.record import decode_fields
 from holdfast.sessions.store import Change, Missing, Outcome, Record, Rotation
 from holdfast.sessions.sync import driven
 from holdfast.sessions.wsgi import connection_of
@@ -199,7 +198,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
             found = self._ask(told)
             if not isinstance(found, Record):
                 return found, {}
-            data = decode_fields(found.fields)
+            data, _ = setup.decoder.decode(key.id_hash, found.fields)
         except CorruptData as error:
             signals.count("session_corrupt")
             line = "the stored session %.8s… is corrupt and is ignored: %s", key.id_hash, error

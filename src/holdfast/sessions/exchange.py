@@ -11,16 +11,16 @@ import logging
 import math
 import time
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Never
 
 from holdfast import signals
 from holdfast.errors import CorruptData, SessionError, SessionTooLate, SessionUnavailable
 from holdfast.sessions.cookie import Credential, Presented, new_credential
+from holdfast.sessions.decoder import Decoder
 from holdfast.sessions.events import SessionExpired, SessionUnknown
 from holdfast.sessions.ledger import Ledger
 from holdfast.sessions.lifecycle import Header, Notice, Standing, Terms
-from holdfast.sessions.record import decode_fields
 from holdfast.sessions.session import Session
 from holdfast.sessions.store import Missing, Record, SessionStore
 from holdfast.sessions.tidings import SILENT, Tidings
@@ -48,6 +48,7 @@ class Setup:
         unavailable: the error raised to handlers, as their framework's own 503.
         tidings: tells what happens to sessions, and keeps the index of users.
         session_class: of the dict that handlers get.
+        decoder: of what is stored.
     """
 
     store: SessionStore
@@ -57,6 +58,7 @@ class Setup:
     unavailable: type[SessionUnavailable] = SessionUnavailable
     tidings: Tidings = SILENT
     session_class: type[Session] = Session
+    decoder: Decoder = field(default_factory=Decoder, compare=False)
 
 
 class Exchange:
@@ -150,12 +152,13 @@ class Exchange:
         if isinstance(found, Missing):
             self._open_missing(presented, found)
             return
+        id_hash = presented.credential.key.id_hash
         try:
-            data = decode_fields(found.fields)
+            data, mark = self.setup.decoder.decode(id_hash, found.fields)
         except CorruptData as error:
-            self.tell_corrupt(presented.credential.key.id_hash, error)
+            self.tell_corrupt(id_hash, error)
             return
-        self._open_found(presented, found, data)
+        self._open_found(presented, found, data, mark)
 
     def _open_missing(self, presented: Presented, found: Missing) -> None:
         if found is Missing.SUPERSEDED:
@@ -165,15 +168,18 @@ class Exchange:
             self.setup.tidings.tell(kind(id_hash=presented.credential.key.id_hash))
         logger.debug("a cookie names a session that is not there (%s)", found.value)
 
-    def _open_found(self, presented: Presented, found: Record, data: dict[str, Any]) -> None:
+    def _open_found(
+        self, presented: Presented, found: Record, data: dict[str, Any], mark: object
+    ) -> None:
         terms, stored = self.setup.terms, found.fields
         if found.degraded == "stale" and terms.fresh_keys:
             # Hidden from both sides: not seen, and not taken for removed.
             data = {key: value for key, value in data.items() if key not in terms.fresh_keys}
+            mark = None
             stored = {key: stored[key] for key in data}
         self.standing, self.record = Standing.FOUND, found
         self.credential = presented.credential
-        self.ledger = Ledger(stored, data, terms.max_bytes)
+        self.ledger = Ledger(stored, data, terms.max_bytes, mark)
         self.user = terms.user_of(data)
         dict.update(self.session, data)
 

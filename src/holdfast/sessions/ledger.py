@@ -11,6 +11,7 @@ from marshal import dumps, loads
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import SessionTooLarge
+from holdfast.sessions.decoder import mark_of
 from holdfast.sessions.record import decode_value, encode_key, encode_value
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Ledger:
         stored: by key, the bytes that the store holds.
         data: the values decoded from them.
         max_bytes: what keys and values may come to.
+        mark: of the data, where it is known; see :func:`mark_of`.
     """
 
     __slots__ = (
@@ -39,10 +41,16 @@ class Ledger:
         "stored",
     )
 
-    def __init__(self, stored: Mapping[str, bytes], data: dict[str, Any], max_bytes: int):
+    def __init__(
+        self,
+        stored: Mapping[str, bytes],
+        data: dict[str, Any],
+        max_bytes: int,
+        mark: object = None,
+    ) -> None:
         self.stored = stored
         # A mark by which all that is stored is known again: most requests change nothing.
-        self._whole: object = _mark(data) if data else _NOTHING
+        self._whole = mark_of(data) if mark is None else mark
         # The same by key, made of it once something has changed.
         self._clean: dict[str, object] | None = None
         # The last difference: the mark of the whole then, and what was found.
@@ -75,7 +83,7 @@ class Ledger:
         self._size = size
         self._encoded.update(encoded)
         for key, value in values.items():
-            self._marks[key] = _mark(value)
+            self._marks[key] = mark_of(value)
         return encoded
 
     def raw(self, key: str, data: dict[str, Any]) -> tuple[bytes | None, bool]:
@@ -98,7 +106,7 @@ class Ledger:
             SessionTooLarge: data is too large.
         """
         copy = _copy(data)
-        whole = _mark(copy)
+        whole = mark_of(copy)
         if whole == self._whole:
             return {}, ()
         present, clean = self._suspects(copy)
@@ -123,7 +131,7 @@ class Ledger:
         """Return the marks of what may have changed, as it is in *data* and as it is stored."""
         if self._marks and self._clean is None and self._only_assigned(data):
             # The rest needs no look.
-            return {key: _mark(data[key]) for key in self._marks if key in data}, {}
+            return {key: mark_of(data[key]) for key in self._marks if key in data}, {}
         return _marks(data), self._clean_marks()
 
     def _only_assigned(self, data: dict[str, Any]) -> bool:
@@ -135,7 +143,7 @@ class Ledger:
                 trial.pop(key, None)
             else:
                 trial[key] = decode_value(key, raw)
-        return _mark(trial) == self._whole
+        return mark_of(trial) == self._whole
 
     def settle(self, changed: Mapping[str, bytes], removed: tuple[str, ...]) -> None:
         """Note that the store now holds *changed* and no longer *removed*."""
@@ -204,28 +212,15 @@ def _copy(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _marks(data: dict[str, Any]) -> dict[str, object]:
-    """Return, by key, a :func:`_mark` of the value."""
+    """Return, by key, a :func:`mark_of` of the value."""
     values = dict.values(data)
     try:
         return dict(zip(dict.keys(data), map(dumps, values, repeat(2)), strict=True))
     except (ValueError, TypeError):
-        return {key: _mark(value) for key, value in dict.items(data)}
+        return {key: mark_of(value) for key, value in dict.items(data)}
 
 
-def _mark(value: Any) -> object:
-    """Return something by which *value* is known again.
-
-    It is marked by ``marshal``, a tenth of the cost of JSON: equal bytes are equal values of equal
-    types, and where they differ JSON has the word. None of them leaves the process or enters it.
-    """
-    try:
-        # Version 2 has no back references, so that bytes do not depend on who else holds a part.
-        return dumps(value, 2)
-    except (ValueError, TypeError):
-        return object()  # like nothing else
-
-
-_NOTHING = _mark({})
+_NOTHING = mark_of({})
 
 
 def _size(fields: Mapping[str, bytes]) -> int:
