@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Mount, Route
 from tests.streams.served import emit, start, state
 
-from holdfast import EventStore, EventStreamApp, stream_token
+from holdfast import EventStore, EventStreamApp, SessionMiddleware, stream_token
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -110,6 +110,11 @@ async def troubled(request: Request) -> Response:
     return Response(status_code=(503, 429)[tried - 1], headers={"retry-after": "1"})
 
 
+async def visit(request: Request) -> Response:
+    request.session["seen"] = True
+    return Response()
+
+
 async def wrong(request: Request) -> Response:
     return HTMLResponse("<p>Please log in</p>")
 
@@ -125,6 +130,8 @@ routes = [
     Route("/foreign", foreign),
     Route("/troubled", troubled),
     Route("/wrong", wrong),
+    Route("/visit", visit),
     Mount("/streams", EventStreamApp()),
 ]
 app = Starlette(routes=routes)
+with_sessions = SessionMiddleware(app)

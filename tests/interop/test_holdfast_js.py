@@ -427,6 +427,22 @@ def test_a_run_that_nobody_starts_ends_in_failed(
     assert (refusal["status"], refusal["code"]) == (404, "RUN_NOT_FOUND")
 
 
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("run", ["nobodys", "none"])
+def test_a_run_that_is_not_the_sessions_ends_in_failed(
+    browser: Chrome, serve: Serve, transport: str, run: str
+) -> None:
+    own = {"HOLDFAST_STREAM_ACCESS": "session", "HOLDFAST_STREAM_WAIT": "0.5"}
+    server = serve("tests.interop.client_page:with_sessions", env={**TOKENS, **own})
+    post(server, "/emit/nobodys?count=1")
+    browser.get(f"{server.url}/visit")
+    page = Page(browser, server.url)
+    page.follow(run, with_transport(transport))
+    page.wait_for_state("failed")
+    assert page.value("seen.states.at(-1)[1].status") == 403
+    assert page.numbers == []
+
+
 def test_a_page_in_place_of_a_stream_ends_in_failed(browser: Chrome, server: ServerProcess) -> None:
     page = Page(browser, server.url)
     page.follow_address("wrong")

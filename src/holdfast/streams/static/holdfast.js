@@ -191,8 +191,8 @@ export function follow(address, options = {}) {
       };
       opening.onclose = ({ code }) => {
         if (signal.aborted) return;
-        // A refused handshake tells a script nothing, so the same is asked over HTTP.
-        resolve(opened ? closed(code) : request("HEAD").then(refusal));
+        // A refused handshake tells a script nothing, and 1008 not why: the same is asked over HTTP.
+        resolve(opened && code !== 1008 ? closed(code) : request("HEAD").then(refusal));
       };
     });
   }
