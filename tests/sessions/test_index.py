@@ -20,12 +20,20 @@ from holdfast.sessions.calls import Calls
 from holdfast.sessions.choice import default_store
 from holdfast.sessions.cookie import new_credential
 from holdfast.sessions.events import SessionCreated
+from holdfast.sessions.fallback import FallbackSessionStore
 from holdfast.sessions.imports.foreign import Claim, Foreign
 from holdfast.sessions.index import SessionIndex, SyncSessionIndex
 from holdfast.sessions.journal import Entry
 from holdfast.sessions.session import Session, get_session
 from holdfast.sessions.store import Change, Outcome, Record, SessionStore
-from holdfast.sessions.users import MemoryUserIndex, Origin, SessionInfo, perform, user_index
+from holdfast.sessions.users import (
+    MemoryUserIndex,
+    Origin,
+    RedisUserIndex,
+    SessionInfo,
+    perform,
+    user_index,
+)
 from holdfast.settings import Settings
 
 if TYPE_CHECKING:
@@ -340,6 +348,37 @@ async def test_a_login_during_an_outage_is_on_the_list_after_it(
             await anyio.sleep(0.02)
     (found,) = await site.index.list(8)
     assert (found.id_hash, found.user_agent) == (id_hash, "Firefox in the dark")
+
+
+class _Rounds:
+    """A recovery that counts how often Redis is asked."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def execute(self, *_: Any) -> Any:
+        self.count += 1
+        return 1
+
+    def run(self, *_: Any) -> Any:
+        return self.execute()
+
+    def pipeline(self, commands: Any) -> list[Any]:
+        self.count += 1
+        return [1 for _ in commands]
+
+
+async def test_the_logins_of_an_outage_are_noted_many_in_one_round_trip(free_port: int) -> None:
+    settings = Settings(redis_url=f"redis://127.0.0.1:{free_port}", secret_key=KEY)
+    store, rounds = FallbackSessionStore(settings), _Rounds()
+    index = user_index(store)
+    assert isinstance(index, RedisUserIndex)
+    for number in range(120):
+        index.missed(f"u{number}", f"{number:064x}", Origin.of(None, address=False), 60.0)
+    index.replay(rounds)
+    assert rounds.count == 3
+    index.replay(rounds)
+    assert rounds.count == 3
 
 
 class Outsider(SessionStore):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import abc
 import hashlib
 import json
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -29,13 +30,16 @@ from holdfast.sessions.encryption import EncryptedSessionStore
 from holdfast.sessions.fallback import FallbackSessionStore
 from holdfast.sessions.memory import MemorySessionStore
 from holdfast.sessions.redis import RedisSessionStore
+from holdfast.sessions.restoration import run_all
 from holdfast.sessions.sync import blocking
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from holdfast.link import Arg, Link, Recovery, Reply, Script
     from holdfast.sessions.store import Record, SessionStore
+
+logger = logging.getLogger("holdfast.sessions")
 
 T = TypeVar("T")
 
@@ -302,21 +306,45 @@ class RedisUserIndex(UserIndex):
                 self._missed.popitem(last=False)
 
     def replay(self, recovery: Recovery) -> None:
-        """Note what could not be noted while Redis was away; the link calls it."""
+        """Note what could not be noted while Redis was away; the link calls it.
+
+        Raises:
+            RedisUnavailable: it is gone again; what was not noted still waits.
+        """
         with self._lock:
             waiting = list(self._missed.items())
-        for id_hash, (user, origin, life) in waiting:
-            recovery.run(*self._note(user, id_hash, origin, life))
+        notes = [
+            self._note(user, id_hash, origin, life) for id_hash, (user, origin, life) in waiting
+        ]
+        for (id_hash, missed), _ in zip(waiting, _all_noted(recovery, notes), strict=True):
             with self._lock:
-                self._missed.pop(id_hash, None)
+                if self._missed.get(id_hash) is missed:
+                    del self._missed[id_hash]
 
     def note_again(self, recovery: Recovery) -> None:
         """Note what was noted here: Redis has lost it, and was given its sessions back."""
+        now = time.time()
         with self._lock:
             noted = list(self._noted.items())
-        for id_hash, (user, origin, end) in noted:
-            if end > time.time():
-                recovery.run(*self._note(user, id_hash, origin, end - time.time()))
+        notes = [
+            self._note(user, id_hash, origin, end - now)
+            for id_hash, (user, origin, end) in noted
+            if end > now
+        ]
+        for _ in _all_noted(recovery, notes):
+            pass
+
+
+def _all_noted(recovery: Recovery, notes: Sequence[calls.Call]) -> Iterator[None]:
+    """Have all *notes* made, many in one round trip: an outage may have seen thousands of logins.
+
+    Raises:
+        RedisUnavailable: Redis is gone.
+    """
+    for reply in run_all(recovery, [(each,) for each in notes]):
+        if isinstance(reply, RedisReplyError):
+            logger.error("the index of a user's sessions cannot be written: %s", reply.code)
+        yield
 
 
 def user_index(store: SessionStore) -> UserIndex | None:
