@@ -10,7 +10,8 @@ import os
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 import hiredis
@@ -99,9 +100,8 @@ class SyncConversation:
         except _NOTHING:
             sent = 0
         if sent < len(data):
-            self._socket.settimeout(_left(deadline))
-            self._socket.sendall(memoryview(data)[sent:])
-            self._socket.setblocking(False)
+            with self._patient(_left(deadline)):
+                self._socket.sendall(memoryview(data)[sent:])
 
     def _reply(self, deadline: float) -> Reply | HoldfastError:
         while (reply := self._reader.gets()) is NOT_YET:
@@ -143,10 +143,17 @@ class SyncConversation:
             self._glances += 1
             if self._glances > 1:
                 raise TimeoutError
-        self._socket.settimeout(max(deadline - now, GLANCE))
-        data = self._socket.recv(RECEIVE_BYTES)
-        self._socket.setblocking(False)
-        return data
+        with self._patient(max(deadline - now, GLANCE)):
+            return self._socket.recv(RECEIVE_BYTES)
+
+    @contextmanager
+    def _patient(self, seconds: float) -> Iterator[None]:
+        """Have the socket wait for so long meanwhile."""
+        self._socket.settimeout(seconds)
+        try:
+            yield
+        finally:
+            self._socket.setblocking(False)
 
     def close(self) -> None:
         """Close the connection."""
