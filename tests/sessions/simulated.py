@@ -374,8 +374,7 @@ class World:
         link.wire.lose()
         if self.chance.random() < 0.5:
             link.wire.sent.clear()
-        self._put_away(link)
-        link.tell(LinkState.DOWN)
+        await self.part(process, LinkState.DOWN)
 
     async def be_late(self, process: Process) -> None:
         """The first answers come too late; the others still come."""
@@ -389,12 +388,14 @@ class World:
         for _, future in waiting[:late]:
             if not future.done():
                 future.set_exception(RedisUnavailable("timeout"))
-        self._put_away(link)
-        link.tell(LinkState.SUSPECT)
+        await self.part(process, LinkState.SUSPECT)
 
-    def _put_away(self, link: SimulatedLink) -> None:
+    async def part(self, process: Process, state: LinkState) -> None:
+        """What the connection has is still there; nothing more is sent over it."""
+        link = process.link
         link.old.append(link.wire)
         link.wire = Wire()
+        link.tell(state)
 
     async def recover(self, process: Process, *, surely: bool = False) -> None:
         """Redis is back for this process, perhaps only for a part of what is to be written."""
@@ -729,14 +730,17 @@ class World:
 
     async def _seen(self, process: Process, cookies: dict[str, str]) -> dict[str, Any] | None:
         seen: list[dict[str, Any] | None] = []
-        look = asyncio.create_task(
-            process.serve(dict(cookies), lambda s: seen.append(dict(s) if s.available else None))
-        )
-        while not look.done():
+        look = process.serve(dict(cookies), lambda s: seen.append(dict(s) if s.available else None))
+        await self.driven(process, look)
+        return seen[0]
+
+    async def driven(self, process: Process, work: Awaitable[Any]) -> None:
+        """Have *work* done, with all that it asks carried and answered."""
+        done = asyncio.ensure_future(work)
+        while not done.done():
             self._carry_all(process)
             await asyncio.sleep(0)
-        await look
-        return seen[0]
+        await done
 
     async def aclose(self) -> None:
         for task in self._tasks():

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.sessions.simulated import Connection, life
+from tests.sessions.simulated import Connection, World, life
+
+from holdfast.errors import SessionUnavailable
+from holdfast.link import LinkState
+from holdfast.sessions.store import Change, Record
+from holdfast.testing.session_store import new_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
+    from holdfast.sessions.fallback import FallbackSessionStore
+    from holdfast.sessions.store import SessionKey
     from holdfast.testing import RedisServer
 
 
@@ -46,6 +54,39 @@ async def test_visitors_of_two_processes_lose_nothing(connection: Connection) ->
 
 async def test_what_redis_lost_brings_nobody_back_from_a_logout(connection: Connection) -> None:
     await lives(connection, range(1, 21), losses=True)
+
+
+@pytest.mark.parametrize(
+    "do",
+    [
+        lambda store, key: store.save(key, Change({"n": b"2"})),
+        lambda store, key: store.increment(key, "n", 1),
+        lambda store, key: store.delete(key.id_hash),
+    ],
+    ids=["change", "count", "logout"],
+)
+async def test_an_answer_from_before_what_an_outage_did_is_not_kept(
+    connection: Connection, do: Callable[[FallbackSessionStore, SessionKey], Awaitable[Any]]
+) -> None:
+    world, key = World(connection, 1, 1), new_key()
+    (process,) = world.processes
+    store, link = process.store, process.link
+    await world.driven(process, store.create(key, {"n": b"1"}, max_age=60))
+    late = asyncio.create_task(store.load(key))
+    while not link.wire.sent:
+        await asyncio.sleep(0)
+    await world.carry_one(process)
+    await world.part(process, LinkState.SUSPECT)
+    await do(store, key)
+    await world.recover(process, surely=True)
+    # The connection of before is still there, and so is the answer.
+    await world.driven(process, late)
+    found = await late
+    assert isinstance(found, Record)
+    assert found.fields == {"n": b"1"}
+    await world.cut(process)
+    with pytest.raises(SessionUnavailable, match="not known here"):
+        await store.load(key)
 
 
 @pytest.mark.slow
