@@ -22,6 +22,7 @@ import holdfast.asgi
 from holdfast import Holdfast, SessionMiddleware
 from holdfast.runtime import runtime
 from holdfast.settings import Settings
+from holdfast.streams.capture import call
 from holdfast.streams.publishing.runs import close_runs
 from holdfast.streams.select import default_store
 from holdfast.wrapping.around import around_asgi, around_wsgi, bridged
@@ -97,11 +98,12 @@ def on_quart() -> Any:
 
     @app.get("/feed/open")
     async def feed_open() -> quart.Response:
-        async def lasting() -> AsyncIterator[str]:
+        async def going_on() -> AsyncIterator[str]:
             yield "data: 0\n\n"
-            await asyncio.Event().wait()
+            while not OVER.is_set():
+                await asyncio.sleep(0.05)
 
-        return quart.Response(lasting(), content_type="text/event-stream")
+        return quart.Response(going_on(), content_type="text/event-stream")
 
     return app
 
@@ -261,6 +263,8 @@ async def test_a_logout_ends_the_captured_streams_of_its_session_that_are_open(
             assert not other.task.done(), "another session's goes on"
     finally:
         OVER.set()
+        # The threads say their last word to this loop.
+        await until(lambda: all(task.done() for task in call._running))
         await close_runs(default_store(runtime(SETTINGS)))
 
 
