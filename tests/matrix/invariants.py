@@ -30,7 +30,8 @@ SLACK_THREADS = 4
 SLACK_CONNECTIONS = 12
 SLACK_MEGABYTES = 48.0
 
-_TRANSITION = re.compile(r"Redis is (unavailable|back)(?: \(| after)")
+# Whole, because other lines speak of a Redis that "is back (docs/…)".
+_TRANSITION = re.compile(r"Redis is (unavailable(?= \()|back(?= after))")
 
 
 def judge(story: Story) -> list[str]:
