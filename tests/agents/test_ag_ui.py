@@ -22,7 +22,7 @@ COMPLETE = ("workflow_complete", {"output": None})
 
 def spelled(*events: tuple[str, Any]) -> list[Any]:
     encoder = AGUIEncoder("r", "t")
-    frames = [frame for kind, data in events for frame in encoder.encode(kind, data)]
+    frames: list[Any] = [frame for kind, data in events for frame in encoder.encode(kind, data)]
     check(frames)
     assert encoder.done == (frames[-1]["type"] in {"RUN_FINISHED", "RUN_ERROR"})
     return frames

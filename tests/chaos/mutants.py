@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.chaos.soak import HASTE, Outcome, soak
-from tests.mutations.run import mutated
 from tests.mutations.table import Mutation
+from tests.mutations.trials import mutated
 from tests.support.process import ROOT
 
 if TYPE_CHECKING:
