@@ -101,6 +101,26 @@ def test_a_connection_that_ends_in_mid_command_is_a_reset(
         cutting.join()
 
 
+def test_a_connection_that_answered_just_now_is_used_without_a_look_and_no_other(
+    fresh_redis: RedisServer, make_link: MakeLink
+) -> None:
+    link = make_link(fresh_redis.url, timeout=5.0)
+    link.execute_sync("PING")
+    assert isinstance(link._threads, SyncLane)
+    (conversation,) = link._threads._idle
+    fresh_redis.execute("CLIENT", "KILL", "TYPE", "normal")
+    # As if it had been used long ago: it is looked at, and another is opened.
+    conversation.used = 0.0
+    assert link.execute_sync("PING") == b"PONG"
+    (conversation,) = link._threads._idle
+    fresh_redis.execute("CLIENT", "KILL", "TYPE", "normal")
+    # As if this moment were still that of its last answer: it is found out by the command itself.
+    conversation.used = time.monotonic() + 60
+    with pytest.raises(RedisUnavailable) as error:
+        link.execute_sync("PING")
+    assert error.value.reason == "reset"
+
+
 def test_a_hundred_threads_get_their_own_replies(redis: RedisServer, make_link: MakeLink) -> None:
     link = make_link(redis.url, timeout=5.0)
     wrong: list[object] = []

@@ -31,6 +31,9 @@ Answers: TypeAlias = list[Reply | HoldfastError]
 RECEIVE_BYTES = 64 * 1024
 GLANCE = 0.01
 MOST_IDLE = 64
+# A connection that answered so lately is used again without a look, as for the save after a load:
+# one that was closed since is found out as one that is closed after the look.
+FRESH_SECONDS = 0.0003
 # Nothing to read, or no room to write; `ssl` has its own errors for that, also while it digests a
 # session ticket.
 _NOTHING = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -43,10 +46,14 @@ class SyncConversation:
 
     Args:
         stream: the connection, handed over by the driver.
+
+    Attributes:
+        used: when it answered last, by ``time.monotonic()``.
     """
 
     def __init__(self, stream: SyncStream, generation: int = 0) -> None:
         self.generation = generation
+        self.used = 0.0
         self._stream = stream
         # Blocking only while it has to wait: one with a timeout asks the system before each call
         # whether there is anything, and each change of the timeout asks it too.
@@ -213,7 +220,8 @@ class SyncLane:
                 conversation = self._idle.pop()
             except IndexError:
                 break
-            if conversation.generation == generation and not conversation.stale():
+            fresh = time.monotonic() - conversation.used < FRESH_SECONDS
+            if conversation.generation == generation and (fresh or not conversation.stale()):
                 return conversation
             conversation.close()
         conversation = SyncConversation.open(self._where(), _left(deadline), generation)
@@ -224,6 +232,7 @@ class SyncLane:
         return conversation
 
     def _keep(self, conversation: SyncConversation) -> None:
+        conversation.used = time.monotonic()
         if len(self._idle) < MOST_IDLE:
             self._idle.append(conversation)
         else:
