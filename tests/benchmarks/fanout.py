@@ -7,7 +7,9 @@ than the uvicorn that serves them. Measured are ``deliveries``, ``fifty``, ``rat
 
 * the CPU time of a delivery: a bare ASGI app sending the same bytes, holdfast, and sse-starlette
   with an ``XREAD`` for each client;
-* latency against the publisher's clock at fifty events a second of one run, beside the bare app's;
+* latency against the publisher's clock at fifty events a second of one run, beside the bare app's,
+  and what a reader waits from the moment at which an event was due: a publisher who shares a loop
+  with a server that is busy is late, and a late one does not see that its readers wait;
 * the same at rising rates, and where the CPU time goes;
 * the latency of a hundred readers and the memory of the server while one of them takes nothing.
 """
@@ -168,7 +170,8 @@ class Served:
         filling = {"fill": "x" * int(fill)} if fill else {}
         before, due = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
         for _ in range(int(frames)):
-            data = {"t": time.monotonic_ns(), **DATA, **filling}
+            now = time.monotonic_ns()
+            data = {"t": now, "late": now - int(due * 1e9), **DATA, **filling}
             if which == "bare":
                 self.bare.publish(data)
             elif which == "polled" and self.polled is not None:
@@ -192,7 +195,7 @@ def _body(body: bytes, *, more: bool = True) -> dict[str, Any]:
 
 # --- the readers ----------------------------------------------------------------------------------
 
-_DATA = b'data: {"t":'
+_DATA, _LATE = b'data: {"t":', b',"late":'
 
 LOOK = 0.0005
 """Seconds between two looks of the readers. Were one asleep until there is something, the server's
@@ -215,6 +218,8 @@ class Readers:
 
     def __init__(self, port: int, path: str, count: int) -> None:
         self.latencies: list[float] = []
+        # The same from when each event was due.
+        self.since_due: list[float] = []
         self.reads = 0
         self._epoll = select.epoll()
         self._buffer = bytearray(1 << 18)
@@ -253,8 +258,13 @@ class Readers:
             size = len(data)
         at = data.find(_DATA, 0, size)
         self.reads += at >= 0
-        while at >= 0 and (end := data.find(b",", at, size)) >= 0:
-            self.latencies.append((now - int(data[at + len(_DATA) : end])) / 1e6)
+        while at >= 0 and (more := data.find(_LATE, at, size)) >= 0:
+            end = data.find(b",", more + len(_LATE), size)
+            if end < 0:
+                break
+            waited = (now - int(data[at + len(_DATA) : more])) / 1e6
+            self.latencies.append(waited)
+            self.since_due.append(waited + int(data[more + len(_LATE) : end]) / 1e6)
             at = data.find(_DATA, end, size)
         if at >= 0:
             self._rest[number] = bytes(data[at:size])  # its time is not here yet
@@ -282,6 +292,7 @@ class Told(NamedTuple):
         user, kernel: CPU seconds of the server, its own and the kernel's.
         seconds: how long it took.
         latencies: of each event to each reader, in milliseconds.
+        since_due: the same from when the event was due.
         together: how many events came at once, on average.
     """
 
@@ -289,6 +300,7 @@ class Told(NamedTuple):
     kernel: float
     seconds: float
     latencies: list[float]
+    since_due: list[float]
     together: float
 
     @property
@@ -317,7 +329,8 @@ def deliver(
     got = len(readers.latencies)
     assert got == expected, f"{which}: {got} of {expected} were delivered"
     time.sleep(0.5)  # until the server has noticed that they left
-    return Told(user, kernel, seconds, readers.latencies, got / readers.reads)
+    together = got / readers.reads
+    return Told(user, kernel, seconds, readers.latencies, readers.since_due, together)
 
 
 def publish(port: int, which: str, run_id: str, **how: float) -> None:
@@ -347,7 +360,10 @@ def quantile(values: list[float], part: float) -> float:
 
 @contextmanager
 def served(redis: RedisServer, loop: str = "asyncio") -> Iterator[ServerProcess]:
-    """A uvicorn of one process with all contenders, on a core of its own where there are two."""
+    """A uvicorn of one process with all contenders, on a core of its own where there are two.
+
+    The readers and Redis are on the others.
+    """
     command = ["-m", "uvicorn", "tests.benchmarks.fanout:app", "--host", "0.0.0.0"]
     command += ["--port", "{port}", "--backlog", "4096", "--loop", loop]
     command += ["--http", "httptools", "--log-level", "warning"]
@@ -359,10 +375,12 @@ def served(redis: RedisServer, loop: str = "asyncio") -> Iterator[ServerProcess]
             server.start()
             cores = sorted(os.sched_getaffinity(0))
             os.sched_setaffinity(server.pid, cores[:1])
-            os.sched_setaffinity(0, cores[1:] or cores)
+            for other in (0, redis.pid):
+                os.sched_setaffinity(other, cores[1:] or cores)
             yield server
         finally:
-            os.sched_setaffinity(0, cores)
+            for other in (0, redis.pid):
+                os.sched_setaffinity(other, cores)
             server.close()
 
 
@@ -390,8 +408,9 @@ def fifties(redis: RedisServer, rounds: int, subscribers: int, loop: str) -> Non
                 told = deliver(server.port, which, f"fifty-{number}", subscribers, how)
                 cpu = told.cpu / len(told.latencies) * 1e6
                 quantiles = (quantile(told.latencies, part) for part in (0.5, 0.95))
-                results[which].append((cpu, *quantiles))
-    columns = ["CPU us/delivery", "P50 ms", "P95 ms"]
+                since_due = quantile(told.since_due, 0.95)
+                results[which].append((cpu, *quantiles, since_due))
+    columns = ["CPU us/delivery", "P50 ms", "P95 ms", "P95 ms since it was due"]
     report(f"50 events/s to {subscribers} SSE subscribers on {loop}", columns, results, warm_up=1)
 
 
