@@ -11,8 +11,8 @@ from dataclasses import dataclass
 #: woken. A competitive bet (Karlin et al., 1991): it never costs more than twice what would have
 #: been best.
 LEAST_SECONDS = 0.0001
-#: And at most, where replies take longer, as those of scripts do. A look that ends
-#: just before its reply comes is the worst of both.
+#: And at most, where replies take longer, as those of scripts do. A look that ends just before its
+#: reply comes is the worst of both.
 MOST_SECONDS = 0.0003
 # A look lasts for so many times what replies take: those of one Redis differ by its commands.
 _MARGIN = 3
