@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.streams.simulated import Connection, life
 
+from holdfast.streams.fanout import ring
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -31,6 +33,25 @@ async def test_no_reader_of_two_processes_misses_an_event_or_has_it_twice(
 async def test_what_redis_lost_is_told_to_whoever_saw_it(connection: Connection) -> None:
     for seed in range(1, 41):
         wrong, log = await life(connection, seed, losses=True)
+        assert not wrong, "\n".join([f"seed {seed}", *wrong, *log])
+
+
+async def test_who_has_all_is_shown_what_is_published_here_though_redis_goes_again(
+    connection: Connection,
+) -> None:
+    # In these lives Redis goes while what it has just been given is to be read back.
+    for seed in (160, 374, 550):
+        wrong, log = await life(connection, seed)
+        assert not wrong, "\n".join([f"seed {seed}", *wrong, *log])
+
+
+async def test_a_run_that_is_read_in_small_pages_is_read_whole(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ring, "FIRST_PAGE", 2)
+    monkeypatch.setattr(ring, "MAX_PAGE", 3)
+    for seed in (225, 389, *range(1, 11)):
+        wrong, log = await life(connection, seed)
         assert not wrong, "\n".join([f"seed {seed}", *wrong, *log])
 
 

@@ -68,6 +68,7 @@ class Entry(NamedTuple):
         created_ms: when it was written, in milliseconds since 1970.
         provisional: accepted by this process while Redis is away, and not stored yet.
         follows: of a provisional entry, the number of its producer's entry before it; 0 for none.
+        sent: of a provisional entry, that it may be stored all the same, somewhere after ``id``.
         life: the life of the run it was written to, where the writer was told.
         stopping: the writer was told that the run has been asked to stop.
         kept: False for an event of a Pub/Sub run: it passes by once, and its id is no position.
@@ -86,6 +87,7 @@ class Entry(NamedTuple):
     stopping: bool = False
     kept: bool = True
     follows: int = 0
+    sent: bool = False
 
     @property
     def terminal(self) -> bool:

@@ -122,6 +122,30 @@ def test_what_is_left_of_the_journal_comes_again_behind_what_was_stored() -> Non
     assert hidden == [True, True, True, False, False, False]
 
 
+@pytest.mark.parametrize("sent", [True, False])
+def test_what_may_be_stored_before_a_ring_begins_is_not_in_it_as_provisional(sent: bool) -> None:
+    one = Ring("r", at(7), "life")
+    one.append(encode("r", provisional(2, base=5).entry._replace(sent=sent)))
+    assert seqs(one.slice(0, 100)) == ([] if sent else [2])
+
+
+@pytest.mark.parametrize(
+    ("follows", "prev", "leads"),
+    [
+        (2, None, True),  # which is here
+        (3, None, False),
+        (3, at(4), True),  # was stored by then, so it is here or came before
+        (3, at(5), False),
+    ],
+)
+def test_a_ring_leads_to_an_event_whose_predecessor_it_had(
+    follows: int, prev: EventId | None, leads: bool
+) -> None:
+    one = ring(stored(1), stored(2), stored(3, "q"), stored(4, "q"))
+    entry = provisional(follows + 1).entry._replace(follows=follows, prev=prev)
+    assert one.leads_to(entry) is leads
+
+
 def test_new_life_leaves_nothing_of_the_old_and_tells_only_who_was_there() -> None:
     one = ring(stored(1), stored(2, kind="workflow_complete"))
     assert one.ended

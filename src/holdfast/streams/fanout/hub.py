@@ -328,7 +328,7 @@ class Hub:
             ring.append(encode(ring.run_id, entry))
         ring.wake()
 
-    def _show_unstored(self, ring: Ring, entries: Iterable[Entry]) -> None:
+    def _show_unstored(self, ring: Ring, entries: Sequence[Entry]) -> None:
         """Show what cannot be read back now, after whatever of ours was to be read before it.
 
         That is stored, but its place among the events of others is not known yet, so it is shown
@@ -337,15 +337,21 @@ class Hub:
         Not while what comes before it has to be read: a cursor that passes an event passes all that
         its producer wrote before.
         """
-        if ring.run_id in self._behind:
+        if self._hides(ring, entries):
             return
         waiting = self._unread.pop(ring.run_id, ())
         self._show(ring, _as_provisional(ring, waiting))
         self._show(ring, entries)
 
+    def _hides(self, ring: Ring, entries: Sequence[Entry]) -> bool:
+        """Whether something has to be read first that may come before *entries*."""
+        if ring.run_id not in self._behind:
+            return False
+        return not entries or ring.run_id in self._unread or not ring.leads_to(entries[0])
+
     def _show_pending(self, ring: Ring) -> None:
         pending: Pending | None = self.store.pending(ring.run_id)
-        if pending is None or ring.run_id in self._behind:
+        if pending is None or self._hides(ring, pending.entries):
             return
         news = News(None, pending.entries)
         if _is_live(news):

@@ -246,6 +246,9 @@ class Ring:
             self._stored_at[producer] = self.end
         elif entry.seq <= self._newest.get(producer, 0):
             return
+        elif entry.sent and entry.id < self._start:
+            # It may be stored before the place where this ring begins, and have been read there.
+            return
         self._newest[producer] = entry.seq
         self.ended = self.ended or entry.terminal
         self.encoded += 1
@@ -311,6 +314,12 @@ class Ring:
         of such an event; this is for what it had added before.
         """
         return self._stored_at.get(entry.producer or "", -1) > position
+
+    def leads_to(self, entry: Entry) -> bool:
+        """Whether all that the producer of the provisional *entry* wrote before it was here."""
+        if entry.prev is not None and entry.prev <= self.last:
+            return True
+        return entry.follows <= self._newest.get(entry.producer or "", 0)
 
     def has_others_than(self, producer: str | None) -> bool:
         """Whether another than *producer* has stored something here."""

@@ -87,6 +87,7 @@ class Waiting:
             created_ms=self.created_ms,
             provisional=True,
             follows=follows,
+            sent=self.sent,
         )
 
 
