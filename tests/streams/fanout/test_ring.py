@@ -225,6 +225,26 @@ async def test_many_are_roused_in_turns_and_who_waits_longest_first() -> None:
     assert last.roused == 1
 
 
+class Broken(Sleeper):
+    def rouse(self) -> bool:
+        raise LookupError("broken")
+
+
+async def test_one_who_fails_when_roused_keeps_nobody_asleep() -> None:
+    one, told = ring(), []
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: told.append(what["exception"]))
+    one.sleep(Broken())
+    others = asleep(one, 2)
+    for times in (1, 2):
+        one.wake()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert [each.roused for each in others] == [times] * 2
+        for each in others:
+            one.sleep(each)
+    assert [type(each) for each in told] == [LookupError]
+
+
 def test_state_is_visible() -> None:
     assert repr(ring(stored(1))) == "<Ring 'r' 1 items, 82 bytes, 0 readers>"
 

@@ -398,13 +398,16 @@ class Ring:
 
     def _wake_some(self) -> None:
         waking, sleepers = self._waking, self._sleepers
-        for _ in range(min(len(waking), WAKE_AT_ONCE)):
-            sleeper = waking.popleft()
-            if sleeper.rouse():
-                sleepers[sleeper] = None
-        if waking:
-            # After those who have just been roused: what they left behind is used again by these.
-            asyncio.get_running_loop().call_soon(self._wake_some)
+        try:
+            for _ in range(min(len(waking), WAKE_AT_ONCE)):
+                sleeper = waking.popleft()
+                if sleeper.rouse():
+                    sleepers[sleeper] = None
+        finally:
+            if waking:
+                # After those who have just been roused, whose tasks may be waiting by now; and
+                # whatever became of one, the others have their turn.
+                asyncio.get_running_loop().call_soon(self._wake_some)
 
     def _push(self, item: Item, size: int, rank: int) -> None:
         self._items.append((self.last, rank, item))
