@@ -555,7 +555,8 @@ class World:
 
     async def stay_away(self, process: Process) -> None:
         """Redis is away for long: who reads where an event is published gets it all the same."""
-        if process.link.status.state is not LinkState.DOWN or self.ended:
+        up = process.link.up
+        if self.ended or not (up or process.link.status.state is LinkState.DOWN):
             return
         for wire in process.link.old:
             wire.lose()
@@ -565,18 +566,24 @@ class World:
         known = list(self.acked.get(process.name, ()))
         await self.emit(process)
         await self._turns()
-        news = [n for n in self.acked[process.name] if n not in known]
+        if up:
+            await self.cut(process)
+            await self._turns()
+        news = [n for n in self.acked.get(process.name, ()) if n not in known]
         for reader in ready:
             if not self._lost and not self._has(reader, process):
                 self._held.append(f"{reader.name} at {process.name} is not shown {news}")
                 self.note(self._held[-1])
 
     def _is_up_to_date(self, reader: Reader, process: Process) -> bool:
-        """Whether it reads there, has seen everything, and its process has come as far."""
+        """Whether it reads there and has seen everything, as its process has."""
         ring, position = process.hub._rings.get(RUN), parse_position(reader.last_id)
         if self.processes[reader.at] is not process or reader.status != 200 or ring is None:
             return False
         if not isinstance(position, Cursor) or ring.locate(position.base) is None:
+            return False
+        stored = self._redis.call("XREVRANGE", process.store.keys(RUN).stream, "+", "-", "COUNT", 1)
+        if stored and str(ring.last) != stored[0][0].decode():
             return False
         return all(self._has(reader, each) for each in self.processes)
 

@@ -294,6 +294,13 @@ class EventStore(ABC):
         """Return what this process holds of a run that is not stored yet, or ``None``."""
         return None
 
+    def accepted(self, run_id: str) -> int:
+        """Return which of this process's events of a run was accepted last; 0 if none ever waits.
+
+        What comes after it has a higher :attr:`Entry.seq`.
+        """
+        return 0
+
     @property
     def available(self) -> bool:
         """Whether the backend can be asked now."""

@@ -122,11 +122,21 @@ def test_what_is_left_of_the_journal_comes_again_behind_what_was_stored() -> Non
     assert hidden == [True, True, True, False, False, False]
 
 
-@pytest.mark.parametrize("sent", [True, False])
-def test_what_may_be_stored_before_a_ring_begins_is_not_in_it_as_provisional(sent: bool) -> None:
-    one = Ring("r", at(7), "life")
-    one.append(encode("r", provisional(2, base=5).entry._replace(sent=sent)))
-    assert seqs(one.slice(0, 100)) == ([] if sent else [2])
+@pytest.mark.parametrize(
+    ("seq", "base", "sent", "shown"),
+    [
+        (2, 5, True, False),  # on its way when the ring began at 7, perhaps as 6 or 7
+        (2, 5, False, True),  # never sent
+        (2, 7, True, True),  # surely after 7
+        (3, 5, True, True),  # accepted when the ring had begun
+    ],
+)
+def test_what_may_be_stored_before_a_ring_begins_is_not_in_it_as_provisional(
+    seq: int, base: int, sent: bool, shown: bool
+) -> None:
+    one = Ring("r", at(7), "life", accepted=2)
+    one.append(encode("r", provisional(seq, base=base).entry._replace(sent=sent)))
+    assert bool(one.slice(0, 100)) is shown
 
 
 @pytest.mark.parametrize(

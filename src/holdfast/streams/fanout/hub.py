@@ -249,7 +249,7 @@ class Hub:
             return self._from_pending(run_id)
         if info.status == "absent":
             return Ring(run_id, ZERO, None)
-        ring = Ring(run_id, info.last, info.life)
+        ring = Ring(run_id, info.last, info.life, accepted=self.store.accepted(run_id))
         ring.last_n = info.n
         ring.ended = info.status != "open"
         ring.expired = _has_no_end(info)

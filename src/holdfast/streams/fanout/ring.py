@@ -152,6 +152,7 @@ class Ring:
         start: the ring is complete after this id; older events are read from the store.
         life: the life of the run that it shows, as soon as that is known.
         max_bytes: how much it keeps; the newest item always stays. Default 1 MiB.
+        accepted: the newest event of this process that may be stored up to *start*. Default 0.
 
     Attributes:
         last, last_n: id and number of the newest stored event that it knows of.
@@ -170,6 +171,7 @@ class Ring:
     """
 
     __slots__ = (
+        "_accepted",
         "_batch",
         "_bytes",
         "_first",
@@ -199,7 +201,13 @@ class Ring:
     )
 
     def __init__(
-        self, run_id: str, start: EventId, life: str | None, *, max_bytes: int = RING_BYTES
+        self,
+        run_id: str,
+        start: EventId,
+        life: str | None,
+        *,
+        max_bytes: int = RING_BYTES,
+        accepted: int = 0,
     ) -> None:
         self.run_id = run_id
         self.life = life
@@ -216,6 +224,7 @@ class Ring:
         self.encoded = 0
         self.end = 0
         self._start = start
+        self._accepted = accepted
         self._items: deque[tuple[EventId, int, Item]] = deque()
         self._first = 0
         self._bytes = 0
@@ -246,7 +255,7 @@ class Ring:
             self._stored_at[producer] = self.end
         elif entry.seq <= self._newest.get(producer, 0):
             return
-        elif entry.sent and entry.id < self._start:
+        elif entry.sent and entry.id < self._start and entry.seq <= self._accepted:
             # It may be stored before the place where this ring begins, and have been read there.
             return
         self._newest[producer] = entry.seq

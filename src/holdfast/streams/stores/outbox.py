@@ -338,6 +338,12 @@ class Outbox:
             base = max(entries[0].id, lane.last)
             return Pending(base, entries, entries[-1].terminal, lane.queue[0].owner)
 
+    def accepted(self, run_id: str) -> int:
+        """Return the number of the newest event of *run_id* that was ever put here."""
+        with self._lock:
+            lane = self._lanes.get(run_id)
+            return (self._floor if lane is None else lane.next_seq) - 1
+
     def waiting_runs(self) -> list[str]:
         """The runs that have something in their queue, oldest use first."""
         with self._lock:

@@ -172,6 +172,9 @@ class RedisEventStore(EventStore):
             return None
         return replace(found, entries=tuple(self._writes.marked(run_id, found.entries)))
 
+    def accepted(self, run_id: str) -> int:
+        return self._outbox.accepted(run_id)
+
     # -- reading
 
     async def read(
