@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import select
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -51,6 +53,45 @@ def test_a_value_of_ten_megabytes(redis: RedisServer, make_link: MakeLink, key_p
     link, value = make_link(redis.url, timeout=2.0), b"\x00\r\n" * 3_500_000
     link.execute_sync("SET", f"{key_prefix}big", value, "PX", 60_000)
     assert link.execute_sync("GET", f"{key_prefix}big") == value
+
+
+_GREENLETS = """
+from gevent import monkey, sleep, spawn
+monkey.patch_all()
+import sys
+from holdfast.link import Link
+from holdfast.settings import Settings
+
+link, turns = Link(Settings(redis_url=sys.argv[1], redis_timeout=10)), []
+
+def others():
+    while True:
+        turns.append(None)
+        sleep(0)
+
+link.execute_sync("PING")
+other = spawn(others)
+sleep(0)
+turns.clear()
+for _ in range(200):
+    link.execute_sync("EVAL", "for n = 1, 20000 do end return 1", 0)
+print(len(turns))
+other.kill()
+link.close()
+"""
+
+
+def test_a_greenlet_that_waits_for_redis_lets_the_others_go_on(redis: RedisServer) -> None:
+    pytest.importorskip("gevent")
+    done = subprocess.run(
+        [sys.executable, "-c", _GREENLETS, redis.url],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 100
 
 
 class _Late:

@@ -60,6 +60,8 @@ class SyncConversation:
         self._socket = stream.socket
         self._socket.setblocking(False)
         self._reader = new_reader()
+        # Under gevent a look would have every other greenlet of the thread wait for it.
+        self._looks = not type(stream.socket).__module__.startswith("gevent")
         self._spin = Spin()
         self._glances = 0
 
@@ -117,7 +119,7 @@ class SyncConversation:
         return answer
 
     def _receive(self, deadline: float) -> bytes:
-        data = self._caught() if self._spin.worth() else None
+        data = self._caught() if self._looks and self._spin.worth() else None
         if data is None:
             data = self._awaited(deadline)
         if not data:
