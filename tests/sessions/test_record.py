@@ -243,3 +243,13 @@ def test_applying_the_difference_gives_what_the_handler_has(
 def test_what_is_no_json_by_itself_is_corrupt_in_any_company(broken: tuple[bytes, ...]) -> None:
     with pytest.raises(CorruptData):
         decode_fields({str(place): raw for place, raw in enumerate(broken)})
+
+
+def test_blanks_around_a_value_of_another_hand_are_none_of_it() -> None:
+    assert decode_fields({"a": b" 1", "b": b"\n2 "}) == {"a": 1, "b": 2}
+    assert decode_value("a", b" 1\t") == 1
+
+
+def test_values_that_are_json_only_together_are_none() -> None:
+    with pytest.raises(CorruptData):
+        decode_fields({"a": b"1,null,2", "b": b"[3", "c": b"4]"})

@@ -13,7 +13,7 @@ from holdfast.sessions.record import decode_fields
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Of so many sessions of so many bytes: 4 MB at most.
+# Of so many sessions, and of values of so many bytes, kept beside the text they were made of.
 _MOST_SESSIONS, _MOST_BYTES = 256, 16 * 1024
 
 

@@ -26,6 +26,11 @@ def _refuse_constant(name: str) -> Never:
 # datetimes and UUIDs as text that comes back as text, integers beyond 64 bits as floats.
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+# RFC 8259, section 2. Ours are written without.
+_BLANKS = " \t\n\r"
+# A value that no application has and no broken one is likely to hold.
+_MARK = "\x1fholdfast\x1f"
+_BETWEEN = f",{json.dumps(_MARK)},".encode()
 # What the decoder itself calls.
 _scan: Callable[[str, int], tuple[Any, int]] = _decoder.scan_once  # type: ignore[attr-defined]
 
@@ -72,7 +77,7 @@ def decode_value(key: str, data: bytes) -> Any:
         CorruptData: it is no JSON. The message holds nothing of the data.
     """
     try:
-        text = data.decode()
+        text = data.decode().lstrip(_BLANKS)
         value, end = _decoder.raw_decode(text)
         # Only what another hand wrote has blanks around it; ours is spared the search for them.
         return value if end == len(text) else _decoder.decode(text)
@@ -99,17 +104,17 @@ def decode_fields(fields: Mapping[str, bytes]) -> dict[str, Any]:
 def _decoded_at_once(raws: list[bytes]) -> list[Any] | None:
     """Return what all of *raws* hold; ``None`` where one of them has to be looked at by itself.
 
-    They are read as one document, because every request pays for each call. The null between two of
-    them tells whether one that is no JSON has been joined to the next.
+    They are read as one document, because every request pays for each call. What is between two of
+    them, and in none, tells whether one that is no JSON has been joined to the next.
     """
     try:
-        text = (b"[%s]" % b",null,".join(raws)).decode()
+        text = (b"[%s]" % _BETWEEN.join(raws)).decode()
         found, end = _scan(text, 0)
     except (StopIteration, ValueError, RecursionError):
         return None
     values: list[Any] = found[::2]
     between = found[1::2]
-    if end == len(text) and len(values) == len(raws) and between.count(None) == len(raws) - 1:
+    if end == len(text) and len(values) == len(raws) and between.count(_MARK) == len(raws) - 1:
         return values
     return None
 
