@@ -261,7 +261,8 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         before, user = self._user, setup.terms.user_of(data)
         if user != before:
             self._note(user, id_hash)
-        change = Change(changed, removed, rotation)
+        # To the second: the cookie's age counts from this save, as Django's sessions do.
+        change = Change(changed, removed, rotation, noted=True)
         saving = setup.store.save(credential.key, change, idle_timeout=_idle(age))
         outcome = self._written(credential, saving)
         if outcome is not Outcome.GONE:

@@ -48,7 +48,7 @@ from holdfast import (  # noqa: E402
 from holdfast.django import SessionMiddleware, SessionStore  # noqa: E402
 from holdfast.frameworks.django import engine  # noqa: E402
 from holdfast.sessions.cookie import CookieSigner, Credential, new_credential  # noqa: E402
-from holdfast.sessions.store import Change  # noqa: E402
+from holdfast.sessions.store import Change, Record  # noqa: E402
 from holdfast.sessions.sync import driven  # noqa: E402
 from holdfast.wrapping.around import around_asgi, around_wsgi, bridged  # noqa: E402
 from holdfast.wrapping.located import sessions_inside  # noqa: E402
@@ -203,6 +203,19 @@ class Sessions(SimpleTestCase):  # type: ignore[misc]
         past.set_expiry(-1)
         past.save()
         assert not past.exists(past.session_key)
+
+    def test_each_save_moves_its_end(self) -> None:
+        session = stored(a=1)
+        presented = engine().setup.signer.verify(session.session_key.encode())
+        assert presented is not None
+        for a in (2, 3):
+            before = time.time()
+            session["a"] = a
+            session.save()
+            record = driven(engine().setup.store.load(presented.credential.key))
+            assert isinstance(record, Record)
+            assert record.seen_at >= before - 0.002  # Redis counts milliseconds
+            time.sleep(0.01)
 
     def test_a_value_that_is_no_json_names_its_key(self) -> None:
         session = SessionStore()

@@ -63,8 +63,9 @@ def test_another_idle_timeout_is_written_at_once() -> None:
         Change({"a": b"1"}, renewed={"b": (b"1", b"2")}),
         Change({"a": b"1"}, expected={"a": None}),
         Change({f"key{n}": b"1" for n in range(501)}),
+        Change({"a": b"1"}, noted=True),
     ],
-    ids=["nothing", "removed", "rotation", "renewed", "expected", "many"],
+    ids=["nothing", "removed", "rotation", "renewed", "expected", "many", "to be noted"],
 )
 def test_more_than_setting_some_keys_is_always_noted(change: Change) -> None:
     key = new_key()

@@ -151,7 +151,9 @@ class Calls:
 
 def is_plain(change: Change) -> bool:
     """Whether *change* sets keys and does nothing else."""
-    return not (change.rotation or change.removed or change.renewed or change.expected)
+    if change.noted or change.rotation:
+        return False
+    return not (change.removed or change.renewed or change.expected)
 
 
 def outcome(reply: Reply) -> Outcome:

@@ -122,6 +122,8 @@ class Change:
             set nor removed. A store may leave them out.
         expected: what has to be stored under these keys, ``None`` for nothing, or else the change
             is refused whole: compare-and-set.
+        noted: the session is seen at this moment; else a store may leave that out where it was seen
+            less than ``HOLDFAST_SESSION_TOUCH_INTERVAL`` ago.
     """
 
     set: Mapping[str, bytes] = field(default_factory=dict, repr=False)
@@ -129,6 +131,7 @@ class Change:
     rotation: Rotation | None = None
     renewed: Mapping[str, tuple[bytes, bytes]] = field(default_factory=dict, repr=False)
     expected: Mapping[str, bytes | None] = field(default_factory=dict, repr=False)
+    noted: bool = False
 
     def fits(self, fields: Mapping[str, bytes]) -> bool:
         """Whether *fields* are as expected."""
