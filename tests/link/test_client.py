@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from tests.link.conftest import until
 
 from holdfast.errors import ConfigurationError, RedisUnavailable
 from holdfast.link import Link, Listener
-from holdfast.link.client import connect, target
+from holdfast.link.client import connect, take_back_unsent, target
 from holdfast.settings import Settings
 from holdfast.testing import redis_server
 from holdfast.testing.redis_process import RedisServer, reserve_port
@@ -29,6 +30,30 @@ if TYPE_CHECKING:
     from tests.link.conftest import MakeLink
 
 pytestmark = pytest.mark.anyio
+
+
+def test_what_was_given_up_arrives_no_more() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        for taken_back in (False, True):
+            ours = socket.create_connection(listener.getsockname())
+            theirs, _ = listener.accept()
+            ours.setblocking(False)
+            sent = 0
+            with contextlib.suppress(BlockingIOError):
+                while True:  # until what the other side has room for is full, and what ours has
+                    sent += ours.send(b"x" * 65536)
+            if taken_back:
+                take_back_unsent(ours)
+            ours.close()
+            assert (received(theirs) < sent) is taken_back
+
+
+def received(theirs: socket.socket) -> int:
+    count = 0
+    with theirs, contextlib.suppress(ConnectionResetError):
+        while data := theirs.recv(65536):
+            count += len(data)
+    return count
 
 
 async def both_ways(link: Link) -> None:

@@ -7,6 +7,9 @@ Then the conversation is ours (`lane`, `sync`, `pubsub`): nothing here sends a c
 from __future__ import annotations
 
 import logging
+import socket
+import struct
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
@@ -23,7 +26,6 @@ from holdfast.link.translate import connect_error
 
 if TYPE_CHECKING:
     import asyncio
-    import socket
     from collections.abc import Mapping
 
     from holdfast.link.slots import Address
@@ -53,6 +55,10 @@ _QUIET = MappingProxyType(
         "retry": Retry(NoBackoff(), 0),
     }
 )
+
+
+# On, and no second of patience (Linux: tcp(7), socket(7)).
+_NOT_LINGERING = struct.pack("ii", 1, 0)
 
 
 @dataclass(frozen=True)
@@ -156,6 +162,21 @@ def _options(place: RedisTarget) -> dict[str, Any]:
     if not place.scheme.startswith("rediss"):
         options = {name: value for name, value in options.items() if not name.startswith("ssl_")}
     return options
+
+
+def take_back_unsent(connection: Any) -> None:
+    """Have the kernel drop, at the close of *connection*, what the other side has not got yet.
+
+    Else it goes on sending it: a command that was given up in a network failure would be carried
+    out minutes later, over what has been written since.
+
+    Args:
+        connection: a socket, or what a transport has in its place; ``None`` once it is closed.
+    """
+    if connection is None:
+        return
+    with suppress(OSError):  # it is closed already
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NOT_LINGERING)
 
 
 class Stream:

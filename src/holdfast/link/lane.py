@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 import hiredis
 
 from holdfast.errors import HoldfastError, RedisUnavailable
-from holdfast.link.client import Stream, Target, connect
+from holdfast.link.client import Stream, Target, connect, take_back_unsent
 from holdfast.link.patience import Patience
 from holdfast.link.spin import Spin
 from holdfast.link.translate import Arg, Reply, connect_error, reply_error
@@ -167,6 +167,8 @@ class Conversation(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
         if self._transport is not None:
+            if self._pending:
+                take_back_unsent(self._transport.get_extra_info("socket"))
             self._transport.abort()
             self._transport = None
         while self._pending:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import hiredis
 
 from holdfast.errors import HoldfastError, RedisUnavailable
-from holdfast.link.client import SyncStream, Target, connect_sync
+from holdfast.link.client import SyncStream, Target, connect_sync, take_back_unsent
 from holdfast.link.lane import NOT_YET, Report, new_reader, pack
 from holdfast.link.spin import CROWDED_SECONDS, Spin
 from holdfast.link.translate import Arg, Reply, lost
@@ -64,6 +64,7 @@ class SyncConversation:
         self._looks = not type(stream.socket).__module__.startswith("gevent")
         self._spin = Spin()
         self._glances = 0
+        self._asked = False
 
     @classmethod
     def open(cls, target: Target, timeout: float, generation: int = 0) -> SyncConversation:
@@ -95,13 +96,16 @@ class SyncConversation:
             RedisUnavailable: not all were answered by *deadline*. The connection is of no more use.
         """
         self._glances = 0
+        self._asked = True
         try:
             self._send(b"".join([pack(tuple(command)) for command in commands]), deadline)
-            return [self._reply(deadline) for _ in commands]
+            answers = [self._reply(deadline) for _ in commands]
         except hiredis.HiredisError:
             raise RedisUnavailable("protocol", "it does not speak its protocol") from None
         except OSError as error:
             raise lost(error) from None
+        self._asked = False
+        return answers
 
     def _send(self, data: bytes, deadline: float) -> None:
         try:
@@ -165,7 +169,9 @@ class SyncConversation:
             self._socket.setblocking(False)
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; what was asked and is not answered goes no further."""
+        if self._asked:
+            take_back_unsent(self._socket)
         self._stream.close()
 
 
