@@ -13,11 +13,12 @@ import pytest
 import websockets
 from tests.sessions.browser import Answer, Browser, Doing, app_of
 
-from holdfast.endings import endings
+from holdfast.endings import WAITED, endings
 from holdfast.runtime import aclose, runtime
-from holdfast.sessions import commit
+from holdfast.sessions import bond, commit
 from holdfast.sessions.asgi import SessionMiddleware
 from holdfast.sessions.index import SessionIndex, SyncSessionIndex
+from holdfast.sessions.memory import MemorySessionStore
 from holdfast.sessions.session import Session, get_session
 from holdfast.settings import Settings
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
     from tests.conftest import Serve
 
+    from holdfast.sessions.store import Missing, Record, SessionKey
     from holdfast.testing import RedisServer
 
 pytestmark = pytest.mark.anyio
@@ -434,3 +436,125 @@ async def test_closing_the_runtime_forgets_who_watches(settings: Settings) -> No
     held.task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await held.done()
+
+
+class Watched(MemorySessionStore):
+    """A store during whose next load, when it has an answer, something happens, maybe to that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads = 0
+        self.meanwhile: Callable[[SessionKey], Any] | None = None
+
+    async def load(self, key: SessionKey, *, idle_timeout: float = 0.0) -> Record | Missing:
+        self.loads += 1
+        found = await super().load(key, idle_timeout=idle_timeout)
+        if self.meanwhile is not None:
+            happens, self.meanwhile = self.meanwhile, None
+            return await happens(key) or found
+        return found
+
+
+async def waiting(store: Watched, settings: Settings, app: Any) -> Browser:
+    """Return who is logged in, at an app whose streams have waited for something."""
+    browser = Browser(
+        SessionMiddleware(app_of(lambda s: s.update(a=1)), store=store, settings=settings)
+    )
+    await browser.get()
+
+    async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+        setattr(get_session(scope), WAITED, True)
+        await app(scope, receive, send)
+
+    browser.app = SessionMiddleware(waits, store=store, settings=settings)
+    return browser
+
+
+def doubt(settings: Settings) -> None:
+    """What is told when a channel is heard again."""
+    for watch in endings(runtime(settings))._all_on(asyncio.get_running_loop()):
+        watch.doubt()
+
+
+async def test_after_its_stream_nothing_is_looked_at_and_nobody_is_sent_away(
+    key_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bond, "_SPREAD", 0.05)
+    settings, store = Settings(secret_key=KEY, key_prefix=key_prefix), Watched()
+    hashes: list[str] = []
+
+    async def heard_again(key: SessionKey) -> None:
+        hashes.append(key.id_hash)
+        doubt(settings)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        dict(get_session(scope))
+        store.meanwhile = heard_again
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"x"})
+
+    browser = await waiting(store, settings, app)
+    answer = await browser.get()
+    asked = store.loads
+    # The task that served the stream goes on, as that of a kept-alive connection may.
+    await store.delete(hashes[0])
+    await asyncio.sleep(0.3)
+    assert (store.loads, len(answer.messages)) == (asked, 2)
+
+
+async def test_a_doubt_during_a_look_is_not_settled_by_it(
+    key_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bond, "_SPREAD", 0.05)
+    settings, store = Settings(secret_key=KEY, key_prefix=key_prefix), Watched()
+
+    async def ends_unheard(key: SessionKey) -> None:
+        await store.delete(key.id_hash)
+        doubt(settings)
+
+    def used(session: Session) -> None:
+        dict(session)
+        store.meanwhile = ends_unheard
+
+    hold = Hold()
+    hold.before = used
+    held = await Held(await waiting(store, settings, hold), "http").opened()
+    await held.done(10)
+    assert isinstance(hold.ended, asyncio.CancelledError)
+
+
+async def test_a_look_that_outlasts_its_stream_sends_nobody_away(
+    key_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bond, "_SPREAD", 0.05)
+    settings, store = Settings(secret_key=KEY, key_prefix=key_prefix), Watched()
+    looking, ended, looked = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def slow(key: SessionKey) -> Record | Missing:
+        looking.set()
+        await ended.wait()
+        await store.delete(key.id_hash)
+        looked.set()
+        return await store.load(key)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        dict(get_session(scope))
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        store.meanwhile = slow
+        doubt(settings)
+        await looking.wait()
+        asked = store.loads
+        doubt(settings)
+        while store.loads == asked:
+            await asyncio.sleep(0.01)
+        await send({"type": "http.response.body", "body": b"x"})
+
+    browser = await waiting(store, settings, app)
+    async with asyncio.timeout(10):
+        answer = await browser.get()
+        ended.set()
+        await looked.wait()
+    await asyncio.sleep(0.1)
+    assert len(answer.messages) == 2

@@ -64,6 +64,7 @@ class Bond:
         self._cancelled = False
         self._told = asyncio.Event()
         self._part: Callable[[], None] | None = None
+        self._finished = False
         self._timer: asyncio.TimerHandle | None = None
         self._work: asyncio.Task[None] | None = None
 
@@ -80,16 +81,16 @@ class Bond:
     async def catch_up(self) -> None:
         """See whether the session has ended meanwhile, where its request has waited since."""
         if self._part is not None and getattr(self._exchange.session, WAITED, False):
-            if self._timer is not None:
-                self._timer.cancel()
+            self._clear_timer()
             await self._look()
 
     async def finish(self) -> None:
         """The handler is done: follow no longer, but have the client told what was begun."""
+        # A look may still be under way, and nothing may come of it.
+        self._finished = True
         if self._part is not None:
             self._part()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._clear_timer()
         if self._work is None:
             return
         # A handler may be gone before its client has heard.
@@ -119,17 +120,29 @@ class Bond:
         return 0
 
     def _set_timer(self, at: float) -> None:
+        """Have the session looked at then, or when it is to be looked at already, if sooner."""
+        if self._finished:
+            return
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(max(0.0, at - time.time()), self._due)
+        when = loop.time() + max(0.0, at - time.time())
+        # A doubt that came up during a look is not settled by what that look found.
+        if self._timer is not None and self._timer.when() <= when:
+            return
+        self._clear_timer()
+        self._timer = loop.call_at(when, self._due)
+
+    def _clear_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _due(self) -> None:
+        self._timer = None
         if not self.over:
             self._work = asyncio.get_running_loop().create_task(self._look())
 
     def _doubt(self) -> None:
         # Not all at once: there may be thousands, and Redis has only just come back.
-        if self._timer is not None:
-            self._timer.cancel()
         self._set_timer(time.time() + between(0.0, _SPREAD))
 
     async def _look(self) -> None:
@@ -161,7 +174,7 @@ class Bond:
         return await setup.tidings.end_of(key.id_hash, idle)
 
     def _end(self) -> None:
-        if not self.over:
+        if not (self.over or self._finished):
             self.over = True
             self._work = asyncio.get_running_loop().create_task(self._wind_up())
 
