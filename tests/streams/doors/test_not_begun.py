@@ -18,6 +18,7 @@ from tests.streams.patchy import PatchyStore
 from tests.streams.test_access import LiveSession
 
 from holdfast import MemorySessionStore, RunPublisher, SessionMiddleware, Settings, get_session
+from holdfast.errors import RedisUnavailable
 from holdfast.streams.select import close_hubs, hub_of
 from holdfast.streams.stores.memory import MemoryEventStore
 
@@ -271,4 +272,29 @@ async def test_while_redis_is_away_they_are_held_as_everybody_is(kind: str) -> N
         store.come_back()
         store.other(bell=True)
         await until(lambda: call.frames if kind == "websocket" else call.events)
+    await close_hubs(store)
+
+
+class Blinking(PatchyStore):
+    """Its link fails for a question, and is up again before anybody looks at that."""
+
+    blinks = False
+
+    async def describe(self, run_id: str) -> RunInfo:
+        if self.blinks:
+            raise RedisUnavailable("refused")
+        return await super().describe(run_id)
+
+
+@pytest.mark.parametrize("door", ["one", "many"])
+async def test_who_cannot_be_judged_when_redis_is_back_comes_back_and_is_not_refused(
+    door: str,
+) -> None:
+    store = Blinking()
+    async with asked(store, paths(door, "?wait=1")[0]) as call:
+        await until(lambda: hub_of(store).watches("absent"))
+        store.blinks = True
+        await call.ended()
+    assert (call.status, call.events) == (200, [])
+    assert call.text.startswith("retry: ")
     await close_hubs(store)

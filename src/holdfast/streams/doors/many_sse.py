@@ -73,7 +73,7 @@ async def _stream(
         done = await _Sender(many, terms, send).run(grant) or many.left
     if done:
         return None
-    if hub.stopping:
+    if hub.stopping or many.unknowable:
         return sse.come_back(terms.retry)
     # Each was refused alike, and nobody has begun one of them for this reader.
     return service.denied(NOT_YET, request).response()
