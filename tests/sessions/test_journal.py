@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from holdfast.errors import SessionUnavailable
-from holdfast.sessions.calls import Calls
+from holdfast.sessions.calls import Calls, merged
 from holdfast.sessions.copies import Copies
 from holdfast.sessions.journal import Entry, Journal
 from holdfast.sessions.store import Change, Missing, Outcome, Record, Rotation, SessionKey
@@ -171,6 +171,52 @@ def test_what_is_added_during_a_write_still_waits() -> None:
     book.done(entry_of(book, key))
     book.done(sent)
     assert len(book) == 0
+
+
+def test_what_redis_had_is_known_until_it_is_told() -> None:
+    book, key, ended, born = journal(), new_key(), new_key(), new_key()
+    second = new_secret(key)
+    login = Change({"b": b"2", "user": b"7"}, ("a",), Rotation(second.secret_hash))
+    book.save(key, record(a=b"1", b=b"1", c=b"1"), login, 0.0, NOW)
+    book.save(second, None, Change({"b": b"3"}), 0.0, NOW)
+    assert entry_of(book, key).base == {"a": b"1", "b": b"1", "c": b"1"}
+    book.delete(ended.id_hash)
+    book.create(born, record(a=b"1"), 0.0)
+    assert entry_of(book, ended).base is None
+    assert entry_of(book, born).base is None
+
+
+def test_what_redis_may_know_of_a_write_leaves_room_when_it_is_forgotten() -> None:
+    book, key = journal(max_bytes=100), new_key()
+    for _ in range(10):
+        book.create(key, record(a=b"1" * 40), 0.0)
+        sent = entry_of(book, key)
+        book.save(key, None, Change({"a": b"2" * 40}), 0.0, NOW)
+        book.save(key, None, Change({"b": b"2"}), 0.0, NOW)
+        book.done(sent)
+        book.forget(key.id_hash)
+    with pytest.raises(SessionUnavailable):
+        book.create(key, record(a=b"1" * 101), 0.0)
+    book.create(key, record(a=b"1" * 100), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [
+        ([1], (True, 0)),
+        ([1, b"a", b"b"], (True, 2)),
+        ([2], (False, 0)),
+        ([-1], (False, 0)),
+        (1, (True, 0)),
+        (3, (True, 0)),
+        (2, (False, 0)),
+        (0, (False, 0)),
+        (-1, (False, 0)),
+        (None, (False, 0)),
+    ],
+)
+def test_what_a_replay_destroyed_is_not_there(reply: Any, told: tuple[bool, int]) -> None:
+    assert merged(reply) == told
 
 
 def test_a_session_that_expired_while_it_waited_is_absent() -> None:

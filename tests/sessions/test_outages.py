@@ -204,6 +204,7 @@ async def test_what_this_process_does_not_know_is_unavailable_and_keeps_its_cook
         lambda s: s.clear(),
         # As many an application logs out: nobody knows whether there was a user.
         lambda s: s.pop("user_id", None),
+        lambda s: s.popitem(),
         Session.regenerate_id,
         lambda s: s.id_hash,
     ]

@@ -218,7 +218,7 @@ class Session(dict[str, Any]):
 
     def popitem(self) -> tuple[str, Any]:
         """Remove and return the last key and its value."""
-        if len(self):
+        if len(self) or not self.available:
             self.mark_modified()
         return super().popitem()
 
