@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,6 +27,7 @@ from holdfast.streams.stores.memory import MemoryEventStore
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from holdfast.streams.hold import Hold
     from holdfast.streams.stores.redis import RedisEventStore
     from holdfast.testing import RedisServer
 
@@ -104,6 +106,31 @@ async def test_a_process_has_one_name_while_it_lives() -> None:
     one, two = await asyncio.gather(living.reader(), living.reader())
     assert one != two
     assert one.partition(".")[0] == two.partition(".")[0]
+
+
+class Meeting(MemoryEventStore):
+    """Whoever comes to be attended to waits a moment for another one to come as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.holds: list[Hold] = []
+        self.two = threading.Barrier(2)
+
+    def attend(self, hold: Hold) -> None:
+        self.holds.append(hold)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            self.two.wait(0.3)
+        super().attend(hold)
+
+
+async def test_a_process_has_one_name_in_all_its_event_loops() -> None:
+    store = Meeting()
+    living = living_in(store)
+    names = await asyncio.gather(
+        *(asyncio.to_thread(asyncio.run, living.reader()) for _ in range(2))
+    )
+    assert len({name.partition(".")[0] for name in names}) == 1
+    assert len(store.holds) == 1
 
 
 async def test_a_process_that_was_taken_for_dead_has_another_name_from_then_on() -> None:

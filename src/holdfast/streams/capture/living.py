@@ -7,6 +7,7 @@ say no last word: its lease lapses, and with it whoever it served reads no more.
 from __future__ import annotations
 
 import asyncio
+import threading
 import weakref
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,7 @@ class Living:
 
     def forked(self) -> None:
         """Begin, also in a forked child: the parent's readers are not served here."""
+        self._lock = threading.Lock()
         self._hold: Hold | None = None
 
     async def reader(self) -> str:
@@ -70,10 +72,7 @@ class Living:
     async def _held(self) -> Hold:
         """Return the hold of this process, which nobody takes for dead so far."""
         while True:
-            hold = self._hold
-            if hold is None:
-                hold = self._hold = Hold(_RUN + new_name(), _not_told)
-                self._store.attend(hold)
+            hold = self._attended()
             try:
                 claim = await self._store.claim(hold)
             except RedisUnavailable:
@@ -84,8 +83,19 @@ class Living:
             if claim.status == "mine":
                 return hold
             # It was away for longer than its lease, with all its threads.
-            if self._hold is hold:
-                self._hold = None
+            with self._lock:
+                if self._hold is hold:
+                    self._hold = None
+
+    def _attended(self) -> Hold:
+        # Event loops in several threads may come at once, and a lease lapses with its Hold.
+        with self._lock:
+            hold = self._hold
+            if hold is None:
+                hold = Hold(_RUN + new_name(), _not_told)
+                self._store.attend(hold)
+                self._hold = hold
+            return hold
 
 
 def _process_of(reader: str) -> str | None:
