@@ -7,6 +7,8 @@ import gc
 import json
 import re
 import time
+from contextlib import suppress
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +24,7 @@ from holdfast.streams.select import close_hubs, hub_of
 from holdfast.streams.stores.memory import MemoryEventStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from starlette.requests import HTTPConnection
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -178,6 +180,120 @@ async def test_nothing_is_sent_to_a_sleeper_who_has_left_or_is_sent_away(
         await sent_away.ended()
         assert sent_away.complete
         assert [len(call.events) for call in calls] == [1, 1]
+
+
+class Between:
+    """A client of *app* whose sends do one thing more, and whose request may be cancelled.
+
+    Attributes:
+        seen: what the sends noted.
+        more: what each send does before the message is taken.
+        cancelled: the request ended by a cancellation.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.seen: list[Any] = []
+        self.more: Callable[[], Awaitable[None]] | None = None
+        self.cancelled = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def doing_more(message: Message) -> None:
+            if self.more is not None:
+                await self.more()
+            await send(message)
+
+        try:
+            await self._app(scope, receive, doing_more)
+        except asyncio.CancelledError:
+            self.cancelled = True
+
+
+async def test_a_cancellation_before_the_task_wakes_is_told_to_the_send_under_way(
+    store: PatchyStore,
+) -> None:
+    async def wait_for_ever() -> None:
+        client.seen.append("begun")
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            client.seen.append(asyncio.current_task())
+            raise
+
+    store.own()
+    client = Between(app_of(store, stream_heartbeat=60))
+    async with Call(client, PATH) as call:
+        await until(lambda: len(call.events) == 1)
+        await until(lambda: not asleep(store).done())
+        client.more = wait_for_ever
+        store.own()
+        asyncio.get_running_loop().call_soon(call.task.cancel)
+        await until(call.task.done)
+    assert client.cancelled
+    assert client.seen == ["begun", call.task]
+
+
+async def test_nothing_is_begun_for_a_task_that_is_cancelled(store: PatchyStore) -> None:
+    async def note() -> None:
+        client.seen.append("begun")
+
+    store.own()
+    client = Between(app_of(store, stream_heartbeat=60))
+    async with Call(client, PATH) as call:
+        await until(lambda: len(call.events) == 1)
+        await until(lambda: not asleep(store).done())
+        client.more = note
+        store.own()
+        call.task.cancel()
+        await until(call.task.done)
+    assert client.cancelled
+    assert client.seen == []
+
+
+async def test_a_timeout_in_a_send_that_ends_before_the_task_wakes_ends_there(
+    store: PatchyStore,
+) -> None:
+    async def give_up_at_once() -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                await asyncio.Event().wait()
+        client.seen.append("given up")
+
+    store.own()
+    client = Between(app_of(store, stream_heartbeat=60))
+    async with Call(client, PATH) as call:
+        await until(lambda: len(call.events) == 1)
+        for n in (2, 3):
+            await until(lambda: not asleep(store).done())
+            client.more = give_up_at_once
+            store.own()
+            await until(lambda n=n: len(call.events) == n)  # type: ignore[misc]
+        assert call.task.cancelling() == 0
+    assert client.seen == ["given up"] * 2
+    assert not client.cancelled
+
+
+whose: ContextVar[str] = ContextVar("whose", default="nobody's")
+
+
+async def test_what_a_send_sets_as_the_answer_begins_is_found_by_all_that_follow(
+    store: PatchyStore,
+) -> None:
+    async def set_once() -> None:
+        client.seen.append(whose.get())
+        whose.set("this answer's")
+
+    store.own()
+    client = Between(app_of(store, stream_heartbeat=60))
+    client.more = set_once
+    async with Call(client, PATH) as call:
+        await until(lambda: len(call.events) == 1)
+        await until(lambda: not asleep(store).done())
+        sleeper = asleep(store)
+        store.own()
+        await until(lambda: len(call.events) == 2)
+        assert asleep(store) is sleeper
+    assert client.seen == ["nobody's", *["this answer's"] * 3]
 
 
 async def test_terminal_event_and_the_end_go_together(store: PatchyStore) -> None:

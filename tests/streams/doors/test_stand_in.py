@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from starlette.types import Message
 
+    from holdfast.streams.doors.stand_in import Rest
+
 whose: ContextVar[str] = ContextVar("whose", default="nobody's")
 
 MESSAGE: Message = {"type": "http.response.body", "body": b"x", "more_body": True}
@@ -28,7 +30,7 @@ class Sleeper:
     """
 
     def __init__(self, send: Callable[[Message], Awaitable[None]]) -> None:
-        self.left: Awaitable[None] | None = None
+        self.left: Rest | None = None
         self._send = as_coroutine_function(send)
         self._begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.task = asyncio.create_task(self._sleep())
@@ -36,9 +38,15 @@ class Sleeper:
     async def _sleep(self) -> None:
         whose.set("the task's")
         self._context = copy_context()
-        await self._begun
-        if self.left is not None:
-            await self.left
+        try:
+            await self._begun
+        except asyncio.CancelledError as error:
+            if self.left is None:
+                raise
+            await self.left(error)
+        else:
+            if self.left is not None:
+                await self.left(None)
 
     async def begin(self) -> None:
         """Begin in a turn of the loop in which no task runs."""
@@ -133,24 +141,85 @@ async def test_a_cancelled_task_cancels_what_is_left() -> None:
 
 
 @pytest.mark.parametrize("turns", [0, 1])
-async def test_nobody_is_told_of_what_a_cancelled_task_did_not_await(turns: int) -> None:
-    closed = []
+async def test_a_cancellation_before_the_task_wakes_is_told_to_what_was_begun(turns: int) -> None:
+    seen: list[Any] = []
 
     async def send(_: Message) -> None:
         try:
             for _turn in range(turns):
                 await asyncio.sleep(0)
             raise OSError("the client is gone")
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+            seen.append("cancelled")
+            raise
         finally:
-            closed.append(True)
+            seen.append(asyncio.current_task())
 
     sleeper = Sleeper(send)
     await sleeper.begin()
     sleeper.task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(sleeper.task, 10)
-    sleeper.left = None
-    assert closed == [True]
+    assert seen == ["cancelled"] * turns + [sleeper.task]
+
+
+async def test_what_is_waited_for_may_be_awaited_by_others_meanwhile() -> None:
+    gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def send(_: Message) -> None:
+        await gate
+
+    async def come_before_the_tasks_wake() -> None:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert all(sleeper.left for sleeper in sleepers)
+        await gate
+
+    sleepers = [Sleeper(send), Sleeper(send)]
+    begins = [sleeper.begin() for sleeper in sleepers]
+    passing = asyncio.gather(*begins, come_before_the_tasks_wake())
+    await asyncio.sleep(0.01)
+    gate.set_result(None)
+    await asyncio.wait_for(passing, 10)
+    await asyncio.wait_for(asyncio.gather(*(sleeper.task for sleeper in sleepers)), 10)
+
+
+async def test_what_a_cancelled_task_waited_for_may_be_awaited_by_others() -> None:
+    gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def send(_: Message) -> None:
+        await gate
+
+    sleeper = Sleeper(send)
+    await sleeper.begin()
+    sleeper.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(sleeper.task, 10)
+    asyncio.get_running_loop().call_soon(gate.set_result, None)
+    await gate
+
+
+async def test_all_of_it_finds_one_context() -> None:
+    found = []
+
+    async def send(_: Message) -> None:
+        before = whose.set("the send's")
+        await asyncio.sleep(0)
+        found.append(whose.get())
+        try:
+            await asyncio.Event().wait()
+        finally:
+            whose.reset(before)
+            found.append(whose.get())
+
+    sleeper = Sleeper(send)
+    await sleeper.begin()
+    await asyncio.sleep(0.01)
+    sleeper.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(sleeper.task, 10)
+    assert found == ["the send's", "the task's"]
 
 
 async def test_a_timeout_in_what_was_begun_is_the_tasks_own() -> None:

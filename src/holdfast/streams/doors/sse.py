@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from asyncio import CancelledError
 from contextvars import copy_context
 from dataclasses import dataclass
 from time import monotonic
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
     from holdfast.streams.cursor import Position
+    from holdfast.streams.doors.stand_in import Rest
     from holdfast.streams.fanout.hub import Hub
     from holdfast.streams.fanout.subscription import Due, Subscription
     from holdfast.streams.store import EventStore
@@ -207,9 +209,9 @@ class _Stream:
         self._terms = terms
         self._envelope = terms.envelope
         self._send = as_coroutine_function(send)
-        self._task, self._context = this_task(), copy_context()
+        self._task = this_task()
         # What is left of what was sent while the task slept.
-        self._rest: Awaitable[None] | None = None
+        self._rest: Rest | None = None
         self._pulse = Pulse(hub.rounds, subscription, terms.heartbeat)
         self._expiry = Expiry(subscription, terms.until)
 
@@ -228,6 +230,8 @@ class _Stream:
 
     async def relay(self) -> None:
         """Send events until the run ends, or the client, the right or the process does."""
+        # Not sooner: what a send has set as the answer began is to be found by all that follow.
+        self._context = copy_context()
         try:
             subscription, pulse, expiry = self._subscription, self._pulse, self._expiry
             envelope = self._envelope
@@ -243,11 +247,15 @@ class _Stream:
                     subscription.taker = self
                     try:
                         await news
+                    except CancelledError as error:
+                        # It is told to the send that has begun meanwhile, and may be its own.
+                        if self._rest is None:
+                            raise
+                        await self._resume(self._rest, error)
                     finally:
                         subscription.taker = None
                     if self._rest is not None:
-                        rest, self._rest = self._rest, None
-                        await pulse.watch(rest)
+                        await self._resume(self._rest)
                     if pulse.due:
                         await self._beat("" if self._hub.store.available else "waiting")
         except HoldfastError as error:
@@ -311,6 +319,10 @@ class _Stream:
             await news
             await self._beat("waiting")
         return False
+
+    def _resume(self, rest: Rest, told: CancelledError | None = None) -> Awaitable[None]:
+        self._rest = None
+        return self._pulse.watch(rest(told))
 
     async def _send_due(self) -> None:
         if due := await self._subscription.take():

@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 
     Sending = Coroutine[Any, Any, None]
 
+    Rest = Callable[[BaseException | None], Awaitable[None]]
+    """What is left of what has begun: called with what the task is woken with, ``None`` or an error
+    (a cancellation, which may be for a timeout in there, and end there), and awaited by it."""
+
+
+_MARK = "_asyncio_future_blocking"
+"""What a future is marked with as it is awaited, until the task that awaits it is handed it in the
+same step: one that is marked already refuses who awaits it (``asyncio/futures.py``)."""
+
 
 def this_task() -> asyncio.Task[Any]:
     """Return the task that runs now.
@@ -44,7 +53,7 @@ async def _send(send: Send, message: Message) -> None:
     await send(message)
 
 
-def begin_as(task: asyncio.Task[Any], context: Context, sending: Sending) -> Awaitable[None] | None:
+def begin_as(task: asyncio.Task[Any], context: Context, sending: Sending) -> Rest | None:
     """Begin *sending* while *task* sleeps, as if the task had done so.
 
     What is called finds *task* as the current one (as Python has it for whoever runs tasks, under
@@ -52,12 +61,12 @@ def begin_as(task: asyncio.Task[Any], context: Context, sending: Sending) -> Awa
 
     Args:
         task: of the running event loop, in which no task runs now.
-        context: the context variables that are found; not the task's own, which are in use.
+        context: the context variables that all of it finds; not the task's own, which are in use.
         sending: not begun.
 
     Returns:
-        What is left of it, an error too, which the task is to await before it does anything else;
-        ``None`` where that was all.
+        What is left of it, an error too, which the task is to await before it does anything else,
+        also when it is cancelled meanwhile; ``None`` where that was all.
     """
     loop = task.get_loop()  # to ask which one runs is a system call
     _enter_task(loop, task)
@@ -66,32 +75,42 @@ def begin_as(task: asyncio.Task[Any], context: Context, sending: Sending) -> Awa
     except StopIteration:
         return None
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the task's
-        return _raise(error)
+        return failed(error)
     finally:
         _leave_task(loop, task)
-    return _go_on(sending, waits)
+    # Others may await the same before the task is woken.
+    if getattr(waits, _MARK, None):
+        setattr(waits, _MARK, False)
+    return partial(_go_on, context, sending, waits)
 
 
-# Not coroutines: of a task that is cancelled instead, nobody is told that it awaited none of them.
+def failed(error: BaseException) -> Rest:
+    """Return what is left of a send that could not be begun."""
+    return partial(_fail, error)
+
+
+async def _fail(error: BaseException, told: BaseException | None) -> None:
+    raise error if told is None else told
 
 
 @coroutine
-def _raise(error: BaseException) -> Generator[Any, Any, None]:
-    raise error
-    yield
-
-
-@coroutine
-def _go_on(sending: Sending, waits: Any) -> Generator[Any, Any, None]:
+def _go_on(
+    context: Context, sending: Sending, waits: Any, told: BaseException | None
+) -> Generator[Any, Any, None]:
     """Await the rest of what has begun and waits for something (PEP 380, spelled out)."""
+    step = None if told is None else partial(sending.throw, told)
+    if step is None and getattr(waits, _MARK, None) is False:
+        setattr(waits, _MARK, True)
     while True:
+        if step is None:
+            try:
+                said = yield waits
+            except BaseException as error:  # noqa: BLE001 - a cancellation, too, is told to who waits
+                step = partial(sending.throw, error)
+            else:
+                step = partial(sending.send, said)
         try:
-            said = yield waits
-        except BaseException as error:  # noqa: BLE001 - a cancellation, too, is told to who waits
-            step = partial(sending.throw, error)
-        else:
-            step = partial(sending.send, said)
-        try:
-            waits = step()
+            waits = context.run(step)
         except StopIteration:
             return
+        step = None

@@ -211,9 +211,11 @@ class Subscription:
         Returns:
             Whether the wait goes on.
         """
-        taker = self.taker
+        taker, sleeper = self.taker, self._sleeper
+        if taker is None or sleeper is None or sleeper.done():
+            pass  # who was cancelled waits no more, and nothing may begin in that task's name
         # More may be due, also of what has happened meanwhile, and so may be an end.
-        if taker is not None and taker.take_over() and self.taker is taker and not self.ready:
+        elif taker.take_over() and self.taker is taker and not self.ready:
             return True
         self.wake()
         return False
