@@ -185,19 +185,30 @@ async def test_what_is_waited_for_may_be_awaited_by_others_meanwhile() -> None:
     await asyncio.wait_for(asyncio.gather(*(sleeper.task for sleeper in sleepers)), 10)
 
 
-async def test_what_a_cancelled_task_waited_for_may_be_awaited_by_others() -> None:
-    gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+async def test_a_cancellation_before_the_task_wakes_reaches_whom_that_waits_for() -> None:
+    seen: list[Any] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as error:
+            seen.append(error.args)
+            raise
 
     async def send(_: Message) -> None:
-        await gate
+        try:
+            await working
+        except asyncio.CancelledError:
+            seen.append("the sender")
+            raise
 
+    working = asyncio.create_task(work())
     sleeper = Sleeper(send)
     await sleeper.begin()
-    sleeper.task.cancel()
+    sleeper.task.cancel("enough")
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(sleeper.task, 10)
-    asyncio.get_running_loop().call_soon(gate.set_result, None)
-    await gate
+    assert seen == [("enough",), "the sender"]
 
 
 async def test_all_of_it_finds_one_context() -> None:

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     Sending = Coroutine[Any, Any, None]
 
-    Rest = Callable[[BaseException | None], Awaitable[None]]
-    """What is left of what has begun: called with what the task is woken with, ``None`` or an error
-    (a cancellation, which may be for a timeout in there, and end there), and awaited by it."""
+    Rest = Callable[[asyncio.CancelledError | None], Awaitable[None]]
+    """What is left of what has begun: called with the cancellation that the task is woken with, if
+    it is (which may be for a timeout in there, and end there), and awaited by the task."""
 
 
 _MARK = "_asyncio_future_blocking"
@@ -89,17 +89,21 @@ def failed(error: BaseException) -> Rest:
     return partial(_fail, error)
 
 
-async def _fail(error: BaseException, told: BaseException | None) -> None:
+async def _fail(error: BaseException, told: asyncio.CancelledError | None) -> None:
     raise error if told is None else told
 
 
 @coroutine
 def _go_on(
-    context: Context, sending: Sending, waits: Any, told: BaseException | None
+    context: Context, sending: Sending, waits: Any, told: asyncio.CancelledError | None
 ) -> Generator[Any, Any, None]:
     """Await the rest of what has begun and waits for something (PEP 380, spelled out)."""
-    step = None if told is None else partial(sending.throw, told)
-    if step is None and getattr(waits, _MARK, None) is False:
+    step = None
+    awaited = getattr(waits, _MARK, None) is False
+    # As Task.cancel() has it: first who is waited for is cancelled, and passes it on.
+    if told is not None and not (awaited and waits.cancel(*told.args)):
+        step = partial(sending.throw, told)
+    elif awaited:
         setattr(waits, _MARK, True)
     while True:
         if step is None:
