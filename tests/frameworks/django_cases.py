@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 import unittest
 from datetime import UTC, datetime
@@ -315,6 +316,35 @@ class Requests(SimpleTestCase):  # type: ignore[misc]
             other = WSGIClient(around_wsgi(WSGIHandler(), own), use_cookies=False)
             headers = {"cookie": f"sessionid={ada}"}
             assert other.get("/streams/runs/hers/events", headers=headers).status_code == 401
+
+    def test_streams_sign_a_cookie_anew_for_as_long_as_django_does(self) -> None:
+        own = Settings(stream_access="session", stream_wait=0, secret_key=KEY)
+        session = stored(_auth_user_id="7")
+        presented = engine().setup.signer.verify(session.session_key.encode())
+        assert presented is not None
+        old = CookieSigner([OLD_KEY]).sign(presented.credential)
+        SyncRunPublisher("kept", owner="user:7", settings=own).emit("t")
+        cases: tuple[tuple[dict[str, Any], str], ...] = (
+            ({}, "Max-Age=1209600"),
+            ({"SESSION_COOKIE_AGE": 60}, "Max-Age=60"),
+            ({"SESSION_EXPIRE_AT_BROWSER_CLOSE": True}, ""),
+        )
+        for theirs, said in cases:
+            with override_settings(**theirs):
+                client = WSGIClient(around_wsgi(WSGIHandler(), own), use_cookies=False)
+                headers = {"cookie": f"sessionid={old}"}
+                answer = client.get("/streams/runs/kept/events", headers=headers)
+                cookie = answer.headers["set-cookie"]
+                assert "".join(re.findall(r"Max-Age=\d+", cookie)) == said
+
+    def test_a_cookie_that_browsers_drop_is_told_and_stops_nothing(self) -> None:
+        own = Settings(secret_key=KEY)
+        with (
+            override_settings(SESSION_COOKIE_SAMESITE="None"),
+            self.assertLogs("holdfast", "WARNING") as logs,
+        ):
+            around_wsgi(WSGIHandler(), own)
+        assert any("SESSION_COOKIE_SECURE" in each for each in logs.output)
 
     def test_the_engine_is_named_where_another_one_keeps_the_sessions(self) -> None:
         around_asgi(ASGIHandler(), own := Settings(secret_key=KEY))

@@ -5,6 +5,7 @@ Explicit variables of holdfast come first, then Django's settings. No session is
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from holdfast.sessions.exchange import Setup
+
+logger = logging.getLogger("holdfast.sessions")
 
 _JSON = "django.contrib.sessions.serializers.JSONSerializer"
 # Whatever a session is given its cookie by, it is Django that sets it.
@@ -99,9 +102,24 @@ def arguments_of_site() -> dict[str, Any] | None:
     }
     # Django has a False of its own here, for a cookie without the attribute.
     found["same_site"] = (found["same_site"] or "lax").lower()
-    if not Settings().is_set("secret_key"):
+    if found["same_site"] == "none" and not found["https_only"]:
+        _tell_of_same_site()
+        del found["same_site"]
+    own = Settings()
+    if not own.is_set("secret_key"):
         found["secret_key"] = _keys()
+    if not own.is_set("session_max_age"):
+        # Of the cookie only, where it is signed anew: sessions are begun by Django alone.
+        closed = django_settings.SESSION_EXPIRE_AT_BROWSER_CLOSE
+        found["max_age"] = None if closed else django_settings.SESSION_COOKIE_AGE
     return found
+
+
+@cache
+def _tell_of_same_site() -> None:
+    logger.warning(
+        "SESSION_COOKIE_SAMESITE is 'None' without SESSION_COOKIE_SECURE: browsers drop that cookie"
+    )
 
 
 def _keys() -> tuple[str, ...]:
