@@ -456,7 +456,7 @@ async def test_a_login_that_was_refused_opens_nothing_to_the_secret_before_it(
 ) -> None:
     with FaultProxy.threaded("127.0.0.1", forgetful.port) as proxy:
         settings = Settings(
-            redis_url=proxy.url, redis_timeout=0.5, secret_key=KEY, session_on_outage=mode
+            redis_url=proxy.url, redis_timeout=2, secret_key=KEY, session_on_outage=mode
         )
         store = FallbackSessionStore(settings)
         other = RedisSessionStore(settings_for(forgetful))
