@@ -18,7 +18,7 @@ from holdfast.sessions.fallback import FallbackSessionStore
 from holdfast.sessions.memory import MemorySessionStore
 from holdfast.sessions.redis import RedisSessionStore
 from holdfast.sessions.store import Change, Missing, Outcome, Record, SessionKey, SessionStore
-from holdfast.sessions.sync import SyncSessionStore, blocking, driven, pause
+from holdfast.sessions.sync import SyncSessionStore, blocking, driven, pause, waiting_in_place
 from holdfast.settings import Settings
 from holdfast.testing.session_store import SessionStoreSuite, new_key
 
@@ -231,3 +231,34 @@ def test_a_session_asked_for_while_the_link_comes_up_first_is_waited_for(
     asking.join(10)
     link.close()
     assert isinstance(found[0], Record)
+
+
+class Waiting(MemorySessionStore):
+    """A store that waits for an event loop, and notes for which."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loops: list[asyncio.AbstractEventLoop] = []
+
+    @property
+    def waits_in_place(self) -> bool:
+        return False
+
+    async def load(self, key: SessionKey, *, idle_timeout: float = 0.0) -> Record | Missing:
+        await asyncio.sleep(0)
+        self.loops.append(asyncio.get_running_loop())
+        return await super().load(key, idle_timeout=idle_timeout)
+
+
+def test_a_loop_that_awaits_a_verb_is_not_kept_waiting_by_another_one() -> None:
+    store = Waiting()
+    door = waiting_in_place(store)
+
+    async def served() -> asyncio.AbstractEventLoop:
+        assert await door.load(new_key()) is Missing.ABSENT
+        assert driven(door.load(new_key())) is Missing.ABSENT
+        return asyncio.get_running_loop()
+
+    loop = asyncio.run(served())
+    assert driven(door.load(new_key())) is Missing.ABSENT
+    assert [each is loop for each in store.loops] == [True, False, False]

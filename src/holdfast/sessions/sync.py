@@ -137,13 +137,16 @@ def waiting_in_place(store: SessionStore) -> SessionStore:
 
 
 class _LoopPerVerb(SessionStore):
-    """A store that waits for an event loop, which gets one of its own for each verb."""
+    """A store that waits for an event loop, which gets one of its own for each verb.
+
+    Not where a loop runs that awaits the verb itself: that one is not to stand still meanwhile.
+    """
 
     def __init__(self, store: SessionStore) -> None:
-        self._store = SyncSessionStore(store)
+        self._store = store
 
     def __repr__(self) -> str:
-        return repr(self._store.store)
+        return repr(self._store)
 
     @property
     def waits_in_place(self) -> bool:
@@ -154,22 +157,37 @@ class _LoopPerVerb(SessionStore):
         return self._store.writable
 
     async def load(self, key: SessionKey, **options: Any) -> Record | Missing:
-        return self._store.load(key, **options)
+        return await _done(self._store.load(key, **options))
 
     async def create(self, key: SessionKey, fields: Mapping[str, bytes], **options: Any) -> Outcome:
-        return self._store.create(key, fields, **options)
+        return await _done(self._store.create(key, fields, **options))
 
     async def save(self, key: SessionKey, change: Change, **options: Any) -> Outcome:
-        return self._store.save(key, change, **options)
+        return await _done(self._store.save(key, change, **options))
 
     async def increment(self, key: SessionKey, name: str, by: int, **options: Any) -> int | Outcome:
-        return self._store.increment(key, name, by, **options)
+        return await _done(self._store.increment(key, name, by, **options))
 
     async def touch(self, key: SessionKey, **options: Any) -> Outcome:
-        return self._store.touch(key, **options)
+        return await _done(self._store.touch(key, **options))
 
     async def delete(self, id_hash: str) -> Outcome:
-        return self._store.delete(id_hash)
+        return await _done(self._store.delete(id_hash))
 
     async def flush(self) -> None:
-        self._store.flush()
+        await _done(self._store.flush())
+
+
+async def _done(verb: Coroutine[Any, Any, _T]) -> _T:
+    return await verb if _is_awaited() else _on_a_loop(verb)
+
+
+def _is_awaited() -> bool:
+    """Whether an asyncio loop runs this, and nobody drives it."""
+    if blocking():
+        return False
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
