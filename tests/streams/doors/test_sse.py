@@ -9,6 +9,7 @@ import re
 import time
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -160,6 +161,48 @@ async def test_a_send_that_fails_while_the_reader_sleeps_ends_his_request(
             call.task.result()
         call.task = asyncio.create_task(asyncio.sleep(0))
         await call.task
+    assert not hub_of(store).subscribers
+
+
+class Picky(partial[Any]):
+    """A coroutine function, as far as anybody can tell, whose call may raise.
+
+    Attributes:
+        closed: it does.
+    """
+
+    closed = False
+
+    def __call__(self, *args: Any, **more: Any) -> Any:
+        if self.closed:
+            raise OSError("closed")
+        return super().__call__(*args, **more)
+
+
+async def test_a_send_that_cannot_be_called_while_the_reader_sleeps_ends_his_request(
+    store: PatchyStore,
+) -> None:
+    """What was to be sent is taken already: who slept on would go on later with a hole."""
+    sends: list[Picky] = []
+    raised: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        sends.append(Picky(send))
+        try:
+            await inner(scope, receive, sends[0])
+        except OSError as error:
+            raised.append(str(error))
+
+    store.own()
+    inner = app_of(store, stream_heartbeat=60)
+    async with Call(app, PATH) as call:
+        await until(lambda: len(call.events) == 1)
+        await until(lambda: not asleep(store).done())
+        sends[0].closed = True
+        store.own()
+        await until(call.task.done)
+    assert raised == ["closed"]
+    assert len(call.events) == 1
     assert not hub_of(store).subscribers
 
 

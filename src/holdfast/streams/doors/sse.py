@@ -29,7 +29,7 @@ from holdfast.streams.doors.opening import (
     judge,
     look,
 )
-from holdfast.streams.doors.stand_in import as_coroutine_function, begin_as, this_task
+from holdfast.streams.doors.stand_in import as_coroutine_function, begin_as, failed, this_task
 from holdfast.streams.fanout.pulse import Expiry, Pulse, listening
 from holdfast.streams.frames import Frame
 
@@ -273,12 +273,15 @@ class _Stream:
         batch = subscription.take_batch()
         if batch is None:
             return False
-        body = None if self._envelope else batch.plain
-        if body is None:
-            body = batch.event_source(envelope=self._envelope)
-        self._pulse.last = monotonic()
-        message = {"type": "http.response.body", "body": body, "more_body": True}
-        self._rest = begin_as(self._task, self._context, self._send(message))
+        try:
+            body = None if self._envelope else batch.plain
+            if body is None:
+                body = batch.event_source(envelope=self._envelope)
+            self._pulse.last = monotonic()
+            message = {"type": "http.response.body", "body": body, "more_body": True}
+            self._rest = begin_as(self._task, self._context, self._send(message))
+        except BaseException as error:  # noqa: BLE001 - the batch is taken, and would be a hole
+            self._rest = failed(error)
         return self._rest is None
 
     async def end(self) -> None:
