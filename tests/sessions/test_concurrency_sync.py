@@ -83,7 +83,8 @@ class TestMemory(SessionStoreSuite):
 class TestRedis(SessionStoreSuite):
     @pytest.fixture(autouse=True)
     def _settings(self, redis: RedisServer, key_prefix: str) -> None:
-        self.settings = Settings(redis_url=redis.url, key_prefix=key_prefix)
+        # A busy machine is slow, not away.
+        self.settings = Settings(redis_url=redis.url, key_prefix=key_prefix, redis_timeout=10)
 
     async def make_store(self) -> SessionStore:
         return FromThreads(EncryptedSessionStore(RedisSessionStore(self.settings), [KEY]))

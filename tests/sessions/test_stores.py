@@ -33,7 +33,8 @@ class TestMemory(SessionStoreSuite):
 class TestRedis(SessionStoreSuite):
     @pytest.fixture(autouse=True)
     def _settings(self, redis: RedisServer, key_prefix: str) -> None:
-        self.settings = Settings(redis_url=redis.url, key_prefix=key_prefix)
+        # A busy machine is slow, not away.
+        self.settings = Settings(redis_url=redis.url, key_prefix=key_prefix, redis_timeout=10)
 
     async def make_store(self) -> SessionStore:
         return RedisSessionStore(self.settings)
@@ -120,7 +121,8 @@ class TestRedisBeside:
     @pytest.fixture(autouse=True)
     def _settings(self, redis: RedisServer, key_prefix: str) -> None:
         self.redis, self.prefix = redis, key_prefix
-        self.settings = Settings(redis_url=redis.url, key_prefix=key_prefix)
+        # A busy machine is slow, not away.
+        self.settings = Settings(redis_url=redis.url, key_prefix=key_prefix, redis_timeout=10)
 
     def name(self, id_hash: str) -> str:
         return f"{self.prefix}session:{id_hash}"
