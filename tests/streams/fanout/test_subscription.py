@@ -10,7 +10,7 @@ import pytest
 from tests.streams.clients import until
 from tests.streams.patchy import PatchyStore
 
-from holdfast.errors import CorruptData
+from holdfast.errors import CorruptData, RedisUnavailable
 from holdfast.streams.cursor import TAIL, Cursor, Position, parse_position
 from holdfast.streams.event import ZERO, EventId
 from holdfast.streams.fanout.hub import Hub
@@ -252,6 +252,61 @@ async def test_unreadable_events_of_a_run_first_read_in_an_outage_are_not_shown_
         assert reader.names == []
         store.come_back()
         await reader.has("own.1", "own.2", "own.3", "own.4")
+
+
+class _FailsOnce(PatchyStore):
+    """Nothing can be read the first time, though it can be described.
+
+    Of what it accepts it does not know by which id the one before is stored.
+    """
+
+    async def read(
+        self,
+        run_id: str,
+        start: EventId,
+        end: EventId | None,
+        limit: int,
+        *,
+        max_bytes: int | None = None,
+    ) -> list[Entry]:
+        found = await super().read(run_id, start, end, limit, max_bytes=max_bytes)
+        if self.reads == 1:
+            raise RedisUnavailable("refused")
+        return found
+
+    def _journalled(self) -> list[Entry]:
+        return list(self.journal)
+
+
+async def test_provisional_event_is_shown_after_a_first_read_that_failed() -> None:
+    """What may be stored before it is looked for again, though nothing has changed meanwhile."""
+    store = _FailsOnce()
+    store.own()
+    hub = Hub(store)
+    async with reading(hub, f"{store.last}~own.1") as reader:
+        await until(lambda: hub._rings["r"].doubtful)
+        store.come_back()
+        await until(lambda: not (hub._rings["r"].doubtful or hub._refreshing))
+        store.away = True
+        store.own()
+        await reader.has("own.2")
+    await hub.aclose()
+
+
+async def test_provisional_event_is_shown_though_what_waited_before_is_being_read(
+    store: PatchyStore, hub: Hub
+) -> None:
+    async with reading(hub) as reader:
+        store.own()
+        await reader.has("own.1")
+        reads = store.reads
+        store.gate.clear()
+        store.bells.ring("r", News(store.life))
+        await until(lambda: store.reads > reads)
+        store.away = True
+        store.own()
+        await reader.has("own.1", "own.2")
+        store.gate.set()
 
 
 async def test_provisional_event_is_shown_though_the_run_is_being_read(

@@ -347,7 +347,8 @@ class Hub:
         """Whether something has to be read first that may come before *entries*."""
         if ring.run_id not in self._behind:
             return False
-        return not entries or ring.run_id in self._unread or not ring.leads_to(entries[0])
+        waiting = self._unread.get(ring.run_id)
+        return bool(waiting) or not entries or not ring.leads_to(entries[0])
 
     def _show_pending(self, ring: Ring) -> None:
         pending: Pending | None = self.store.pending(ring.run_id)
@@ -573,8 +574,8 @@ class Hub:
             pass  # the answer is older than what has come by
         elif self._judge_live(ring, info):
             self._audit_live(ring, info)
-        elif info.last != ring.last or _is_another_life(ring, info):
-            self.look(run_id)
+        elif run_id in self._behind or info.last != ring.last or _is_another_life(ring, info):
+            self.look(run_id)  # also where a look has failed, and nothing has changed since
         elif _has_no_end(info) and not ring.ended:
             ring.expire()
         if ring.doubtful:
