@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Mount, Route
 from tests.streams.served import emit, start, state
 
-from holdfast import EventStore, EventStreamApp, SessionMiddleware, stream_token
+from holdfast import EventStore, EventStreamApp, SessionMiddleware, get_session, stream_token
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -112,6 +112,8 @@ async def troubled(request: Request) -> Response:
 
 async def visit(request: Request) -> Response:
     request.session["seen"] = True
+    if "anew" in request.query_params:
+        get_session(request).regenerate_id()
     return Response()
 
 

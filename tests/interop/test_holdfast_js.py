@@ -443,6 +443,21 @@ def test_a_run_that_is_not_the_sessions_ends_in_failed(
     assert page.numbers == []
 
 
+def test_a_session_that_is_given_a_new_cookie_goes_on_waiting(
+    browser: Chrome, serve: Serve
+) -> None:
+    own = {"HOLDFAST_STREAM_ACCESS": "session", "HOLDFAST_STREAM_WAIT": "60"}
+    server = serve("tests.interop.client_page:with_sessions", env={**TOKENS, **own})
+    browser.get(f"{server.url}/visit")
+    page = Page(browser, server.url)
+    page.follow("none", with_transport("ws"))
+    page.wait_for_state("live")
+    # As a login in another tab.
+    page.script("fetch('/visit?anew=1')")
+    page.wait("seen.states.filter((each) => each === 'live').length === 2")
+    assert "failed" not in str(page.value("seen.states"))
+
+
 def test_a_page_in_place_of_a_stream_ends_in_failed(browser: Chrome, server: ServerProcess) -> None:
     page = Page(browser, server.url)
     page.follow_address("wrong")

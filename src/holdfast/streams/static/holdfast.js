@@ -189,10 +189,11 @@ export function follow(address, options = {}) {
           opening.close();
         }
       };
-      opening.onclose = ({ code }) => {
+      opening.onclose = ({ code, reason }) => {
         if (signal.aborted) return;
         // A refused handshake tells a script nothing, and 1008 not why: the same is asked over HTTP.
-        resolve(opened && code !== 1008 ? closed(code) : request("HEAD").then(refusal));
+        // With a reason it was the session that ended, maybe for a new one, which is judged anew.
+        resolve(opened && (code !== 1008 || reason) ? closed(code) : request("HEAD").then(refusal));
       };
     });
   }
