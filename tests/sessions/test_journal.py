@@ -173,19 +173,6 @@ def test_what_is_added_during_a_write_still_waits() -> None:
     assert len(book) == 0
 
 
-def test_what_redis_had_is_known_until_it_is_told() -> None:
-    book, key, ended, born = journal(), new_key(), new_key(), new_key()
-    second = new_secret(key)
-    login = Change({"b": b"2", "user": b"7"}, ("a",), Rotation(second.secret_hash))
-    book.save(key, record(a=b"1", b=b"1", c=b"1"), login, 0.0, NOW)
-    book.save(second, None, Change({"b": b"3"}), 0.0, NOW)
-    assert entry_of(book, key).base == {"a": b"1", "b": b"1", "c": b"1"}
-    book.delete(ended.id_hash)
-    book.create(born, record(a=b"1"), 0.0)
-    assert entry_of(book, ended).base is None
-    assert entry_of(book, born).base is None
-
-
 def test_what_redis_may_know_of_a_write_leaves_room_when_it_is_forgotten() -> None:
     book, key = journal(max_bytes=100), new_key()
     for _ in range(10):

@@ -10,13 +10,13 @@ from tests.sessions.simulated import Connection, World, life
 
 from holdfast.errors import SessionUnavailable
 from holdfast.link import LinkState
-from holdfast.sessions.fallback import FallbackSessionStore
-from holdfast.sessions.store import Change, Outcome, Record, Rotation
-from holdfast.testing.session_store import new_key, new_secret
+from holdfast.sessions.store import Change, Record
+from holdfast.testing.session_store import new_key
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+    from holdfast.sessions.fallback import FallbackSessionStore
     from holdfast.sessions.store import SessionKey
     from holdfast.testing import RedisServer
 
@@ -87,53 +87,6 @@ async def test_an_answer_from_before_what_an_outage_did_is_not_kept(
     await world.cut(process)
     with pytest.raises(SessionUnavailable, match="not known here"):
         await store.load(key)
-
-
-async def refused_while_a_write_waits(connection: Connection) -> tuple[World, SessionKey]:
-    """A rotation that Redis made and that was refused, and a write with the secret before it."""
-    world, key = World(connection, 1, 1), new_key()
-    (process,) = world.processes
-    store = FallbackSessionStore(process.settings, link=process.link, max_bytes=20)  # type: ignore[arg-type]
-    process.store, link = store, process.link
-    await world.driven(process, store.create(key, {"n": b"1"}, max_age=60))
-    rotation = Rotation(new_secret(key).secret_hash)
-    change = Change({"large": b"1" * 21, "n": b"3"}, rotation=rotation)
-    refused = asyncio.create_task(store.save(key, change))
-    while not link.wire.sent:
-        await asyncio.sleep(0)
-    await world.carry_one(process)
-    await world.part(process, LinkState.SUSPECT)
-    assert await store.save(key, Change({"n": b"2"})) is Outcome.DONE
-    link.old[0].lose()
-    with pytest.raises(SessionUnavailable, match="as many"):
-        await refused
-    return world, key
-
-
-async def sees_what_waited(world: World, key: SessionKey) -> None:
-    (process,) = world.processes
-    late = asyncio.create_task(process.store.load(key))
-    await world.driven(process, late)
-    found = await late
-    assert isinstance(found, Record)
-    assert found.fields == {"n": b"2"}
-
-
-async def test_what_waits_is_written_with_the_secret_that_a_refusal_gives_back(
-    connection: Connection,
-) -> None:
-    world, key = await refused_while_a_write_waits(connection)
-    await world.recover(world.processes[0], surely=True)
-    await sees_what_waited(world, key)
-
-
-async def test_what_waits_is_read_with_the_secret_that_a_refusal_gives_back(
-    connection: Connection,
-) -> None:
-    world, key = await refused_while_a_write_waits(connection)
-    # It is up, and its callbacks have not been called.
-    world.processes[0].link.up = True
-    await sees_what_waited(world, key)
 
 
 @pytest.mark.slow

@@ -118,21 +118,10 @@ class Calls:
         args = (key.secret_hash, _ms(idle_timeout), _ms(TOMBSTONE_SECONDS), len(keys), *told)
         return Call(_script("session_merge"), self._names(key.id_hash), args)
 
-    def take_back(
-        self, id_hash: str, secret_hash: str, before: Mapping[str, bytes | None] | None
-    ) -> Call:
-        """Build the return of the secret that *secret_hash*, which nobody has, replaced.
-
-        Args:
-            id_hash: the session.
-            secret_hash: the new secret.
-            before: what was there of the keys that were written with it; where that is ``None``,
-                nobody knows, and the session ends.
-        """
-        told = ((name, _marked(raw)) for name, raw in (before or {}).items())
-        ends = _ms(TOMBSTONE_SECONDS) if before is None else 0
-        args = (secret_hash, ends, *chain.from_iterable(told))
-        return Call(_script("session_take_back"), self._names(id_hash), args)
+    def take_back(self, key: SessionKey, secret_hash: str) -> Call:
+        """Build the return of *key*'s secret where *secret_hash*, which nobody has, replaced it."""
+        args = (secret_hash, key.secret_hash)
+        return Call(_script("session_take_back"), (self.name(key.id_hash),), args)
 
     def restore(self, key: SessionKey, record: Record, now: float) -> Call:
         """Build the return of *record*, a copy, to a Redis that may have lost it."""

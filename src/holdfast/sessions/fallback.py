@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from holdfast import signals
 from holdfast.errors import (
@@ -37,6 +37,7 @@ from holdfast.sessions.store import (
     Missing,
     Outcome,
     Record,
+    Rotation,
     SessionKey,
     SessionStore,
 )
@@ -60,9 +61,8 @@ _MAX_BYTES = 32 * 1024 * 1024
 _REPLAY_SECONDS = 1.0
 # Sessions that nobody else may write while they are.
 _TURNS = 50
-# Rotations that were refused, and may have been done; and the bytes that are kept to undo one.
+# Rotations that were refused, and may have been done.
 _MAX_REFUSED = 1000
-_MAX_BEFORE = 16 * 1024
 _TURN_SECONDS = 0.25
 _TURN_PAUSE = 0.002
 _SEVERAL = (
@@ -121,7 +121,7 @@ class FallbackSessionStore(SessionStore):
         self._restoration = Restoration(self._calls, self._prefix, self._bounds[0])
         self._told_of_others = False
         self._journal = Journal(*self._bounds)
-        self._refused: OrderedDict[str, _Refused] = OrderedDict()
+        self._refused: OrderedDict[str, tuple[SessionKey, float]] = OrderedDict()
         self._writing: set[str] = set()
         self._away_since: float | None = None
         self._replayed = False
@@ -385,43 +385,29 @@ class FallbackSessionStore(SessionStore):
             yield
         except SessionUnavailable:
             if asked:
-                self._note_refused(key, change or Change())
+                self._note_refused(key, None if change is None else change.rotation)
             raise
 
-    def _note_refused(self, key: SessionKey, change: Change) -> None:
-        rotation = change.rotation
+    def _note_refused(self, key: SessionKey, rotation: Rotation | None) -> None:
         with self._lock:
-            before = _before(change, self._known_in_redis(key))
             if self._mode == "local":
                 # Redis may hold something else by now: nothing may be merged onto what this shows.
                 self._copies.outdate(key.id_hash)
             if rotation is None:
                 return
             # The browser will not be told of the new secret.
-            refused = _Refused(key.id_hash, time.time(), before)
-            self._refused[rotation.secret_hash] = refused
+            self._refused[rotation.secret_hash] = (key, time.time())
             while len(self._refused) > _MAX_REFUSED:
                 self._refused.popitem(last=False)
-
-    def _known_in_redis(self, key: SessionKey) -> Mapping[str, bytes] | None:
-        entry, copy = self._journal.get(key.id_hash), self._copies.get(key, 0.0)
-        if entry is not None:
-            # What it shows may be of a later login, with a secret of its own.
-            return entry.base
-        return None if copy is None else copy.fields
 
     def _takings_back(self, id_hash: str | None = None) -> list[calls.Call]:
         since = time.time() - TOMBSTONE_SECONDS
         with self._lock:
             return [
-                self._calls.take_back(refused.id_hash, secret_hash, refused.before)
-                for secret_hash, refused in self._refused.items()
-                if refused.at > since and id_hash in {None, refused.id_hash}
+                self._calls.take_back(key, secret_hash)
+                for secret_hash, (key, at) in self._refused.items()
+                if at > since and id_hash in {None, key.id_hash}
             ]
-
-    def _take_all_back(self, recovery: Recovery) -> None:
-        for _ in run_all(recovery, [(each,) for each in self._takings_back()]):
-            pass
 
     async def _taken_back(self, key: SessionKey) -> bool:
         """Take back what was refused of a session, and done when nobody waited for it any more."""
@@ -463,8 +449,6 @@ class FallbackSessionStore(SessionStore):
             self._restoration.tell_departed(recovery, self._bridged_since() - COPY_SECONDS)
         self._conflicts = written = ended = 0
         self._lost = since is not None
-        # First: what waits was written with the secrets from before.
-        self._take_all_back(recovery)
         waiting, last = self._waiting_now(), time.monotonic() + _REPLAY_SECONDS
         while waiting:
             for told in self._write_all(waiting, recovery):
@@ -491,6 +475,8 @@ class FallbackSessionStore(SessionStore):
                 },
             )
         self._put_back(recovery, loss, since)
+        for _ in run_all(recovery, [(each,) for each in self._takings_back()]):
+            pass
         self._restoration.settle(census)
         self._replayed = True
 
@@ -546,10 +532,7 @@ class FallbackSessionStore(SessionStore):
                 self._copies.drop_before(status.since)
         # A request may have seen the link down and noted something just after the last replay.
         with contextlib.suppress(RedisUnavailable):
-            waiting, recovery = self._waiting_now(), _ByLink(self._link)
-            if waiting:
-                self._take_all_back(recovery)
-            for _ in self._write_all(waiting, recovery):
+            for _ in self._write_all(self._waiting_now(), _ByLink(self._link)):
                 pass
 
     def _waiting_now(self) -> list[Entry]:
@@ -638,7 +621,7 @@ class FallbackSessionStore(SessionStore):
     async def _take_turn(self, entry: Entry) -> None:
         reply: Reply = None
         try:
-            for call in (*self._takings_back(entry.id_hash), *self._calls_of(entry)):
+            for call in self._calls_of(entry):
                 reply = self._link.run_sync(*call) if blocking() else await self._link.run(*call)
         except RedisUnavailable as error:
             raise SessionUnavailable(str(error)) from error
@@ -663,20 +646,6 @@ class FallbackSessionStore(SessionStore):
             )
 
 
-class _Refused(NamedTuple):
-    """A rotation that was refused, and may have been done.
-
-    Attributes:
-        id_hash: the session.
-        at: when, in seconds since the epoch.
-        before: as ``Calls.take_back`` takes it.
-    """
-
-    id_hash: str
-    at: float
-    before: Mapping[str, bytes | None] | None
-
-
 class _ByLink:
     """What a recovery is, on a link that is up: for the thread that is told so."""
 
@@ -691,21 +660,6 @@ class _ByLink:
 def _new_record(fields: Mapping[str, bytes], max_age: float) -> Record:
     now = time.time()
     return Record(dict(fields), now, now + max_age, now, now)
-
-
-def _before(change: Change, known: Mapping[str, bytes] | None) -> Mapping[str, bytes | None] | None:
-    """Return what undoes *change*, of a session last seen as *known*; ``None`` if nothing does.
-
-    Who kills every older secret may have written what none of them may open, a login above all
-    (CWE-384). In a renewal by age the old secret was good for what is written.
-    """
-    names = (*change.set, *change.removed)
-    if not names or (change.rotation is not None and change.rotation.grace > 0):
-        return {}
-    if known is None:
-        return None
-    before = {name: known.get(name) for name in names}
-    return before if sum(len(raw or b"") for raw in before.values()) <= _MAX_BEFORE else None
 
 
 def _tell_refused(error: RedisReplyError) -> None:

@@ -23,7 +23,7 @@ from holdfast.sessions.store import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from holdfast.sessions.calls import Call, Calls
 
@@ -66,14 +66,6 @@ class Entry:
             return 0
         bases = (raw for each in self.was.values() for raw in each if raw is not None)
         return sum(map(len, self.record.fields.values())) + sum(map(len, bases))
-
-    @property
-    def base(self) -> Mapping[str, bytes] | None:
-        """What Redis had when it was last known there; ``None`` if nobody here knows."""
-        if self.record is None or self.born:
-            return None
-        fields = {k: raw for k, raw in self.record.fields.items() if k not in self.was}
-        return fields | {k: raw for k, (raw, *_) in self.was.items() if raw is not None}
 
     def seen_with(
         self, secret_hash: str, now: float, idle_timeout: float
