@@ -153,9 +153,7 @@ class Calls:
 
 def is_plain(change: Change) -> bool:
     """Whether *change* sets keys and does nothing else."""
-    if change.noted or change.rotation:
-        return False
-    return not (change.removed or change.renewed or change.expected)
+    return not (change.rotation or change.removed or change.renewed or change.expected)
 
 
 def outcome(reply: Reply) -> Outcome:

@@ -49,7 +49,9 @@ class Noted:
             idle_timeout: seconds; another one than before moves the end of the session.
             now: seconds by a clock that is never set back.
         """
-        if self._interval <= 0 or not is_plain(change) or not 0 < len(change.set) <= _MOST_KEYS:
+        if self._interval <= 0 or change.noted:
+            return _NEITHER
+        if not is_plain(change) or not 0 < len(change.set) <= _MOST_KEYS:
             return _NEITHER
         note = self._notes.get(key)
         if note is None or note.idle_timeout != idle_timeout:
