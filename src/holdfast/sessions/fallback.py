@@ -372,9 +372,7 @@ class FallbackSessionStore(SessionStore):
 
     def ended_elsewhere(self, id_hash: str) -> None:
         """Note that Redis was told of a logout by somebody else in this process."""
-        with self._lock:
-            self._copies.outdate(id_hash)
-        self._restoration.departed(id_hash)
+        self._depart(id_hash)
 
     @contextlib.contextmanager
     def _refusing(

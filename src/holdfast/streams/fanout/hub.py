@@ -67,8 +67,9 @@ class Hub:
         self._refreshing: set[str] = set()
         # Events of this process that wait for an earlier one, of another process, to be read.
         self._unread: dict[str, list[Entry]] = {}
-        # Runs of which something may be stored, also of ours, that has not been read yet: nothing
-        # provisional is shown of them meanwhile. For what was shown before: Ring.superseded().
+        # Runs of which something may be stored, also of ours, that has not been read yet:
+        # meanwhile only what follows what was shown is shown as provisional, see `_hides`. For what
+        # was shown before: Ring.superseded().
         self._behind: set[str] = set()
         # Those of which that became so during a read under way, which may be too old to end it.
         self._flushed: set[str] = set()

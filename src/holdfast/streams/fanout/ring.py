@@ -319,8 +319,8 @@ class Ring:
         """Whether the provisional *entry* at *position* is here once more, in a later place.
 
         A reader who took it before an earlier event of its producer would never get that one: a
-        cursor says of each producer how far it has been seen. The hub adds none while it knows
-        of such an event; this is for what it had added before.
+        cursor says of each producer how far it has been seen. The hub adds none behind such
+        an event that it knows of; this is for what it had added before.
         """
         return self._stored_at.get(entry.producer or "", -1) > position
 
