@@ -43,9 +43,12 @@ FLOORS = [
     {"cli"},
     {"__main__"},
 ]
-# The same inside streams/, where the files beside these folders are values and contracts that all
-# may use, and the few doors of the house itself, which use everything.
-STREAM_FLOORS = ["stores", "fanout", "publishing", "documents", "doors", "capture"]
+# The same inside the two halves, where the files beside these folders are values and contracts that
+# all may use, and the few doors of the house itself, which use everything.
+INNER_FLOORS = {
+    "sessions": ["stores", "outage", "request", "doors"],
+    "streams": ["stores", "fanout", "publishing", "documents", "doors", "capture"],
+}
 # Who alone may import what; any other third party serves the whole package.
 RESERVED = {
     "redis": {"link"},
@@ -116,15 +119,21 @@ def test_imports_go_down_only(path: Path) -> None:
             assert floor_of(other) < floor_of(part), f"{path} imports {module}"
 
 
-IN_STREAMS = [path for path in FILES if path.parent.name in STREAM_FLOORS]
+INNER = [
+    path
+    for half, floors in INNER_FLOORS.items()
+    for path in FILES
+    if path.parent.parent == PACKAGE / half and path.parent.name in floors
+]
 
 
-@pytest.mark.parametrize("path", IN_STREAMS, ids=ids(IN_STREAMS))
-def test_imports_go_down_inside_streams_too(path: Path) -> None:
-    here = STREAM_FLOORS.index(path.parent.name)
+@pytest.mark.parametrize("path", INNER, ids=ids(INNER))
+def test_imports_go_down_inside_each_half_too(path: Path) -> None:
+    half, floor = path.relative_to(PACKAGE).parts[:2]
+    floors = INNER_FLOORS[half]
+    above = tuple(f"holdfast.{half}.{other}" for other in floors[floors.index(floor) + 1 :])
     for module in imports_of(path):
-        above = STREAM_FLOORS[here + 1 :]
-        assert not module.startswith(tuple(f"holdfast.streams.{floor}" for floor in above)), module
+        assert not module.startswith(above), module
 
 
 @pytest.mark.parametrize("path", FILES, ids=ids(FILES))

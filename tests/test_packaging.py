@@ -85,7 +85,7 @@ def test_the_import_and_every_public_name_load_no_framework() -> None:
 import json, sys, holdfast
 for name in holdfast.__all__:
     getattr(holdfast, name)
-import holdfast.asgi, holdfast.wsgi, holdfast.streams.app, holdfast.sessions.wsgi
+import holdfast.asgi, holdfast.wsgi, holdfast.streams.app, holdfast.sessions.doors.wsgi
 print(json.dumps([name for name in {OPTIONAL!r} if name in sys.modules]))
 """
     assert json.loads(said_by(sys.executable, "-W", "error", "-c", source)) == []

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from holdfast.oauth.store import OAuthStateStore as OAuthStateStore
     from holdfast.oauth.store import SyncOAuthStateStore as SyncOAuthStateStore
     from holdfast.runtime import aclose as aclose
-    from holdfast.sessions.asgi import SessionMiddleware as SessionMiddleware
+    from holdfast.sessions.doors.asgi import SessionMiddleware as SessionMiddleware
+    from holdfast.sessions.doors.wsgi import WSGISessionMiddleware as WSGISessionMiddleware
     from holdfast.sessions.events import SessionCreated as SessionCreated
     from holdfast.sessions.events import SessionDestroyed as SessionDestroyed
     from holdfast.sessions.events import SessionEvent as SessionEvent
@@ -43,14 +44,13 @@ if TYPE_CHECKING:
     from holdfast.sessions.events import on_session_event as on_session_event
     from holdfast.sessions.index import SessionIndex as SessionIndex
     from holdfast.sessions.index import SyncSessionIndex as SyncSessionIndex
-    from holdfast.sessions.memory import MemorySessionStore as MemorySessionStore
-    from holdfast.sessions.redis import RedisSessionStore as RedisSessionStore
     from holdfast.sessions.session import Session as Session
     from holdfast.sessions.session import get_session as get_session
     from holdfast.sessions.store import SessionStore as SessionStore
+    from holdfast.sessions.stores.memory import MemorySessionStore as MemorySessionStore
+    from holdfast.sessions.stores.redis import RedisSessionStore as RedisSessionStore
     from holdfast.sessions.sync_session import SyncSession as SyncSession
     from holdfast.sessions.users import SessionInfo as SessionInfo
-    from holdfast.sessions.wsgi import WSGISessionMiddleware as WSGISessionMiddleware
     from holdfast.settings import Settings as Settings
     from holdfast.streams.access import session_access as session_access
     from holdfast.streams.access import stream_token as stream_token
@@ -81,10 +81,10 @@ _HOMES = {
     "IdempotencyKeyReused": "errors",
     "InvalidEvent": "errors",
     "JournalFull": "errors",
-    "MemorySessionStore": "sessions.memory",
+    "MemorySessionStore": "sessions.stores.memory",
     "OAuthStateStore": "oauth.store",
     "OAuthStateUnavailable": "errors",
-    "RedisSessionStore": "sessions.redis",
+    "RedisSessionStore": "sessions.stores.redis",
     "RedisUnavailable": "errors",
     "RunEnded": "errors",
     "RunExpired": "errors",
@@ -100,7 +100,7 @@ _HOMES = {
     "SessionExpired": "sessions.events",
     "SessionIndex": "sessions.index",
     "SessionInfo": "sessions.users",
-    "SessionMiddleware": "sessions.asgi",
+    "SessionMiddleware": "sessions.doors.asgi",
     "SessionRefused": "sessions.events",
     "SessionRenewed": "sessions.events",
     "SessionRotated": "sessions.events",
@@ -118,7 +118,7 @@ _HOMES = {
     "SyncSession": "sessions.sync_session",
     "SyncSessionIndex": "sessions.index",
     "WSGIEventStreamApp": "streams.wsgi.app",
-    "WSGISessionMiddleware": "sessions.wsgi",
+    "WSGISessionMiddleware": "sessions.doors.wsgi",
     "aclose": "runtime",
     "get_session": "sessions.session",
     "on_session_event": "sessions.events",

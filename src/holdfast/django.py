@@ -20,15 +20,15 @@ from django.utils import timezone
 from holdfast import signals
 from holdfast.errors import CorruptData, SessionUnavailable
 from holdfast.frameworks.django import engine, register_checks
-from holdfast.sessions import observed
-from holdfast.sessions.conversation import UNREACHABLE
 from holdfast.sessions.cookie import new_credential
+from holdfast.sessions.doors.conversation import UNREACHABLE
+from holdfast.sessions.doors.wsgi import connection_of
 from holdfast.sessions.events import SessionCreated, SessionDestroyed, SessionRotated
-from holdfast.sessions.ledger import Ledger
 from holdfast.sessions.lifecycle import LONGEST_LIFETIME, touch_interval
+from holdfast.sessions.request import observed
+from holdfast.sessions.request.ledger import Ledger
 from holdfast.sessions.store import Change, Missing, Outcome, Record, Rotation
-from holdfast.sessions.sync import driven
-from holdfast.sessions.wsgi import connection_of
+from holdfast.sessions.stores.sync import driven
 from holdfast.startup import RETRY_AFTER_SECONDS
 
 if TYPE_CHECKING:

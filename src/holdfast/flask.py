@@ -14,10 +14,10 @@ from flask.sessions import SessionInterface
 from holdfast.errors import SessionError
 from holdfast.frameworks.pallets import HTTPSessionUnavailable, PalletsInterface, held_by
 from holdfast.frameworks.tagged import TaggedSession, tagged, untagged
+from holdfast.sessions.doors.wsgi import connection_of, may_serve
 from holdfast.sessions.session import ENVIRON_KEY, Session
-from holdfast.sessions.sync import driven
+from holdfast.sessions.stores.sync import driven
 from holdfast.sessions.sync_session import SyncSession
-from holdfast.sessions.wsgi import connection_of, may_serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from flask import Flask, Request, Response
     from flask.sessions import SessionMixin
 
-    from holdfast.sessions.door import Door
-    from holdfast.sessions.exchange import Exchange
+    from holdfast.sessions.doors.door import Door
+    from holdfast.sessions.request.exchange import Exchange
 
 __all__ = ["FlaskSession", "FlaskSessionInterface", "HTTPSessionUnavailable", "get_session"]
 

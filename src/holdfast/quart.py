@@ -14,8 +14,8 @@ from quart.sessions import SessionInterface
 from holdfast.errors import SessionError
 from holdfast.frameworks.pallets import HTTPSessionUnavailable, PalletsInterface, held_by
 from holdfast.frameworks.tagged import TaggedSession, tagged, untagged
+from holdfast.sessions.request.verbs import settled
 from holdfast.sessions.session import Session
-from holdfast.sessions.verbs import settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable

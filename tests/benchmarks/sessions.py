@@ -31,12 +31,12 @@ from tests.sessions.browser import Browser
 
 from holdfast import SessionMiddleware
 from holdfast.runtime import runtime
-from holdfast.sessions.calls import Calls
 from holdfast.sessions.choice import default_store
 from holdfast.sessions.cookie import new_credential
-from holdfast.sessions.memory import MemorySessionStore
 from holdfast.sessions.record import decode_fields, encode_value
 from holdfast.sessions.store import Change, Record
+from holdfast.sessions.stores.calls import Calls
+from holdfast.sessions.stores.memory import MemorySessionStore
 from holdfast.settings import Settings
 from holdfast.testing import redis_server
 

@@ -53,7 +53,7 @@ MUTANTS = (
         "unavailable is not absent",
         "I1",
         Mutation(
-            "sessions/fallback.py",
+            "sessions/outage/fallback.py",
             'raise SessionUnavailable("the session is not known here while Redis is away")',
             "return Missing.ABSENT",
             _TEST,
@@ -64,7 +64,7 @@ MUTANTS = (
         "a logout is journalled",
         "I2",
         Mutation(
-            "sessions/journal.py",
+            "sessions/outage/journal.py",
             'self._put(Entry(id_hash, "", "", None))',
             "self._entries.pop(id_hash, None)",
             _TEST,
@@ -74,7 +74,7 @@ MUTANTS = (
         "what waits of a session is written",
         "I3",
         Mutation(
-            "sessions/journal.py",
+            "sessions/outage/journal.py",
             "return self._merging(self.record, calls, now, lost=lost)",
             "return ()",
             _TEST,

@@ -12,7 +12,7 @@ import pytest
 from tests.sessions.browser import Browser, app_of
 
 from holdfast.runtime import aclose
-from holdfast.sessions.asgi import SessionMiddleware
+from holdfast.sessions.doors.asgi import SessionMiddleware
 from holdfast.settings import Settings
 
 if TYPE_CHECKING:

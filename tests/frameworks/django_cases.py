@@ -50,7 +50,7 @@ from holdfast.django import SessionMiddleware, SessionStore  # noqa: E402
 from holdfast.frameworks.django import engine  # noqa: E402
 from holdfast.sessions.cookie import CookieSigner, Credential, new_credential  # noqa: E402
 from holdfast.sessions.store import Change, Record  # noqa: E402
-from holdfast.sessions.sync import driven  # noqa: E402
+from holdfast.sessions.stores.sync import driven  # noqa: E402
 from holdfast.wrapping.around import around_asgi, around_wsgi, bridged  # noqa: E402
 from holdfast.wrapping.located import sessions_inside  # noqa: E402
 

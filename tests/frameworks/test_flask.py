@@ -20,10 +20,10 @@ from holdfast import WSGISessionMiddleware
 from holdfast import get_session as get_wsgi_session
 from holdfast.errors import ConfigurationError, SessionError, SessionTooLate, SessionUnavailable
 from holdfast.flask import FlaskSession, FlaskSessionInterface, HTTPSessionUnavailable, get_session
-from holdfast.sessions.fallback import FallbackSessionStore
 from holdfast.sessions.lifecycle import LONGEST_LIFETIME
-from holdfast.sessions.memory import MemorySessionStore
-from holdfast.sessions.redis import RedisSessionStore
+from holdfast.sessions.outage.fallback import FallbackSessionStore
+from holdfast.sessions.stores.memory import MemorySessionStore
+from holdfast.sessions.stores.redis import RedisSessionStore
 from holdfast.settings import Settings
 from holdfast.testing.session_middleware import Handle, SessionMiddlewareSuite
 

@@ -15,9 +15,9 @@ from tests.sessions.browser import CountingStore
 
 from holdfast.errors import SessionError, SessionTooLate
 from holdfast.quart import QuartSession, QuartSessionInterface, get_session
-from holdfast.sessions.fallback import FallbackSessionStore
-from holdfast.sessions.memory import MemorySessionStore
-from holdfast.sessions.redis import RedisSessionStore
+from holdfast.sessions.outage.fallback import FallbackSessionStore
+from holdfast.sessions.stores.memory import MemorySessionStore
+from holdfast.sessions.stores.redis import RedisSessionStore
 from holdfast.settings import Settings
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ import pytest
 from tests.frameworks.wsgi_client import asgi_of, session_wsgi_app
 from tests.sessions.aging import patient
 
-from holdfast.sessions.fallback import FallbackSessionStore
-from holdfast.sessions.memory import MemorySessionStore
+from holdfast.sessions.doors.wsgi import WSGISessionMiddleware
+from holdfast.sessions.outage.fallback import FallbackSessionStore
 from holdfast.sessions.session import get_session
-from holdfast.sessions.wsgi import WSGISessionMiddleware
+from holdfast.sessions.stores.memory import MemorySessionStore
 from holdfast.testing.session_middleware import Handle, SessionMiddlewareSuite
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from holdfast.sessions.fallback import FallbackSessionStore
+    from holdfast.sessions.outage.fallback import FallbackSessionStore
     from holdfast.testing.session_middleware import Handle
 
 

@@ -14,10 +14,10 @@ from tests.sessions.outage import HOUR, KEY, until
 from holdfast import RunPublisher, SessionMiddleware, SyncRunPublisher
 from holdfast.errors import SessionNotReplicated
 from holdfast.runtime import aclose
-from holdfast.sessions.fallback import FallbackSessionStore
-from holdfast.sessions.redis import RedisSessionStore
+from holdfast.sessions.outage.fallback import FallbackSessionStore
 from holdfast.sessions.store import Change, Missing, Outcome, Record
-from holdfast.sessions.sync import driven
+from holdfast.sessions.stores.redis import RedisSessionStore
+from holdfast.sessions.stores.sync import driven
 from holdfast.settings import Settings
 from holdfast.testing import redis_server
 from holdfast.testing.session_store import new_key

@@ -31,7 +31,7 @@ from holdfast import (
 from holdfast.errors import JournalFull
 from holdfast.metrics import MetricsApp, WSGIMetricsApp, record_metrics
 from holdfast.metrics.table import METRICS
-from holdfast.sessions.fallback import FallbackSessionStore
+from holdfast.sessions.outage.fallback import FallbackSessionStore
 from holdfast.sessions.store import SessionKey
 from holdfast.streams.cursor import Cursor, parse_position
 from holdfast.streams.fanout.hub import Hub

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from holdfast.sessions.memory import MemorySessionStore
 from holdfast.sessions.session import get_session
+from holdfast.sessions.stores.memory import MemorySessionStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

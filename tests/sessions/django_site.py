@@ -22,10 +22,10 @@ import redis
 from django.conf import settings
 from tests.sessions.browser import Browser, Doing
 
-from holdfast.sessions.asgi import SessionMiddleware
+from holdfast.sessions.doors.asgi import SessionMiddleware
 from holdfast.sessions.imports.django import DjangoSource
-from holdfast.sessions.memory import MemorySessionStore
-from holdfast.sessions.sync import driven
+from holdfast.sessions.stores.memory import MemorySessionStore
+from holdfast.sessions.stores.sync import driven
 from holdfast.settings import Settings
 
 KEY = "a key of more than sixteen characters"

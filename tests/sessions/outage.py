@@ -10,10 +10,10 @@ import anyio
 from tests.sessions.browser import Browser, Doing, app_of
 
 from holdfast.runtime import runtime
-from holdfast.sessions.asgi import SessionMiddleware
 from holdfast.sessions.choice import default_store
-from holdfast.sessions.fallback import FallbackSessionStore
-from holdfast.sessions.redis import RedisSessionStore
+from holdfast.sessions.doors.asgi import SessionMiddleware
+from holdfast.sessions.outage.fallback import FallbackSessionStore
+from holdfast.sessions.stores.redis import RedisSessionStore
 from holdfast.settings import Settings
 
 if TYPE_CHECKING:

@@ -28,9 +28,9 @@ from holdfast.errors import HoldfastError, RedisUnavailable
 from holdfast.link import LinkState, LinkStatus, Script
 from holdfast.link.lane import NOT_YET, new_reader, pack
 from holdfast.link.translate import raised
-from holdfast.sessions import fallback, presence
-from holdfast.sessions.asgi import SessionMiddleware
-from holdfast.sessions.fallback import FallbackSessionStore
+from holdfast.sessions.doors.asgi import SessionMiddleware
+from holdfast.sessions.outage import fallback, presence
+from holdfast.sessions.outage.fallback import FallbackSessionStore
 from holdfast.settings import Settings
 from holdfast.testing import redis_server
 

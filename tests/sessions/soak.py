@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from tests.support.process import ServerProcess, uvicorn_command
 from tests.support.wire import Wire
 
-from holdfast.sessions.fallback import FallbackSessionStore
+from holdfast.sessions.outage.fallback import FallbackSessionStore
 from holdfast.testing import redis_server
 
 if TYPE_CHECKING:

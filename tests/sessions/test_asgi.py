@@ -26,12 +26,12 @@ from holdfast.errors import (
     SessionTooLate,
     SessionUnavailable,
 )
-from holdfast.sessions.asgi import SessionMiddleware
 from holdfast.sessions.cookie import CookieSigner, new_credential
-from holdfast.sessions.memory import MemorySessionStore
-from holdfast.sessions.redis import RedisSessionStore
+from holdfast.sessions.doors.asgi import SessionMiddleware
 from holdfast.sessions.session import Session, get_session
 from holdfast.sessions.store import Missing
+from holdfast.sessions.stores.memory import MemorySessionStore
+from holdfast.sessions.stores.redis import RedisSessionStore
 from holdfast.settings import Settings
 
 if TYPE_CHECKING:

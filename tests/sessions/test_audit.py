@@ -18,8 +18,8 @@ from tests.sessions.browser import Browser, app_of
 from holdfast.errors import ConfigurationError
 from holdfast.runtime import aclose
 from holdfast.sessions import audit
-from holdfast.sessions.asgi import SessionMiddleware
 from holdfast.sessions.audit import AuditLog, line_of
+from holdfast.sessions.doors.asgi import SessionMiddleware
 from holdfast.sessions.events import SessionCreated, SessionDestroyed, SessionRefused
 from holdfast.sessions.index import SessionIndex
 from holdfast.settings import Settings

@@ -15,11 +15,12 @@ from tests.sessions.browser import Answer, Browser, Doing, app_of
 
 from holdfast.endings import WAITED, endings
 from holdfast.runtime import aclose, runtime
-from holdfast.sessions import bond, commit
-from holdfast.sessions.asgi import SessionMiddleware
+from holdfast.sessions.doors import bond
+from holdfast.sessions.doors.asgi import SessionMiddleware
 from holdfast.sessions.index import SessionIndex, SyncSessionIndex
-from holdfast.sessions.memory import MemorySessionStore
+from holdfast.sessions.request import commit
 from holdfast.sessions.session import Session, get_session
+from holdfast.sessions.stores.memory import MemorySessionStore
 from holdfast.settings import Settings
 
 if TYPE_CHECKING:

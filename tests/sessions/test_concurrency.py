@@ -14,13 +14,13 @@ from tests.sessions.browser import Browser, CountingStore, Doing
 from holdfast.errors import SessionError, SessionTooLarge, SessionTooLate, SessionUnavailable
 from holdfast.runtime import runtime
 from holdfast.sessions import atomic
-from holdfast.sessions.asgi import SessionMiddleware
 from holdfast.sessions.choice import default_store
-from holdfast.sessions.encryption import EncryptedSessionStore
-from holdfast.sessions.memory import MemorySessionStore
-from holdfast.sessions.redis import RedisSessionStore
+from holdfast.sessions.doors.asgi import SessionMiddleware
 from holdfast.sessions.session import Session, get_session
 from holdfast.sessions.store import Change, Outcome, SessionKey, SessionStore
+from holdfast.sessions.stores.encryption import EncryptedSessionStore
+from holdfast.sessions.stores.memory import MemorySessionStore
+from holdfast.sessions.stores.redis import RedisSessionStore
 from holdfast.settings import Settings
 from holdfast.testing import redis_server
 

@@ -13,12 +13,18 @@ import pytest
 
 from holdfast.errors import SessionUnavailable
 from holdfast.link import Link
-from holdfast.sessions.encryption import EncryptedSessionStore
-from holdfast.sessions.fallback import FallbackSessionStore
-from holdfast.sessions.memory import MemorySessionStore
-from holdfast.sessions.redis import RedisSessionStore
+from holdfast.sessions.outage.fallback import FallbackSessionStore
 from holdfast.sessions.store import Change, Missing, Outcome, Record, SessionKey, SessionStore
-from holdfast.sessions.sync import SyncSessionStore, blocking, driven, pause, waiting_in_place
+from holdfast.sessions.stores.encryption import EncryptedSessionStore
+from holdfast.sessions.stores.memory import MemorySessionStore
+from holdfast.sessions.stores.redis import RedisSessionStore
+from holdfast.sessions.stores.sync import (
+    SyncSessionStore,
+    blocking,
+    driven,
+    pause,
+    waiting_in_place,
+)
 from holdfast.settings import Settings
 from holdfast.testing.session_store import SessionStoreSuite, new_key
 

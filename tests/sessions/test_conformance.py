@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.sessions.aging import patient
 
-from holdfast.sessions.asgi import SessionMiddleware
-from holdfast.sessions.encryption import EncryptedSessionStore
-from holdfast.sessions.fallback import FallbackSessionStore
-from holdfast.sessions.memory import MemorySessionStore
-from holdfast.sessions.redis import RedisSessionStore
+from holdfast.sessions.doors.asgi import SessionMiddleware
+from holdfast.sessions.outage.fallback import FallbackSessionStore
+from holdfast.sessions.stores.encryption import EncryptedSessionStore
+from holdfast.sessions.stores.memory import MemorySessionStore
+from holdfast.sessions.stores.redis import RedisSessionStore
 from holdfast.settings import Settings
 from holdfast.testing.session_middleware import Handle, SessionMiddlewareSuite, session_app
 

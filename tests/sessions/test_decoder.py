@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import CorruptData
-from holdfast.sessions.decoder import Decoder, mark_of
 from holdfast.sessions.record import decode_fields, encode_value
+from holdfast.sessions.request.decoder import Decoder, mark_of
 
 text = st.text(st.characters(codec="utf-8"))
 numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)

@@ -14,12 +14,17 @@ from tests.sessions.browser import Browser, Doing, app_of
 
 from holdfast.errors import ConfigurationError, CorruptData
 from holdfast.runtime import runtime
-from holdfast.sessions.asgi import SessionMiddleware
 from holdfast.sessions.choice import default_store
-from holdfast.sessions.encryption import EncryptedSessionStore, FieldCipher, encrypted, is_sealed
-from holdfast.sessions.memory import MemorySessionStore
-from holdfast.sessions.redis import RedisSessionStore
+from holdfast.sessions.doors.asgi import SessionMiddleware
 from holdfast.sessions.store import Change, Missing, Outcome, Record, SessionKey, SessionStore
+from holdfast.sessions.stores.encryption import (
+    EncryptedSessionStore,
+    FieldCipher,
+    encrypted,
+    is_sealed,
+)
+from holdfast.sessions.stores.memory import MemorySessionStore
+from holdfast.sessions.stores.redis import RedisSessionStore
 from holdfast.settings import Settings
 from holdfast.testing.session_store import SessionStoreSuite, new_key
 

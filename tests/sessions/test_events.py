@@ -13,8 +13,8 @@ from tests.sessions.browser import Browser, Doing, app_of
 
 from holdfast.runtime import runtime
 from holdfast.sessions import events
-from holdfast.sessions.asgi import SessionMiddleware
 from holdfast.sessions.choice import default_store
+from holdfast.sessions.doors.asgi import SessionMiddleware
 from holdfast.sessions.events import (
     SessionCreated,
     SessionDestroyed,

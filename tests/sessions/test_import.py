@@ -31,13 +31,13 @@ from starlette.requests import HTTPConnection
 from tests.sessions.browser import Browser, CountingStore, Doing, app_of
 
 from holdfast.errors import ConfigurationError
-from holdfast.sessions.asgi import SessionMiddleware
-from holdfast.sessions.door import Door
+from holdfast.sessions.doors.asgi import SessionMiddleware
+from holdfast.sessions.doors.door import Door
 from holdfast.sessions.events import SessionCreated, SessionEvent, on_session_event
 from holdfast.sessions.imports.foreign import is_pickle
 from holdfast.sessions.index import SessionIndex
-from holdfast.sessions.memory import MemorySessionStore
-from holdfast.sessions.sync import driven
+from holdfast.sessions.stores.memory import MemorySessionStore
+from holdfast.sessions.stores.sync import driven
 from holdfast.settings import Settings
 
 if TYPE_CHECKING:

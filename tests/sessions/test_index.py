@@ -15,17 +15,17 @@ from tests.sessions.browser import Browser, Doing
 from holdfast.errors import ConfigurationError, SessionUnavailable
 from holdfast.runtime import runtime
 from holdfast.sessions import users
-from holdfast.sessions.asgi import SessionMiddleware
-from holdfast.sessions.calls import Calls
 from holdfast.sessions.choice import default_store
 from holdfast.sessions.cookie import new_credential
+from holdfast.sessions.doors.asgi import SessionMiddleware
 from holdfast.sessions.events import SessionCreated
-from holdfast.sessions.fallback import FallbackSessionStore
 from holdfast.sessions.imports.foreign import Claim, Foreign
 from holdfast.sessions.index import SessionIndex, SyncSessionIndex
-from holdfast.sessions.journal import Entry
+from holdfast.sessions.outage.fallback import FallbackSessionStore
+from holdfast.sessions.outage.journal import Entry
 from holdfast.sessions.session import Session, get_session
 from holdfast.sessions.store import Change, Outcome, Record, SessionStore
+from holdfast.sessions.stores.calls import Calls
 from holdfast.sessions.users import (
     MemoryUserIndex,
     Origin,

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from holdfast.errors import SessionUnavailable
-from holdfast.sessions.calls import Calls, merged
-from holdfast.sessions.copies import Copies
-from holdfast.sessions.journal import Entry, Journal
+from holdfast.sessions.outage.copies import Copies
+from holdfast.sessions.outage.journal import Entry, Journal
 from holdfast.sessions.store import Change, Missing, Outcome, Record, Rotation, SessionKey
+from holdfast.sessions.stores.calls import Calls, merged
 from holdfast.testing.session_store import new_key, new_secret
 
 NOW = 1000.0

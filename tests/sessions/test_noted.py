@@ -9,9 +9,9 @@ import pytest
 from tests.sessions.aging import PATIENCE
 
 from holdfast.runtime import runtime
-from holdfast.sessions.noted import ASK, Noted
-from holdfast.sessions.redis import RedisSessionStore
 from holdfast.sessions.store import Change, Missing, Outcome, Record, Rotation, SessionKey
+from holdfast.sessions.stores.noted import ASK, Noted
+from holdfast.sessions.stores.redis import RedisSessionStore
 from holdfast.settings import Settings
 from holdfast.testing.session_store import new_key, new_secret
 

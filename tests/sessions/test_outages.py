@@ -18,12 +18,12 @@ from tests.sessions.browser import Browser, Doing
 from tests.sessions.outage import HOUR, KEY, Outage, away, back, session_keys, settings_for, until
 
 from holdfast.errors import SessionUnavailable
-from holdfast.sessions import fallback
-from holdfast.sessions.asgi import SessionMiddleware
-from holdfast.sessions.fallback import FallbackSessionStore
-from holdfast.sessions.redis import RedisSessionStore
+from holdfast.sessions.doors.asgi import SessionMiddleware
+from holdfast.sessions.outage import fallback
+from holdfast.sessions.outage.fallback import FallbackSessionStore
 from holdfast.sessions.session import Session, get_session
 from holdfast.sessions.store import Change, Missing, Outcome, Record, Rotation, SessionStore
+from holdfast.sessions.stores.redis import RedisSessionStore
 from holdfast.settings import Settings
 from holdfast.testing import redis_server
 from holdfast.testing.session_store import SessionStoreSuite, new_key, new_secret

@@ -17,12 +17,9 @@ from tests.sessions.aging import PATIENCE, age, patient
 from tests.sessions.browser import Browser, CountingStore, Doing
 
 from holdfast.errors import CorruptData
-from holdfast.sessions.asgi import SessionMiddleware
-from holdfast.sessions.calls import Calls
 from holdfast.sessions.cookie import CookieSigner, new_credential
+from holdfast.sessions.doors.asgi import SessionMiddleware
 from holdfast.sessions.events import on_session_event
-from holdfast.sessions.memory import MemorySessionStore
-from holdfast.sessions.redis import RedisSessionStore
 from holdfast.sessions.session import Session, get_session
 from holdfast.sessions.store import (
     GRACE_SECONDS,
@@ -33,6 +30,9 @@ from holdfast.sessions.store import (
     Rotation,
     SessionStore,
 )
+from holdfast.sessions.stores.calls import Calls
+from holdfast.sessions.stores.memory import MemorySessionStore
+from holdfast.sessions.stores.redis import RedisSessionStore
 from holdfast.settings import Settings
 from holdfast.testing import FrozenClock
 from holdfast.testing.session_store import new_key, new_secret

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.errors import CorruptData, SessionTooLarge
-from holdfast.sessions.ledger import Ledger
 from holdfast.sessions.record import decode_fields, decode_value, encode_key, encode_value
+from holdfast.sessions.request.ledger import Ledger
 
 text = st.text(st.characters(codec="utf-8"))
 json_values = st.recursive(

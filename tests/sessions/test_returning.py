@@ -17,13 +17,13 @@ from holdfast import SessionIndex, SyncSessionIndex
 from holdfast.errors import SessionUnavailable
 from holdfast.link import supervisor
 from holdfast.runtime import runtime
-from holdfast.sessions.calls import Calls
-from holdfast.sessions.fallback import FallbackSessionStore
-from holdfast.sessions.presence import Census, Loss, loss
-from holdfast.sessions.redis import RedisSessionStore
-from holdfast.sessions.restoration import restorable_since
+from holdfast.sessions.outage.fallback import FallbackSessionStore
+from holdfast.sessions.outage.presence import Census, Loss, loss
+from holdfast.sessions.outage.restoration import restorable_since
 from holdfast.sessions.session import Session
 from holdfast.sessions.store import Change, Missing, Outcome, Record, Rotation
+from holdfast.sessions.stores.calls import Calls
+from holdfast.sessions.stores.redis import RedisSessionStore
 from holdfast.settings import Settings
 from holdfast.testing import FaultProxy, redis_server
 from holdfast.testing.session_store import new_key, new_secret

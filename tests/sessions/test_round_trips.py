@@ -8,7 +8,7 @@ import pytest
 from tests.sessions.browser import Browser, Doing
 from tests.sessions.monitor import Monitor, monitor
 
-from holdfast.sessions.asgi import SessionMiddleware
+from holdfast.sessions.doors.asgi import SessionMiddleware
 from holdfast.sessions.session import Session
 from holdfast.settings import Settings
 

@@ -13,12 +13,12 @@ from tests.sessions.browser import Browser, CountingStore, Doing
 
 from holdfast.errors import ConfigurationError, SessionError
 from holdfast.runtime import Runtime
-from holdfast.sessions.asgi import SessionMiddleware
 from holdfast.sessions.choice import default_store
-from holdfast.sessions.fallback import FallbackSessionStore
-from holdfast.sessions.memory import MemorySessionStore
-from holdfast.sessions.redis import RedisSessionStore
+from holdfast.sessions.doors.asgi import SessionMiddleware
+from holdfast.sessions.outage.fallback import FallbackSessionStore
 from holdfast.sessions.session import Session
+from holdfast.sessions.stores.memory import MemorySessionStore
+from holdfast.sessions.stores.redis import RedisSessionStore
 from holdfast.settings import Settings
 
 if TYPE_CHECKING:

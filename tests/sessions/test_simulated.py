@@ -16,7 +16,7 @@ from holdfast.testing.session_store import new_key
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from holdfast.sessions.fallback import FallbackSessionStore
+    from holdfast.sessions.outage.fallback import FallbackSessionStore
     from holdfast.sessions.store import SessionKey
     from holdfast.testing import RedisServer
 

@@ -31,13 +31,13 @@ from tests.sessions.aging import age, patient
 from tests.sessions.browser import Answer, Browser
 
 from holdfast.link import Link
-from holdfast.sessions.asgi import SessionMiddleware
 from holdfast.sessions.cookie import CookieSigner
-from holdfast.sessions.memory import MemorySessionStore
+from holdfast.sessions.doors.asgi import SessionMiddleware
 from holdfast.sessions.record import decode_fields
-from holdfast.sessions.redis import RedisSessionStore
 from holdfast.sessions.session import Session, get_session
 from holdfast.sessions.store import Record, SessionStore
+from holdfast.sessions.stores.memory import MemorySessionStore
+from holdfast.sessions.stores.redis import RedisSessionStore
 from holdfast.settings import Settings
 from holdfast.testing import FrozenClock
 

@@ -10,12 +10,12 @@ import anyio
 import pytest
 
 from holdfast.errors import ConfigurationError, CorruptData, SessionUnavailable
-from holdfast.sessions.calls import Calls
 from holdfast.sessions.cookie import new_credential
-from holdfast.sessions.fallback import FallbackSessionStore
-from holdfast.sessions.memory import MemorySessionStore
-from holdfast.sessions.redis import RedisSessionStore
+from holdfast.sessions.outage.fallback import FallbackSessionStore
 from holdfast.sessions.store import Change, Missing, Outcome, Record, Rotation, SessionStore
+from holdfast.sessions.stores.calls import Calls
+from holdfast.sessions.stores.memory import MemorySessionStore
+from holdfast.sessions.stores.redis import RedisSessionStore
 from holdfast.settings import Settings
 from holdfast.testing.session_store import SessionStoreSuite, new_key, new_secret
 

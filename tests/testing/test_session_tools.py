@@ -11,9 +11,9 @@ import pytest
 
 import holdfast.testing
 from holdfast.errors import CorruptData, SessionUnavailable
-from holdfast.sessions.asgi import SessionMiddleware
-from holdfast.sessions.memory import MemorySessionStore
+from holdfast.sessions.doors.asgi import SessionMiddleware
 from holdfast.sessions.store import Change, Missing, Outcome, Record
+from holdfast.sessions.stores.memory import MemorySessionStore
 from holdfast.settings import Settings
 from holdfast.testing import FaultyStore, FrozenClock
 from holdfast.testing.session_middleware import Visitor, session_app

@@ -15,16 +15,16 @@ from django.core import checks, mail
 from django.core.signals import setting_changed
 
 from holdfast.errors import ConfigurationError, SessionUnavailable
-from holdfast.sessions.door import UNSET, Door
+from holdfast.sessions.doors.door import UNSET, Door
+from holdfast.sessions.doors.wsgi import may_serve
 from holdfast.sessions.lifecycle import LONGEST_LIFETIME
 from holdfast.sessions.sync_session import SyncSession
-from holdfast.sessions.wsgi import may_serve
 from holdfast.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from holdfast.sessions.exchange import Setup
+    from holdfast.sessions.request.exchange import Setup
 
 logger = logging.getLogger("holdfast.sessions")
 

@@ -16,11 +16,11 @@ from werkzeug.exceptions import ServiceUnavailable
 from holdfast.errors import CorruptData, SessionError, SessionUnavailable
 from holdfast.frameworks.tagged import PERMANENT, is_still_good
 from holdfast.runtime import runtime
-from holdfast.sessions.commit import apply, planned
-from holdfast.sessions.conversation import UNREACHABLE
 from holdfast.sessions.cookie import Presented
-from holdfast.sessions.door import UNSET, Door, Unset
+from holdfast.sessions.doors.conversation import UNREACHABLE
+from holdfast.sessions.doors.door import UNSET, Door, Unset
 from holdfast.sessions.lifecycle import LONGEST_LIFETIME, Header
+from holdfast.sessions.request.commit import apply, planned
 from holdfast.sessions.sync_session import SyncSession
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from holdfast.frameworks.tagged import TaggedSession
     from holdfast.sessions.cookie import CookieAttributes
-    from holdfast.sessions.exchange import Exchange
+    from holdfast.sessions.request.exchange import Exchange
     from holdfast.sessions.session import Session
     from holdfast.sessions.store import SessionStore
     from holdfast.settings import Settings

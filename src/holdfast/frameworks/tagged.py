@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from datetime import datetime
 
-    from holdfast.sessions.exchange import Exchange
+    from holdfast.sessions.request.exchange import Exchange
     from holdfast.sessions.session import Session
     from holdfast.sessions.store import Degraded
 

@@ -10,9 +10,9 @@ import logging
 from typing import TYPE_CHECKING
 
 from holdfast.errors import ConfigurationError
-from holdfast.sessions.encryption import encrypted
-from holdfast.sessions.memory import MemorySessionStore
 from holdfast.sessions.store import SessionStore
+from holdfast.sessions.stores.encryption import encrypted
+from holdfast.sessions.stores.memory import MemorySessionStore
 
 if TYPE_CHECKING:
     from holdfast.runtime import Runtime
@@ -52,7 +52,7 @@ def _memory() -> SessionStore:
 
 
 def _redis(runtime: Runtime) -> SessionStore:
-    from holdfast.sessions.fallback import FallbackSessionStore
+    from holdfast.sessions.outage.fallback import FallbackSessionStore
 
     return FallbackSessionStore(runtime.settings, link=runtime.link)
 

@@ -10,14 +10,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Never, Self, overload
 
 from holdfast.errors import SessionError
-from holdfast.sessions import commit, verbs
+from holdfast.sessions.request import commit, verbs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from starlette.requests import HTTPConnection
 
-    from holdfast.sessions.exchange import Exchange
+    from holdfast.sessions.request.exchange import Exchange
     from holdfast.sessions.store import Degraded
     from holdfast.sessions.sync_session import SyncSession
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from holdfast.sessions.session import Session, UnreadableSession
-from holdfast.sessions.sync import driven
+from holdfast.sessions.stores.sync import driven
 
 if TYPE_CHECKING:
     from collections.abc import Callable, ItemsView, Iterator, KeysView, ValuesView

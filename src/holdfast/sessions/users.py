@@ -25,13 +25,13 @@ from weakref import WeakKeyDictionary
 
 from holdfast.errors import CorruptData, RedisReplyError, RedisUnavailable, SessionUnavailable
 from holdfast.forks import ForkSafeLock, watch_forks
-from holdfast.sessions import calls
-from holdfast.sessions.encryption import EncryptedSessionStore
-from holdfast.sessions.fallback import FallbackSessionStore
-from holdfast.sessions.memory import MemorySessionStore
-from holdfast.sessions.redis import RedisSessionStore
-from holdfast.sessions.restoration import run_all
-from holdfast.sessions.sync import blocking
+from holdfast.sessions.outage.fallback import FallbackSessionStore
+from holdfast.sessions.outage.restoration import run_all
+from holdfast.sessions.stores import calls
+from holdfast.sessions.stores.encryption import EncryptedSessionStore
+from holdfast.sessions.stores.memory import MemorySessionStore
+from holdfast.sessions.stores.redis import RedisSessionStore
+from holdfast.sessions.stores.sync import blocking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

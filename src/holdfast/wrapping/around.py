@@ -20,8 +20,8 @@ from starlette.routing import Mount, Router
 from holdfast.errors import ConfigurationError
 from holdfast.frameworks.litestar import LitestarSessions
 from holdfast.runtime import runtime
-from holdfast.sessions.asgi import SessionMiddleware
-from holdfast.sessions.wsgi import WSGISessionMiddleware
+from holdfast.sessions.doors.asgi import SessionMiddleware
+from holdfast.sessions.doors.wsgi import WSGISessionMiddleware
 from holdfast.streams.app import EventStreamApp
 from holdfast.streams.capture.middleware import StreamCaptureMiddleware
 from holdfast.streams.wsgi.app import WSGIEventStreamApp

@@ -9,8 +9,8 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import ConfigurationError
+from holdfast.sessions.doors.wsgi import WSGISessionMiddleware, refuse, under
 from holdfast.sessions.session import ENVIRON_KEY, Session
-from holdfast.sessions.wsgi import WSGISessionMiddleware, refuse, under
 from holdfast.startup import RETRY_AFTER_SECONDS
 from holdfast.streams.wsgi.app import WSGIEventStreamApp
 

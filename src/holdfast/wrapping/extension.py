@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from holdfast.runtime import runtime
-from holdfast.sessions.asgi import SessionMiddleware
+from holdfast.sessions.doors.asgi import SessionMiddleware
 from holdfast.streams.app import EventStreamApp
 from holdfast.wrapping.around import (
     Beside,

@@ -9,10 +9,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from holdfast.sessions.bond import bound_by
 from holdfast.sessions.cookie import Presented, candidates
-from holdfast.sessions.exchange import Exchange
-from holdfast.sessions.wsgi import WSGISessionMiddleware
+from holdfast.sessions.doors.bond import bound_by
+from holdfast.sessions.doors.wsgi import WSGISessionMiddleware
+from holdfast.sessions.request.exchange import Exchange
 from holdfast.streams.capture.binding import NAMED
 from holdfast.streams.capture.match import RUN_HEADER
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from holdfast.sessions.door import Door
+    from holdfast.sessions.doors.door import Door
     from holdfast.streams.capture.register import Headers
 
     Found = tuple[Door, str] | None

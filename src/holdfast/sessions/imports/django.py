@@ -20,7 +20,7 @@ from holdfast.sessions.imports.foreign import (
     is_pickle,
     object_of,
 )
-from holdfast.sessions.sync import blocking
+from holdfast.sessions.stores.sync import blocking
 
 if TYPE_CHECKING:
     from holdfast.link import Link

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from holdfast.errors import RedisUnavailable, SessionUnavailable
-from holdfast.sessions.sync import blocking
+from holdfast.sessions.stores.sync import blocking
 
 if TYPE_CHECKING:
     from holdfast.link import Link

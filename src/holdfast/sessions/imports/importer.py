@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from holdfast.errors import ConfigurationError, CorruptData, SessionUnavailable
 from holdfast.sessions.cookie import Credential, NoCredential, Presented, candidates
 from holdfast.sessions.events import SessionCreated
-from holdfast.sessions.exchange import Exchange, Setup
 from holdfast.sessions.imports.django import DjangoSource
 from holdfast.sessions.imports.flask_session import FlaskSessionSource
 from holdfast.sessions.imports.foreign import MAX_COOKIE_BYTES, Claim, Foreign, Source
@@ -24,6 +23,7 @@ from holdfast.sessions.imports.starlette import StarletteSource
 from holdfast.sessions.imports.starsessions import StarsessionsSource
 from holdfast.sessions.lifecycle import DEFAULT_LIFETIME
 from holdfast.sessions.record import encode_key, encode_value
+from holdfast.sessions.request.exchange import Exchange, Setup
 from holdfast.sessions.store import Record, SessionKey
 
 if TYPE_CHECKING:

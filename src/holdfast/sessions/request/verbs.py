@@ -12,13 +12,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import CorruptData
-from holdfast.sessions import atomic, onekey
+from holdfast.sessions import atomic
 from holdfast.sessions.record import decode_value, encode_key
+from holdfast.sessions.request import onekey
 from holdfast.sessions.store import Change, Outcome
-from holdfast.sessions.sync import pause
+from holdfast.sessions.stores.sync import pause
 
 if TYPE_CHECKING:
-    from holdfast.sessions.exchange import Exchange
+    from holdfast.sessions.request.exchange import Exchange
 
 #: From the JSON that is stored, or ``None``, to the new value.
 Remake = Callable[[bytes | None], Any]

@@ -17,10 +17,10 @@ from holdfast.errors import (
     SessionUnavailable,
 )
 from holdfast.runtime import runtime
-from holdfast.sessions import calls
-from holdfast.sessions.noted import Noted
 from holdfast.sessions.store import Change, Missing, Outcome, Record, SessionKey, SessionStore
-from holdfast.sessions.sync import blocking
+from holdfast.sessions.stores import calls
+from holdfast.sessions.stores.noted import Noted
+from holdfast.sessions.stores.sync import blocking
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

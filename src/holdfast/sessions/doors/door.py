@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from holdfast import signals
 from holdfast.errors import ConfigurationError
 from holdfast.runtime import runtime
-from holdfast.sessions import observed
 from holdfast.sessions.choice import default_store
 from holdfast.sessions.cookie import (
     CookieAttributes,
@@ -22,13 +21,14 @@ from holdfast.sessions.cookie import (
     Presented,
     candidates,
 )
-from holdfast.sessions.encryption import encrypted
 from holdfast.sessions.events import SessionRefused, announcer
-from holdfast.sessions.exchange import Exchange, Setup
 from holdfast.sessions.imports.importer import importer_of
 from holdfast.sessions.lifecycle import DEFAULT_LIFETIME, Terms
+from holdfast.sessions.request import observed
+from holdfast.sessions.request.exchange import Exchange, Setup
 from holdfast.sessions.session import Session
-from holdfast.sessions.sync import waiting_in_place
+from holdfast.sessions.stores.encryption import encrypted
+from holdfast.sessions.stores.sync import waiting_in_place
 from holdfast.sessions.sync_session import SyncSession
 from holdfast.sessions.tidings import Tidings
 from holdfast.sessions.users import user_index

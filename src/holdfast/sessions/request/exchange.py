@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Never
 from holdfast import signals
 from holdfast.errors import CorruptData, SessionError, SessionTooLate, SessionUnavailable
 from holdfast.sessions.cookie import Credential, Presented, new_credential
-from holdfast.sessions.decoder import Decoder
 from holdfast.sessions.events import SessionExpired, SessionUnknown
-from holdfast.sessions.ledger import Ledger
 from holdfast.sessions.lifecycle import Header, Notice, Standing, Terms
+from holdfast.sessions.request.decoder import Decoder
+from holdfast.sessions.request.ledger import Ledger
 from holdfast.sessions.session import Session
 from holdfast.sessions.store import Missing, Record, SessionStore
 from holdfast.sessions.tidings import SILENT, Tidings

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.endings import BOND_KEY
 from holdfast.errors import ConfigurationError, SessionUnavailable
-from holdfast.sessions.bond import bound
-from holdfast.sessions.commit import apply, conclude, planned
-from holdfast.sessions.conversation import UNREACHABLE
-from holdfast.sessions.door import UNSET, Door, Unset, given_of
-from holdfast.sessions.headers import response_headers
+from holdfast.sessions.doors.bond import bound
+from holdfast.sessions.doors.conversation import UNREACHABLE
+from holdfast.sessions.doors.door import UNSET, Door, Unset, given_of
+from holdfast.sessions.doors.headers import response_headers
+from holdfast.sessions.request.commit import apply, conclude, planned
 from holdfast.sessions.session import ENVIRON_KEY, Session
-from holdfast.sessions.sync import driven
+from holdfast.sessions.stores.sync import driven
 from holdfast.sessions.sync_session import EnvironSession
 from holdfast.startup import RETRY_AFTER_SECONDS, refusal
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
     from holdfast.sessions.cookie import SameSite
-    from holdfast.sessions.exchange import Exchange
+    from holdfast.sessions.request.exchange import Exchange
     from holdfast.sessions.store import SessionStore
     from holdfast.settings import Settings
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from holdfast.sessions.calls import is_plain
+from holdfast.sessions.stores.calls import is_plain
 
 if TYPE_CHECKING:
     from holdfast.sessions.store import Change, SessionKey

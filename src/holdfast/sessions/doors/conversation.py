@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import anyio
 
 from holdfast.errors import SessionUnavailable
-from holdfast.sessions.bond import END_OF_STREAM, ENDED, Bond, is_event_stream
-from holdfast.sessions.commit import apply, conclude, planned
-from holdfast.sessions.headers import response_headers
+from holdfast.sessions.doors.bond import END_OF_STREAM, ENDED, Bond, is_event_stream
+from holdfast.sessions.doors.headers import response_headers
+from holdfast.sessions.request.commit import apply, conclude, planned
 from holdfast.startup import refusal
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from starlette.types import Message, Receive, Scope, Send
 
-    from holdfast.sessions.commit import Plan
-    from holdfast.sessions.exchange import Exchange
+    from holdfast.sessions.request.commit import Plan
+    from holdfast.sessions.request.exchange import Exchange
 
 logger = logging.getLogger("holdfast.sessions")
 

@@ -11,8 +11,8 @@ from marshal import dumps, loads
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import SessionTooLarge
-from holdfast.sessions.decoder import mark_of
 from holdfast.sessions.record import decode_value, encode_key, encode_value
+from holdfast.sessions.request.decoder import mark_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

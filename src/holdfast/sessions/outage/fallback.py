@@ -25,12 +25,10 @@ from holdfast.errors import (
 )
 from holdfast.forks import watch_forks
 from holdfast.runtime import runtime
-from holdfast.sessions import calls
-from holdfast.sessions.copies import Copies
-from holdfast.sessions.journal import Entry, Journal, alive
-from holdfast.sessions.presence import Loss
-from holdfast.sessions.redis import RedisSessionStore
-from holdfast.sessions.restoration import Restoration, restorable_since, run_all
+from holdfast.sessions.outage.copies import Copies
+from holdfast.sessions.outage.journal import Entry, Journal, alive
+from holdfast.sessions.outage.presence import Loss
+from holdfast.sessions.outage.restoration import Restoration, restorable_since, run_all
 from holdfast.sessions.store import (
     TOMBSTONE_SECONDS,
     Change,
@@ -41,7 +39,9 @@ from holdfast.sessions.store import (
     SessionKey,
     SessionStore,
 )
-from holdfast.sessions.sync import blocking, pause
+from holdfast.sessions.stores import calls
+from holdfast.sessions.stores.redis import RedisSessionStore
+from holdfast.sessions.stores.sync import blocking, pause
 from holdfast.signals import Reading
 
 if TYPE_CHECKING:

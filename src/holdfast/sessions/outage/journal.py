@@ -25,7 +25,7 @@ from holdfast.sessions.store import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from holdfast.sessions.calls import Call, Calls
+    from holdfast.sessions.stores.calls import Call, Calls
 
 
 @dataclass(slots=True)

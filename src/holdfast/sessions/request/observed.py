@@ -15,7 +15,7 @@ from holdfast.signals import Operation
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from holdfast.sessions.exchange import Exchange
+    from holdfast.sessions.request.exchange import Exchange
 
 _T = TypeVar("_T")
 

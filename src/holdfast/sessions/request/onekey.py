@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from holdfast import signals
 from holdfast.errors import SessionTooLate, SessionUnavailable
-from holdfast.sessions import observed
-from holdfast.sessions.commit import TOO_LATE, settle, written
 from holdfast.sessions.lifecycle import Command, Notice, Standing
+from holdfast.sessions.request import observed
+from holdfast.sessions.request.commit import TOO_LATE, settle, written
 from holdfast.sessions.store import Change, Outcome, Record
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from holdfast.sessions.exchange import Exchange
+    from holdfast.sessions.request.exchange import Exchange
 
 _T = TypeVar("_T")
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from starlette.exceptions import HTTPException
 
 from holdfast.errors import SessionUnavailable
-from holdfast.sessions.bond import running_task
-from holdfast.sessions.conversation import UNREACHABLE, Conversation, Socket
 from holdfast.sessions.cookie import NoCredential
-from holdfast.sessions.door import UNSET, Door, Unset, given_of
-from holdfast.sessions.exchange import Exchange
+from holdfast.sessions.doors.bond import running_task
+from holdfast.sessions.doors.conversation import UNREACHABLE, Conversation, Socket
+from holdfast.sessions.doors.door import UNSET, Door, Unset, given_of
+from holdfast.sessions.request.exchange import Exchange
 from holdfast.sessions.session import Session
 from holdfast.startup import (
     RETRY_AFTER_SECONDS,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from holdfast.sessions.cookie import SameSite
-    from holdfast.sessions.exchange import Setup
+    from holdfast.sessions.request.exchange import Setup
     from holdfast.sessions.store import SessionStore
     from holdfast.settings import Settings
 

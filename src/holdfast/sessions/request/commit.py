@@ -15,7 +15,6 @@ import anyio
 
 from holdfast import signals
 from holdfast.errors import CorruptData, SessionError, SessionTooLate, SessionUnavailable
-from holdfast.sessions import observed
 from holdfast.sessions.cookie import Presented, new_credential
 from holdfast.sessions.events import (
     SessionCreated,
@@ -36,15 +35,16 @@ from holdfast.sessions.lifecycle import (
     judge,
     touch_interval,
 )
+from holdfast.sessions.request import observed
 from holdfast.sessions.store import GRACE_SECONDS, Change, Outcome, Record, Rotation
-from holdfast.sessions.sync import blocking, pause
+from holdfast.sessions.stores.sync import blocking, pause
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from holdfast.sessions.cookie import Credential
     from holdfast.sessions.events import Refusal, RotationCause, SessionEvent
-    from holdfast.sessions.exchange import Exchange
+    from holdfast.sessions.request.exchange import Exchange
     from holdfast.sessions.store import SessionKey
 
 _T = TypeVar("_T")

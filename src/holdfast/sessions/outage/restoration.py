@@ -12,16 +12,16 @@ import time
 from typing import TYPE_CHECKING
 
 from holdfast.errors import HoldfastError, RedisReplyError
-from holdfast.sessions.copies import Departed
-from holdfast.sessions.presence import Census, Loss, Presence
+from holdfast.sessions.outage.copies import Departed
+from holdfast.sessions.outage.presence import Census, Loss, Presence
 from holdfast.sessions.store import TOMBSTONE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from holdfast.link import Recovery, Reply
-    from holdfast.sessions.calls import Call, Calls
     from holdfast.sessions.store import Record, SessionKey
+    from holdfast.sessions.stores.calls import Call, Calls
 
 logger = logging.getLogger("holdfast.sessions")
 

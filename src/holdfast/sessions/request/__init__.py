@@ -1,0 +1,1 @@
+"""One request's session, of no protocol: opened, compared, decided upon and committed."""
