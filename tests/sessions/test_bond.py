@@ -274,6 +274,56 @@ async def test_a_handler_ends_and_its_client_is_told(
     assert repr(endings(runtime(settings))) == "<Endings, 0 watching>"
 
 
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize("how", ["read", "write", "thread"])
+async def test_a_session_looked_at_after_the_start_ends_what_was_served_all_the_same(
+    settings: Settings, kind: str, how: str
+) -> None:
+    looked = asyncio.Event()
+
+    async def late(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", b"text/event-stream")]
+        start = {"type": "http.response.start", "status": 200, "headers": headers}
+        await send(start if kind == "http" else {"type": "websocket.accept"})
+        if how == "write":
+            scope["session"]["seen"] = True
+        elif how == "read":
+            dict(get_session(scope))
+        else:
+            await anyio.to_thread.run_sync(get_session, scope)
+        looked.set()
+        await asyncio.sleep(60)
+
+    browser, id_hash = await logged_in(settings, late)
+    held = await Held(browser, kind).opened()
+    async with asyncio.timeout(10):
+        await looked.wait()
+    await SessionIndex(settings).revoke(id_hash)
+    await held.done()
+    assert held.answer.messages[-1]["type"] in ("http.response.body", "websocket.close")
+    assert repr(endings(runtime(settings))) == "<Endings, 0 watching>"
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+async def test_a_session_looked_at_when_all_is_over_is_followed_by_nobody(
+    settings: Settings, kind: str
+) -> None:
+    held_back: list[Session] = []
+
+    async def brief(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", b"text/event-stream")]
+        start = {"type": "http.response.start", "status": 200, "headers": headers}
+        await send(start if kind == "http" else {"type": "websocket.accept"})
+        held_back.append(scope["session"])
+        held_back[0].mark_accessed()
+
+    browser, _ = await logged_in(settings, brief)
+    await (await Held(browser, kind).opened()).done()
+    held_back[0].mark_accessed()
+    await asyncio.sleep(0)
+    assert repr(endings(runtime(settings))) == "<Endings, 0 watching>"
+
+
 async def test_a_revocation_in_a_thread_ends_streams_on_a_loop(settings: Settings) -> None:
     browser, id_hash = await logged_in(settings, Hold())
     held = await Held(browser, "http").opened()

@@ -42,12 +42,16 @@ class Session(dict[str, Any]):
     accessed: bool = False
     modified: bool = False
     _exchange: Exchange | None = None
+    #: Told of each access, where an answer that has started ends with the session once looked at.
+    _on_access: Callable[[], object] | None = None
 
     # --- what Starlette's Session offers --------------------------------------------------------
 
     def mark_accessed(self) -> None:
         """Note that the answer depends on the session: it gets ``Vary: Cookie``."""
         self.accessed = True
+        if self._on_access is not None:
+            self._on_access()
 
     def mark_modified(self) -> None:
         """Note a write.
@@ -57,7 +61,7 @@ class Session(dict[str, Any]):
         """
         if self._exchange is not None:
             self._exchange.check_write()
-        self.accessed = True
+        self.mark_accessed()
         self.modified = True
 
     # --- facts ----------------------------------------------------------------------------------

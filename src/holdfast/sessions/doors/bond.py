@@ -257,4 +257,8 @@ def running_task() -> asyncio.Task[object] | None:
 
 
 def _on_asyncio() -> bool:
-    return running_task() is not None
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -14,6 +14,7 @@ import anyio
 from holdfast.errors import SessionUnavailable
 from holdfast.sessions.doors.bond import END_OF_STREAM, ENDED, Bond, is_event_stream
 from holdfast.sessions.doors.headers import response_headers
+from holdfast.sessions.lifecycle import Standing
 from holdfast.sessions.request.commit import apply, conclude, planned
 from holdfast.startup import refusal
 
@@ -58,6 +59,7 @@ class Conversation:
         self._bond: Bond | None = None
         self._replaced = False
         self._spoiled = False
+        self._returned = False
 
     def send(self, message: Message) -> Awaitable[None]:
         """Pass *message* on, after the commit where it starts the response."""
@@ -83,6 +85,7 @@ class Conversation:
 
     async def finish(self) -> None:
         """Store what was written after the start; the application has returned."""
+        self._returned = True
         if self._bond is not None:
             await self._bond.finish()
         if self._replaced or self._spoiled:
@@ -95,6 +98,7 @@ class Conversation:
 
     async def failed(self, error: BaseException) -> None:
         """Deal with what the application raised: it is raised again, unless it is answered here."""
+        self._returned = True
         if self._bond is not None:
             ended = self._bond.caused(error)
             await self._bond.finish()
@@ -138,8 +142,10 @@ class Conversation:
     def _begin(self, message: Message) -> Awaitable[None]:
         self._exchange.started = True
         dressed = self._dressed(message)
-        if self._exchange.session.accessed and is_event_stream(message):
-            return self._send_and_bind(dressed)
+        if is_event_stream(message):
+            if self._exchange.session.accessed:
+                return self._send_and_bind(dressed)
+            self._bind_when_looked_at()
         return self._send(dressed)
 
     async def _send_and_bind(self, message: Message) -> None:
@@ -151,6 +157,19 @@ class Conversation:
         self._bond = bond = Bond(self._exchange, self._part, self._task)
         bond.begin()
         return bond
+
+    def _bind_when_looked_at(self) -> None:
+        """Do so at the first look the handler takes from now on, if it takes one."""
+        if self._task is None or self._exchange.standing is not Standing.FOUND:
+            return
+        # A generator that is no coroutine runs in a thread.
+        soon = self._task.get_loop().call_soon_threadsafe
+        self._exchange.session._on_access = lambda: soon(self._looked_at)  # noqa: SLF001 - ours
+
+    def _looked_at(self) -> None:
+        if self._bond is None and not self._returned and self._exchange.scope is not None:
+            self._exchange.session._on_access = None  # noqa: SLF001 - ours
+            self._bind()
 
     async def _part(self) -> None:
         await self._send(END_OF_STREAM)
@@ -243,6 +262,8 @@ class Socket(Conversation):
         await self._send(message)
         if self._exchange.session.accessed:
             self._bind()
+        else:
+            self._bind_when_looked_at()
 
     async def _part(self) -> None:
         # RFC 6455, section 7.4.1: 1008, a policy is violated.
