@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import time
@@ -51,6 +52,7 @@ from holdfast.frameworks.django import engine  # noqa: E402
 from holdfast.sessions.cookie import CookieSigner, Credential, new_credential  # noqa: E402
 from holdfast.sessions.store import Change, Record  # noqa: E402
 from holdfast.sessions.stores.sync import driven  # noqa: E402
+from holdfast.testing import FrozenClock  # noqa: E402
 from holdfast.wrapping.around import around_asgi, around_wsgi, bridged  # noqa: E402
 from holdfast.wrapping.located import sessions_inside  # noqa: E402
 
@@ -63,6 +65,11 @@ def count(request: HttpRequest) -> JsonResponse:
 def fail(request: HttpRequest) -> HttpResponse:
     request.session["seen"] = "never"
     raise ValueError("of a view")
+
+
+async def remembering(connection: Any, run_id: str, action: str) -> bool:
+    connection.session["asked"] = f"{action} {run_id}"
+    return True
 
 
 urlpatterns = [path("count", count), path("fail", fail)]
@@ -317,12 +324,32 @@ class Requests(SimpleTestCase):  # type: ignore[misc]
             headers = {"cookie": f"sessionid={ada}"}
             assert other.get("/streams/runs/hers/events", headers=headers).status_code == 401
 
-    def test_streams_sign_a_cookie_anew_for_as_long_as_django_does(self) -> None:
+    def test_streams_leave_the_cookie_to_django(self) -> None:
         own = Settings(stream_access="session", stream_wait=0, secret_key=KEY)
-        session = stored(_auth_user_id="7")
-        presented = engine().setup.signer.verify(session.session_key.encode())
-        assert presented is not None
-        old = CookieSigner([OLD_KEY]).sign(presented.credential)
+        SyncRunPublisher("kept", owner="user:7", settings=own).emit("t")
+        with pytest.MonkeyPatch.context() as environ, override_settings(SESSION_COOKIE_AGE=60):
+            environ.setenv("HOLDFAST_SESSION_ROTATE_AFTER", "1")
+            # With set_expiry(0) it is to end with the browser, which only Django knows.
+            session = stored(_auth_user_id="7", _session_expiry=0)
+            presented = engine().setup.signer.verify(session.session_key.encode())
+            assert presented is not None
+            old = CookieSigner([OLD_KEY]).sign(presented.credential)
+            clients: tuple[Any, ...] = (
+                WSGIClient(around_wsgi(WSGIHandler(), own), use_cookies=False),
+                ASGIClient(bridged(WSGIHandler(), own)),
+            )
+            with FrozenClock(time.time() + 10):
+                for client, cookie in itertools.product(clients, (old, session.session_key)):
+                    headers = {"cookie": f"sessionid={cookie}"}
+                    answer = client.get("/streams/runs/kept/events", headers=headers)
+                    assert answer.status_code == 200
+                    assert "set-cookie" not in answer.headers
+            assert engine().setup.terms.rotate_after == 1
+
+    def test_a_cookie_given_by_who_decides_on_access_is_as_django_gives_it(self) -> None:
+        # Such a callable may write to the session, and so begin one.
+        access = f"{__name__}:remembering"
+        own = Settings(stream_access=access, stream_wait=0, secret_key=KEY)
         SyncRunPublisher("kept", owner="user:7", settings=own).emit("t")
         cases: tuple[tuple[dict[str, Any], str], ...] = (
             ({}, "Max-Age=1209600"),
@@ -330,12 +357,13 @@ class Requests(SimpleTestCase):  # type: ignore[misc]
             ({"SESSION_EXPIRE_AT_BROWSER_CLOSE": True}, ""),
         )
         for theirs, said in cases:
-            with override_settings(**theirs):
+            with override_settings(**theirs, SESSION_COOKIE_SECURE=True):
                 client = WSGIClient(around_wsgi(WSGIHandler(), own), use_cookies=False)
-                headers = {"cookie": f"sessionid={old}"}
-                answer = client.get("/streams/runs/kept/events", headers=headers)
+                answer = client.get("/streams/runs/kept/events")
                 cookie = answer.headers["set-cookie"]
                 assert "".join(re.findall(r"Max-Age=\d+", cookie)) == said
+                assert cookie.startswith("sessionid=")
+                assert "secure" in cookie
 
     def test_a_cookie_that_browsers_drop_is_told_and_stops_nothing(self) -> None:
         own = Settings(secret_key=KEY)

@@ -21,7 +21,8 @@ from holdfast.errors import ConfigurationError
 from holdfast.flask import FlaskSessionInterface
 from holdfast.quart import QuartSessionInterface
 from holdfast.settings import Settings
-from holdfast.wrapping.around import Beside, around_asgi, around_wsgi, bridged
+from holdfast.wrapping.around import around_asgi, around_wsgi, bridged
+from holdfast.wrapping.beside_asgi import Beside
 from holdfast.wrapping.beside_wsgi import BesideWSGI
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from holdfast import Holdfast, SyncRunPublisher, WSGISessionMiddleware
 from holdfast.errors import ConfigurationError
 from holdfast.settings import Settings
 from holdfast.wrapping.around import around_asgi, around_wsgi
-from holdfast.wrapping.beside_wsgi import FlaskStreams
+from holdfast.wrapping.beside_wsgi import StreamsBesideWSGI
 from holdfast.wrapping.protocol import protocol_of
 
 if TYPE_CHECKING:
@@ -274,5 +274,5 @@ def test_the_log_says_what_serves_already_and_is_not_captured(
 
 
 def test_two_first_readers_of_a_flask_app_are_served_by_one_loop() -> None:
-    streams = FlaskStreams(flask_app(), SETTINGS)
+    streams = StreamsBesideWSGI(flask_app(), SETTINGS)
     assert streams._make() is streams._make()

@@ -6,7 +6,7 @@ Explicit variables of holdfast come first, then Django's settings. No session is
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from holdfast.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from holdfast.sessions.cookie import CookieAttributes
     from holdfast.sessions.request.exchange import Setup
 
 logger = logging.getLogger("holdfast.sessions")
@@ -73,6 +74,7 @@ def engine() -> Engine:
     own = Settings()
     given = {} if own.is_set("secret_key") else {"secret_key": _keys()}
     door = Door(None, given, UNSET, None, SessionUnavailable, SyncSession)
+    door.setup = replace(door.setup, attributes=_attributes(door.setup.attributes, own))
     lifetime = door.setup.terms.lifetime if own.is_set("session_max_age") else LONGEST_LIFETIME
     return Engine(door, lifetime)
 
@@ -87,32 +89,25 @@ def sessions_of_site() -> tuple[Door, str] | None:
     return engine().door, django_settings.SESSION_COOKIE_NAME
 
 
-def arguments_of_site() -> dict[str, Any] | None:
-    """Return the arguments of a session middleware that serves the site's sessions beside it.
-
-    ``None`` where another engine keeps them.
-    """
-    if django_settings.SESSION_ENGINE != "holdfast.django":
-        return None
-    found = {
-        name.removeprefix("session_") if name != "session_cookie" else name: getattr(
-            django_settings, theirs
-        )
-        for name, theirs in _COOKIE.items()
-    }
+def _attributes(given: CookieAttributes, own: Settings) -> CookieAttributes:
+    """Return *given* as Django says it, for what is served beside it."""
+    of = {name: getattr(django_settings, theirs) for name, theirs in _COOKIE.items()}
     # Django has a False of its own here, for a cookie without the attribute.
-    found["same_site"] = (found["same_site"] or "lax").lower()
-    if found["same_site"] == "none" and not found["https_only"]:
+    same_site: Any = (of["session_same_site"] or "lax").lower()
+    if same_site == "none" and not of["session_https_only"]:
         _tell_of_same_site()
-        del found["same_site"]
-    own = Settings()
-    if not own.is_set("secret_key"):
-        found["secret_key"] = _keys()
-    if not own.is_set("session_max_age"):
-        # Of the cookie only, where it is signed anew: sessions are begun by Django alone.
-        closed = django_settings.SESSION_EXPIRE_AT_BROWSER_CLOSE
-        found["max_age"] = None if closed else django_settings.SESSION_COOKIE_AGE
-    return found
+        same_site = "lax"
+    closed = django_settings.SESSION_EXPIRE_AT_BROWSER_CLOSE
+    age = None if closed else django_settings.SESSION_COOKIE_AGE
+    return replace(
+        given,
+        name=of["session_cookie"],
+        max_age=given.max_age if own.is_set("session_max_age") else age,
+        path=of["session_path"],
+        domain=of["session_domain"],
+        same_site=same_site,
+        https_only=of["session_https_only"],
+    )
 
 
 @cache

@@ -110,12 +110,14 @@ class CookieSigner:
 
     Args:
         keys: newest first. The first signs, all verify.
+        anew: whether what an older key signed is to be signed anew.
     """
 
-    def __init__(self, keys: Sequence[str]) -> None:
+    def __init__(self, keys: Sequence[str], *, anew: bool = True) -> None:
         if not keys or not all(keys):
             raise ValueError("a signer needs at least one key, and none may be empty")
         self._signer = _signer(keys[0])
+        self._anew = anew
         # One a key, because which key it was decides on signing anew.
         self._hashes = [_hash_of(key) for key in keys]
         self._known: dict[bytes, Presented] = {}
@@ -149,7 +151,7 @@ class CookieSigner:
             mac.update(payload)
             if hmac.compare_digest(_base64(mac.digest()), signature):
                 locator, _, secret = payload.decode().partition(".")
-                return Presented(Credential(locator, secret), old_key=age > 0)
+                return Presented(Credential(locator, secret), old_key=self._anew and age > 0)
         return None
 
     def choose(self, values: Iterable[bytes]) -> CookieAnswer:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import Mount, Router
 
 from holdfast.errors import ConfigurationError
 from holdfast.frameworks.litestar import LitestarSessions
@@ -25,15 +24,16 @@ from holdfast.sessions.doors.wsgi import WSGISessionMiddleware
 from holdfast.streams.app import EventStreamApp
 from holdfast.streams.capture.middleware import StreamCaptureMiddleware
 from holdfast.streams.wsgi.app import WSGIEventStreamApp
-from holdfast.wrapping.beside_wsgi import BesideWSGI, FlaskStreams
+from holdfast.wrapping.beside_asgi import Beside, StreamsBesideASGI
+from holdfast.wrapping.beside_wsgi import BesideWSGI, StreamsBesideWSGI
 from holdfast.wrapping.bridge import Bridge, Single
-from holdfast.wrapping.located import Located, arguments_beside, is_django, sessions_inside
+from holdfast.wrapping.located import Located, is_django, sessions_inside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from wsgiref.types import WSGIApplication
 
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp
 
     from holdfast.settings import Settings
 
@@ -43,34 +43,6 @@ logger = logging.getLogger("holdfast")
 _THREADS = 40
 _for_asgi: ContextVar[bool] = ContextVar("holdfast.wrapping.for_asgi", default=False)
 _OWN = "%s has sessions of its own (%s), which are left to it"
-
-
-class Beside:
-    """An ASGI application with the streams mounted beside it: all it does not see is their path.
-
-    Args:
-        app: what gets everything else, the lifespan too.
-        streams: at *mount*.
-        mount: a path, as ``HOLDFAST_STREAM_MOUNT``.
-    """
-
-    def __init__(self, app: ASGIApp, streams: ASGIApp, mount: str) -> None:
-        self.app = app
-        self._mount = mount
-        self._streams = Router([Mount(mount, streams)])
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection."""
-        if scope["type"] != "lifespan" and self._is_below(scope):
-            await self._streams(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
-
-    def _is_below(self, scope: Scope) -> bool:
-        path, root = scope["path"], scope.get("root_path", "")
-        if root and path.startswith(root + "/"):
-            path = path[len(root) :]
-        return bool(path == self._mount or path.startswith(self._mount.rstrip("/") + "/"))
 
 
 def capturing(app: Any, settings: Settings | None = None) -> ASGIApp:
@@ -122,15 +94,17 @@ def around_asgi(app: ASGIApp, settings: Settings | None = None) -> ASGIApp:
     """
     if _has_extension(app):
         return app
-    own = runtime(settings).settings
-    streams = EventStreamApp(settings=settings)
+    mount = runtime(settings).settings.stream_mount
     inner = capturing_outside(app, app, settings)
+    if (given := _given_to_ours(app)) is not None:
+        streams = EventStreamApp(settings=settings)
+        return Beside(inner, given.cls(streams, *given.args, **given.kwargs), mount)
     if _equipped(app, settings) or has_sessions(app):
-        with_sessions = SessionMiddleware(streams, **_sessions(app, settings))
-        return Beside(inner, with_sessions, own.stream_mount)
+        return Beside(inner, StreamsBesideASGI(app, settings), mount)
     if is_a(app, "litestar", "Litestar"):
         inner = LitestarSessions(inner)
-    return SessionMiddleware(Beside(inner, streams, own.stream_mount), settings=settings)
+    streams = EventStreamApp(settings=settings)
+    return SessionMiddleware(Beside(inner, streams, mount), settings=settings)
 
 
 def around_wsgi(app: WSGIApplication, settings: Settings | None = None) -> WSGIApplication:
@@ -143,11 +117,9 @@ def around_wsgi(app: WSGIApplication, settings: Settings | None = None) -> WSGIA
         return app
     tell_what_is_not_captured(settings)
     mount = runtime(settings).settings.stream_mount
-    if _equipped(app, settings):
-        return BesideWSGI(app, FlaskStreams(app, settings), mount)
+    if _equipped(app, settings) or has_sessions(app):
+        return BesideWSGI(app, StreamsBesideWSGI(app, settings), mount)
     streams = WSGIEventStreamApp(settings=settings)
-    if has_sessions(app):
-        return BesideWSGI(app, WSGISessionMiddleware(streams, **_sessions(app, settings)), mount)
     return WSGISessionMiddleware(BesideWSGI(app, streams, mount), settings=settings)
 
 
@@ -171,15 +143,21 @@ def bridged(app: WSGIApplication, settings: Settings | None = None) -> ASGIApp:
     single: Any = Single(inner)
     threads: Any = WSGIMiddleware(single, workers=_THREADS)
     served = Bridge(threads)
-    streams = SessionMiddleware(EventStreamApp(settings=settings), **_sessions(app, settings))
     captured = capturing_outside(served, inner, settings)
-    return Beside(captured, streams, own.stream_mount)
+    return Beside(captured, StreamsBesideASGI(inner, settings), own.stream_mount)
 
 
-def _sessions(app: Any, settings: Settings | None) -> dict[str, Any]:
-    """Return the arguments of the session middleware of the streams beside *app*."""
-    # What Django serves, it configures: by its settings, and by the environment.
-    return arguments_beside(app) or {"settings": settings}
+def _given_to_ours(app: Any) -> Any:
+    """Return what an application of Starlette's was given our session middleware with, or ``None``.
+
+    It makes that itself, and the one of the streams beside it is made alike.
+    """
+    ours = (each for each in getattr(app, "user_middleware", ()) if _is_ours(each.cls))
+    return next(ours, None)
+
+
+def _is_ours(middleware: Any) -> bool:
+    return isinstance(middleware, type) and issubclass(middleware, SessionMiddleware)
 
 
 def _has_extension(app: object) -> bool:
@@ -213,8 +191,10 @@ def is_a(app: object, module: str, name: str) -> bool:
 
 def has_sessions(app: Any) -> bool:
     """Whether sessions are kept by *app* itself, as far as that can be seen."""
+    if isinstance(app, SessionMiddleware | WSGISessionMiddleware) or _given_to_ours(app):
+        return True
     if is_django(app):
-        if arguments_beside(app) is None:
+        if sessions_inside(app) is None:
             logger.warning(
                 "Django keeps its sessions by SESSION_ENGINE; for ours: SESSION_ENGINE = "
                 '"holdfast.django"'

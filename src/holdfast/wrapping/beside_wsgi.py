@@ -8,17 +8,21 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from holdfast.errors import ConfigurationError
+from holdfast.errors import ConfigurationError, SessionUnavailable
 from holdfast.sessions.doors.wsgi import WSGISessionMiddleware, refuse, under
 from holdfast.sessions.session import ENVIRON_KEY, Session
+from holdfast.sessions.sync_session import EnvironSession
 from holdfast.startup import RETRY_AFTER_SECONDS
 from holdfast.streams.wsgi.app import WSGIEventStreamApp
+from holdfast.wrapping.located import sessions_inside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from holdfast.sessions.doors.door import Door
     from holdfast.settings import Settings
+    from holdfast.wrapping.located import Found
 
 logger = logging.getLogger("holdfast")
 
@@ -48,13 +52,14 @@ class BesideWSGI:
         return self._streams(below, start_response)
 
 
-class FlaskStreams:
-    """The streams of a Flask application, under the sessions that its interface keeps.
+class StreamsBesideWSGI:
+    """The streams beside a WSGI application, under the sessions of ours that it keeps itself.
 
-    They are made with the first request: until then the application may still be configured.
+    They are made with the first request: until then the application may still be configured. Where
+    it keeps none of ours, they have sessions by the settings.
 
     Args:
-        app: the application, of Flask's own class or one derived from it.
+        app: the application.
         settings: in place of those of the environment.
     """
 
@@ -62,26 +67,25 @@ class FlaskStreams:
         self._app = app
         self._settings = settings
         self._made: dict[str, tuple[WSGIApplication, WSGIApplication]] = {}
+        self._inside: tuple[Found, Door | None] = None, None
         self._told = False
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request below the mount."""
         try:
             alone, with_sessions = self._made.get("") or self._make()
+            door = self._door()
         except ConfigurationError as error:
             # The application goes on: it may have no use for them.
             if not self._told:
                 self._told = True
                 logger.error("Every request for an event stream is answered 503: %s", error)  # noqa: TRY400
             return refuse(start_response, RETRY_AFTER_SECONDS)
-        from holdfast.flask import FlaskSessionInterface
-
-        interface = self._app.session_interface
         if isinstance(environ.get(ENVIRON_KEY), Session):
             # A middleware around the application is in charge.
             return alone(environ, start_response)
-        if isinstance(interface, FlaskSessionInterface) and interface.has_key(self._app):
-            return under(interface.door(self._app), alone, environ, start_response)
+        if door is not None:
+            return under(door, alone, environ, start_response)
         return with_sessions(environ, start_response)
 
     def _make(self) -> tuple[WSGIApplication, WSGIApplication]:
@@ -89,3 +93,11 @@ class FlaskStreams:
         made = alone, WSGISessionMiddleware(alone, settings=self._settings)
         # One step: of two first requests both get the same, and with it one loop.
         return self._made.setdefault("", made)
+
+    def _door(self) -> Door | None:
+        """Return what lets in, as the application is configured now."""
+        found, (known, door) = sessions_inside(self._app), self._inside
+        if found != known:
+            door = found and found[0].beside(found[1], SessionUnavailable, EnvironSession)
+            self._inside = found, door
+        return door

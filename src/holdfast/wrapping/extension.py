@@ -16,7 +16,6 @@ from holdfast.runtime import runtime
 from holdfast.sessions.doors.asgi import SessionMiddleware
 from holdfast.streams.app import EventStreamApp
 from holdfast.wrapping.around import (
-    Beside,
     around_asgi,
     around_wsgi,
     capturing,
@@ -25,7 +24,8 @@ from holdfast.wrapping.around import (
     is_a,
     tell_what_is_not_captured,
 )
-from holdfast.wrapping.beside_wsgi import BesideWSGI, FlaskStreams
+from holdfast.wrapping.beside_asgi import Beside, StreamsBesideASGI
+from holdfast.wrapping.beside_wsgi import BesideWSGI, StreamsBesideWSGI
 from holdfast.wrapping.protocol import protocol_of
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Holdfast:
             app.session_interface = FlaskSessionInterface(self._settings, key_needed=False)
             own = runtime(self._settings).settings
             tell_what_is_not_captured(self._settings)
-            streams = FlaskStreams(app, self._settings)
+            streams = StreamsBesideWSGI(app, self._settings)
             app.wsgi_app = BesideWSGI(app.wsgi_app, streams, own.stream_mount)
             app.extensions["holdfast"] = self
 
@@ -140,10 +140,9 @@ class Holdfast:
             _tell_what_is_replaced(app)
             app.session_interface = QuartSessionInterface(self._settings, key_needed=False)
             own = runtime(self._settings).settings
-            streams = EventStreamApp(settings=self._settings)
-            inside = SessionMiddleware(streams, settings=self._settings)
+            streams = StreamsBesideASGI(app, self._settings)
             captured = capturing_outside(app.asgi_app, app, self._settings)
-            app.asgi_app = Beside(captured, inside, own.stream_mount)
+            app.asgi_app = Beside(captured, streams, own.stream_mount)
             app.extensions["holdfast"] = self
 
 

@@ -1,7 +1,7 @@
-"""Which session of ours a request names, for a capture that stands outside of the sessions.
+"""Which sessions of ours an application keeps inside, and which one of them a request names.
 
-By the signed cookie alone. The store is asked once for each answer that is captured, because it
-ends with its session.
+The latter for a capture that stands outside of the sessions, by the signed cookie alone. The store
+is asked once for each answer that is captured, because it ends with its session.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from holdfast.sessions.cookie import Presented, candidates
+from holdfast.sessions.doors.asgi import SessionMiddleware
 from holdfast.sessions.doors.bond import bound_by
 from holdfast.sessions.doors.wsgi import WSGISessionMiddleware
 from holdfast.sessions.request.exchange import Exchange
+from holdfast.startup import StartError
 from holdfast.streams.capture.binding import NAMED
 from holdfast.streams.capture.match import RUN_HEADER
 
@@ -86,9 +88,14 @@ class Located:
 
 
 def sessions_inside(app: Any) -> Found:
-    """Return the sessions of ours that a framework's application keeps by itself."""
-    if isinstance(app, WSGISessionMiddleware):
-        return app._door, app._door.setup.attributes.name  # noqa: SLF001 - its configuration
+    """Return the sessions of ours that an application keeps by itself, ``None`` for none.
+
+    Raises:
+        ConfigurationError: its settings cannot work.
+    """
+    if isinstance(app, SessionMiddleware | WSGISessionMiddleware):
+        door = app._door  # noqa: SLF001 - its configuration
+        return None if isinstance(door, StartError) else (door, door.setup.attributes.name)
     if is_django(app):
         engine = _django_engine()
         return engine.sessions_of_site() if engine is not None else None
@@ -96,15 +103,6 @@ def sessions_inside(app: Any) -> Found:
     if interface is None or not hasattr(interface, "door") or not interface.has_key(app):
         return None
     return interface.door(app), interface.get_cookie_name(app)
-
-
-def arguments_beside(app: Any) -> dict[str, Any] | None:
-    """Return the arguments of a session middleware that serves the sessions of ours inside *app*.
-
-    ``None`` where it does not keep them by itself, or not as Django does.
-    """
-    engine = _django_engine() if is_django(app) else None
-    return engine.arguments_of_site() if engine is not None else None
 
 
 def is_django(app: Any) -> bool:

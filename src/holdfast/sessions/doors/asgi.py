@@ -88,7 +88,6 @@ class SessionMiddleware:
         settings: Settings | None = None,
         store: SessionStore | None = None,
     ) -> None:
-        self.app: ASGIApp = app
         given = given_of(
             secret_key,
             cookie=session_cookie,
@@ -98,7 +97,13 @@ class SessionMiddleware:
             domain=domain,
             partitioned=partitioned,
         )
-        door = kept_or_raised(lambda: Door(settings, given, max_age, store, HTTPSessionUnavailable))
+        self._take(
+            app,
+            kept_or_raised(lambda: Door(settings, given, max_age, store, HTTPSessionUnavailable)),
+        )
+
+    def _take(self, app: ASGIApp, door: Door | StartError) -> None:
+        self.app = app
         self._door = door
         #: Whether the short way of requests without a cookie is closed.
         self._always = isinstance(door, StartError) or bool(
@@ -189,6 +194,13 @@ class SessionMiddleware:
 
 
 _KINDS = frozenset({"http", "websocket"})
+
+
+def under(door: Door, app: ASGIApp) -> ASGIApp:
+    """Return *app*, served with the sessions that *door* opens."""
+    made = SessionMiddleware.__new__(SessionMiddleware)
+    made._take(app, door)  # noqa: SLF001 - our own
+    return made
 
 
 class _FreshSession(Session):

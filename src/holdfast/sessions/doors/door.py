@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import enum
 import logging
+from copy import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from holdfast import signals
@@ -97,24 +99,51 @@ class Door:
             https_only=own.session_https_only,
             partitioned=own.session_partitioned,
         )
+        self._settings = own
         self.cookie_name = attributes.name.encode("latin-1")
         self.excluded_paths = own.session_exclude
         self.own_store = store is not None
-        chosen = default_store(self.runtime) if store is None else encrypted(store, own)
+        self._store = default_store(self.runtime) if store is None else encrypted(store, own)
         self.setup = Setup(
-            store=waiting_in_place(chosen) if issubclass(session_class, SyncSession) else chosen,
+            store=_store_for(session_class, self._store),
             signer=CookieSigner(own.signing_keys()),
             attributes=attributes,
             terms=Terms.of(own, lifetime),
             unavailable=unavailable,
             tidings=Tidings(
                 announcer(self.runtime, own),
-                user_index(chosen),
+                user_index(self._store),
                 address=own.session_index_address,
             ),
             session_class=session_class,
         )
         self.importer = importer_of(own, self.runtime.link, self.setup)
+
+    def beside(
+        self, name: str, unavailable: type[SessionUnavailable], session_class: type[Session]
+    ) -> Door:
+        """Return what lets in whoever this one does, beside the application that gives the cookie.
+
+        It is left to that to give it anew, by its own rules: here no secret is renewed by age, and
+        nothing is signed anew for its key.
+
+        Args:
+            name: of the cookie.
+            unavailable, session_class: as the constructor's.
+        """
+        made, keys = copy(self), self._settings.signing_keys()
+        made.cookie_name = name.encode("latin-1")
+        made.setup = replace(
+            self.setup,
+            store=_store_for(session_class, self._store),
+            signer=CookieSigner(keys, anew=False),
+            attributes=replace(self.setup.attributes, name=name),
+            terms=replace(self.setup.terms, rotate_after=0),
+            unavailable=unavailable,
+            session_class=session_class,
+        )
+        made.importer = importer_of(self._settings, self.runtime.link, made.setup)
+        return made
 
     async def open(self, scope: Scope, cookie_name: bytes | None = None) -> Exchange:
         """Return the session of a connection, loaded; *cookie_name* in place of the settings'."""
@@ -148,6 +177,10 @@ class Door:
             path == prefix or path.startswith(prefix.rstrip("/") + "/")
             for prefix in self.excluded_paths
         )
+
+
+def _store_for(session_class: type[Session], store: SessionStore) -> SessionStore:
+    return waiting_in_place(store) if issubclass(session_class, SyncSession) else store
 
 
 def given_of(secret_key: Any, **cookie: Any) -> dict[str, Any]:
