@@ -559,7 +559,7 @@ async def test_an_outage_in_the_middle_loses_and_doubles_nothing(
 
     from holdfast import Settings
 
-    settings = Settings(redis_url=fresh_redis.url, key_prefix=key_prefix)
+    settings = Settings(redis_url=fresh_redis.url, redis_timeout=1, key_prefix=key_prefix)
     log = Log(settings)
 
     async def away(state: Any) -> Any:

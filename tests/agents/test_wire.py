@@ -170,7 +170,7 @@ async def test_nothing_is_resumed_while_nobody_can_say_what_there_is(
 async def test_a_run_begun_here_is_told_through_an_outage(
     fresh_redis: RedisServer, key_prefix: str
 ) -> None:
-    settings = Settings(redis_url=fresh_redis.url, key_prefix=key_prefix)
+    settings = Settings(redis_url=fresh_redis.url, redis_timeout=1, key_prefix=key_prefix)
     store = EventStore.from_settings(settings)
     away, back = asyncio.Event(), asyncio.Event()
     response = UIMessageStreamResponse("r", words(away, back), settings=settings)

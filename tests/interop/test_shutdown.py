@@ -226,7 +226,7 @@ def _late_reader(server: ServerProcess) -> socket.socket:
 async def test_process_ends_in_time_while_redis_hangs(
     fresh_redis: RedisServer, serve: Serve
 ) -> None:
-    server = serve(COMMANDS["uvicorn"], env=env(fresh_redis, ""))
+    server = serve(COMMANDS["uvicorn"], env=env(fresh_redis, "", HOLDFAST_REDIS_TIMEOUT="1"))
     async with client() as http:
         await http.post(f"{server.url}/emit/r?count=3")
         async with crowd(20, [server.port], PATH, come_back=False) as readers:

@@ -39,8 +39,8 @@ def text(report: Report, name: str) -> str:
     return next(finding.text for finding in report.findings if finding.name == name)
 
 
-def look(url: str | None) -> Report:
-    return inspect(Settings(redis_url=url))
+def look(url: str | None, timeout: float = 5.0) -> Report:
+    return inspect(Settings(redis_url=url, redis_timeout=timeout))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_server_that_is_not_there(free_port: int) -> None:
 def test_a_server_that_says_nothing(redis: RedisServer) -> None:
     with FaultProxy.threaded("127.0.0.1", redis.port) as proxy:
         proxy.blackhole()
-        report = look(f"redis://127.0.0.1:{proxy.port}")
+        report = look(f"redis://127.0.0.1:{proxy.port}", 0.25)
         assert "timeout" in text(report, "reachable")
 
 

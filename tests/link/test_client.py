@@ -144,7 +144,7 @@ async def test_a_password_in_a_file_can_be_changed_without_a_restart(
             return f"redis://app:{password}@127.0.0.1:{server.port}\n"
 
         path.write_text(is_now("first"))
-        link = Link(Settings(redis_timeout=2).override(key_prefix="p:"))
+        link = Link(Settings(redis_timeout=5).override(key_prefix="p:"))
         try:
             await both_ways(link)
             path.write_text(is_now("second"))
@@ -194,7 +194,7 @@ def tls_server(folder: Path) -> Iterator[tuple[RedisServer, int]]:
 async def test_tls(make_link: MakeLink, tmp_path: Path, anyio_backend: object) -> None:
     with tls_server(tmp_path) as (server, port):
         trusted = f"rediss://localhost:{port}?ssl_ca_certs={tmp_path}/cert.pem"
-        link = make_link(trusted, timeout=2.0)
+        link = make_link(trusted)
         await both_ways(link)
         value = os.urandom(1_000_000)
         assert await link.execute("SET", "big", value) == b"OK"
@@ -209,7 +209,7 @@ async def test_tls(make_link: MakeLink, tmp_path: Path, anyio_backend: object) -
         await both_ways(link)
         await listener.aclose()
         unchecked = f"rediss://127.0.0.1:{port}?ssl_cert_reqs=none&ssl_check_hostname=false"
-        await both_ways(make_link(unchecked, timeout=2.0))
+        await both_ways(make_link(unchecked))
         doubtful = make_link(f"rediss://localhost:{port}", timeout=2.0)
         assert not await doubtful.ready()
         assert doubtful.status.reason == "tls"
@@ -221,8 +221,8 @@ async def test_a_certificate_of_the_client(make_link: MakeLink, tmp_path: Path) 
     made = make_certificates(tmp_path)
     with reserve_port() as holder, redis_server(*made.server_options(holder)):
         place = f"rediss://localhost:{holder.getsockname()[1]}"
-        await both_ways(make_link(f"{place}?{made.client_query}", timeout=5.0))
-        without = make_link(f"{place}?{made.trust_query}", timeout=5.0)
+        await both_ways(make_link(f"{place}?{made.client_query}"))
+        without = make_link(f"{place}?{made.trust_query}")
         assert not await without.ready()
         assert without.status.reason == "tls"
 

@@ -144,7 +144,7 @@ async def test_a_batch_with_a_wrong_argument_sends_nothing_though_it_follows_lon
 async def test_five_thousand_commands_of_one_tick_are_all_answered(
     redis: RedisServer, make_link: MakeLink
 ) -> None:
-    link = make_link(redis.url, timeout=2.0)
+    link = make_link(redis.url, timeout=10.0)
     await link.ready()
     answers = await asyncio.gather(*[link.send("ECHO", n) for n in range(5000)])
     assert answers == [b"%d" % n for n in range(5000)]
@@ -154,7 +154,7 @@ async def test_five_thousand_commands_of_one_tick_are_all_answered(
 async def test_large_values_pass_both_ways(
     redis: RedisServer, make_link: MakeLink, key_prefix: str, megabytes: int
 ) -> None:
-    link, key = make_link(redis.url, timeout=2.0), f"{key_prefix}big"
+    link, key = make_link(redis.url, timeout=10.0), f"{key_prefix}big"
     value = random.Random(megabytes).randbytes(1024) * 1024 * megabytes
     assert await link.execute("SET", key, value, "PX", 60_000) == b"OK"
     big, small = link.send("GET", key), link.send("ECHO", "small")
@@ -188,7 +188,7 @@ async def test_a_large_value_does_not_stop_the_loop(
 async def test_a_cancelled_caller_takes_nobody_elses_reply(
     redis: RedisServer, make_link: MakeLink
 ) -> None:
-    link, rng = make_link(redis.url, timeout=2.0), random.Random(300)
+    link, rng = make_link(redis.url, timeout=10.0), random.Random(300)
     await link.ready()
 
     async def ask(n: int) -> None:

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
-TIMEOUT = 0.25
-# Two glances of a few milliseconds, and a busy machine.
-SLACK = 0.15
+# Of a link whose deadline is to pass: long enough for a busy machine to answer within it.
+TIMEOUT = 1.0
+# Two glances of a few milliseconds, and a busy machine; less than another deadline.
+SLACK = 0.8
 
 
 @contextmanager
@@ -86,7 +87,7 @@ async def test_a_killed_redis_opens_the_link_at_once_and_costs_nothing_then(
         await link.execute("PING")
     assert error.value.reason in ("refused", "reset")
     assert not link.up
-    with taking_at_most(0.5):
+    with taking_at_most(2.0):
         for _ in range(1000):
             with pytest.raises(RedisUnavailable):
                 await link.execute("PING")
@@ -99,7 +100,7 @@ async def test_while_down_no_command_touches_the_network(
     redis: RedisServer, make_link: MakeLink
 ) -> None:
     with FaultProxy.threaded("127.0.0.1", redis.port) as proxy:
-        link = make_link(f"redis://127.0.0.1:{proxy.port}")
+        link = make_link(f"redis://127.0.0.1:{proxy.port}", timeout=TIMEOUT)
         await link.execute("PING")
         proxy.blackhole()
         with pytest.raises(RedisUnavailable):
@@ -159,7 +160,7 @@ async def test_a_black_hole_costs_one_deadline_per_caller(
     redis: RedisServer, make_link: MakeLink
 ) -> None:
     with FaultProxy.threaded("127.0.0.1", redis.port) as proxy:
-        link = make_link(f"redis://127.0.0.1:{proxy.port}")
+        link = make_link(f"redis://127.0.0.1:{proxy.port}", timeout=TIMEOUT)
         await link.execute("PING")
         seen = states(link)
         proxy.blackhole()
@@ -183,7 +184,7 @@ async def test_a_black_hole_from_the_start_costs_one_deadline(
 ) -> None:
     with FaultProxy.threaded("127.0.0.1", redis.port) as proxy:
         proxy.blackhole()
-        link = make_link(f"redis://:secret@127.0.0.1:{proxy.port}")
+        link = make_link(f"redis://:secret@127.0.0.1:{proxy.port}", timeout=TIMEOUT)
         with taking_at_most(TIMEOUT + SLACK), pytest.raises(RedisUnavailable) as error:
             await link.execute("PING")
         assert error.value.reason in ("timeout", "starting")
@@ -198,8 +199,8 @@ async def test_a_connect_slower_than_the_deadline_is_finished_for_the_commands_t
         redis_server("--requirepass", "pw") as server,
         FaultProxy.threaded("127.0.0.1", server.port) as proxy,
     ):
-        proxy.delay(0.15)
-        link = make_link(f"redis://:pw@127.0.0.1:{proxy.port}/1")
+        proxy.delay(0.45)
+        link = make_link(f"redis://:pw@127.0.0.1:{proxy.port}/1", timeout=TIMEOUT)
         link.start()
         await until(lambda: link.up)
         for send in (link.execute, lambda *args: asyncio.to_thread(link.execute_sync, *args)):
@@ -215,7 +216,7 @@ async def test_a_black_hole_costs_a_thread_one_deadline(
     redis: RedisServer, make_link: MakeLink
 ) -> None:
     with FaultProxy.threaded("127.0.0.1", redis.port) as proxy:
-        link = make_link(f"redis://127.0.0.1:{proxy.port}")
+        link = make_link(f"redis://127.0.0.1:{proxy.port}", timeout=TIMEOUT)
         await asyncio.to_thread(link.execute_sync, "PING")
         proxy.blackhole()
         with taking_at_most(TIMEOUT + SLACK), pytest.raises(RedisUnavailable) as error:
@@ -227,7 +228,7 @@ async def test_a_black_hole_costs_a_thread_one_deadline(
 async def test_a_frozen_redis_is_a_timeout_and_its_late_replies_reach_nobody(
     fresh_redis: RedisServer, make_link: MakeLink
 ) -> None:
-    link = make_link(fresh_redis.url)
+    link = make_link(fresh_redis.url, timeout=TIMEOUT)
     await link.execute("PING")
     fresh_redis.freeze()
     waiting = [link.send("ECHO", f"old {n}") for n in range(20)]
@@ -246,7 +247,7 @@ async def test_a_pause_shorter_than_the_deadline_is_no_outage(make_link: MakeLin
         link = make_link(server.url)
         await link.execute("PING")
         seen = states(link)
-        answers = await link.pipeline([("DEBUG", "SLEEP", "0.15"), ("ECHO", "after")])
+        answers = await link.pipeline([("DEBUG", "SLEEP", "0.6"), ("ECHO", "after")])
         assert answers == [b"OK", b"after"]
         assert link.up
         assert not seen
@@ -265,7 +266,7 @@ async def test_the_deadline_is_for_the_whole_pipeline(
                 downstream.write(data)
                 replies = await upstream.read(65536)
                 for line in replies.splitlines(keepends=True) if trickling else [replies]:
-                    await asyncio.sleep(0.1 if trickling else 0)
+                    await asyncio.sleep(0.4 if trickling else 0)
                     writer.write(line)
         except ConnectionResetError:
             pass  # what it had asked was given up
@@ -275,7 +276,7 @@ async def test_the_deadline_is_for_the_whole_pipeline(
 
     server = await asyncio.start_server(relay, "127.0.0.1", 0)
     async with server:
-        link = make_link(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        link = make_link(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout=TIMEOUT)
         await link.execute("PING")
         await asyncio.to_thread(link.execute_sync, "PING")
         trickling = True
@@ -297,12 +298,12 @@ async def test_one_slow_command_does_not_end_in_down_when_a_probe_answers(
     make_link: MakeLink,
 ) -> None:
     with redis_server("--enable-debug-command", "yes") as server:
-        link = make_link(server.url)
+        link = make_link(server.url, timeout=TIMEOUT)
         await link.execute("PING")
         recoveries: list[float] = []
         link.on_recovery("count", lambda _: recoveries.append(time.monotonic()))
         seen = states(link)
-        slow = link.send("DEBUG", "SLEEP", "0.3")
+        slow = link.send("DEBUG", "SLEEP", "1.3")
         with pytest.raises(RedisUnavailable):
             await slow
         await until(lambda: link.up)
@@ -319,10 +320,10 @@ async def test_a_late_reply_reaches_nobody_and_the_one_behind_it_its_caller(
     make_link: MakeLink,
 ) -> None:
     with redis_server("--enable-debug-command", "yes") as server:
-        link = make_link(server.url)
+        link = make_link(server.url, timeout=TIMEOUT)
         await link.execute("PING")
-        late = link.send("DEBUG", "SLEEP", "0.32")
-        await asyncio.sleep(0.15)
+        late = link.send("DEBUG", "SLEEP", "1.3")
+        await asyncio.sleep(0.6)
         behind = [link.send("ECHO", n) for n in range(3)]
         with pytest.raises(RedisUnavailable):
             await late
@@ -335,28 +336,28 @@ async def test_what_expires_in_turn_expires_in_time(
     redis: RedisServer, make_link: MakeLink
 ) -> None:
     with FaultProxy.threaded("127.0.0.1", redis.port) as proxy:
-        link = make_link(f"redis://127.0.0.1:{proxy.port}")
+        link = make_link(f"redis://127.0.0.1:{proxy.port}", timeout=TIMEOUT)
         await link.execute("PING")
         proxy.blackhole()
         first = link.send("PING")
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.6)
         second = link.send("PING")
-        with taking_at_most(0.1 + SLACK), pytest.raises(RedisUnavailable):
+        with taking_at_most(0.4 + SLACK), pytest.raises(RedisUnavailable):
             await first
-        with taking_at_most(0.15 + SLACK), pytest.raises(RedisUnavailable):
+        with taking_at_most(0.6 + SLACK), pytest.raises(RedisUnavailable):
             await second
 
 
 async def test_our_own_late_loop_is_not_an_outage(redis: RedisServer, make_link: MakeLink) -> None:
-    link = make_link(redis.url)
+    link = make_link(redis.url, timeout=TIMEOUT)
     await link.execute("PING")
     seen = states(link)
     queued = [link.send("ECHO", n) for n in range(10)]
-    time.sleep(1.0)
+    time.sleep(2 * TIMEOUT)
     assert await asyncio.gather(*queued) == [b"%d" % n for n in range(10)]
     sent = [link.send("ECHO", n) for n in range(10)]
     await asyncio.sleep(0)
-    time.sleep(1.0)
+    time.sleep(2 * TIMEOUT)
     assert await asyncio.gather(*sent) == [b"%d" % n for n in range(10)]
     assert link.up
     assert not seen
@@ -365,12 +366,12 @@ async def test_our_own_late_loop_is_not_an_outage(redis: RedisServer, make_link:
 async def test_a_late_loop_that_has_yet_to_connect_is_not_an_outage(
     redis: RedisServer, make_link: MakeLink
 ) -> None:
-    link = make_link(redis.url)
+    link = make_link(redis.url, timeout=TIMEOUT)
     assert await link.ready()
     seen = states(link)
     first = link.send("ECHO", "first")
     await asyncio.sleep(0)
-    time.sleep(1.0)
+    time.sleep(2 * TIMEOUT)
     assert await first == b"first"
     assert not seen
 
@@ -416,9 +417,9 @@ async def test_the_deadline_holds_for_a_script_that_is_sent_twice(
     slow = Script(
         "slow",
         "local function now() local t = redis.call('TIME') return t[1] * 1000 + t[2] / 1000 end "
-        "local e = now() + 600 while now() < e do end return 1",
+        "local e = now() + 1600 while now() < e do end return 1",
     )
-    link = make_link(fresh_redis.url)
+    link = make_link(fresh_redis.url, timeout=TIMEOUT)
     await link.execute("PING")
     running = asyncio.to_thread(link.run_sync, slow, []) if thread else link.run(slow, [])
     with taking_at_most(TIMEOUT + SLACK), pytest.raises(RedisUnavailable) as error:
@@ -441,7 +442,7 @@ async def test_a_quiet_link_notices_a_full_redis_by_itself(
     link = make_link(fresh_redis.url)
     assert await link.ready()
     fresh_redis.execute("CONFIG", "SET", "maxmemory", 1)
-    await until(lambda: link.status.state is LinkState.DOWN, 2)
+    await until(lambda: link.status.state is LinkState.DOWN)
     assert link.status.reason == "out_of_memory"
     fresh_redis.execute("CONFIG", "SET", "maxmemory", 0)
     await until(lambda: link.up)
@@ -450,10 +451,10 @@ async def test_a_quiet_link_notices_a_full_redis_by_itself(
 async def test_a_quiet_link_notices_a_frozen_redis_by_itself(
     fresh_redis: RedisServer, make_link: MakeLink
 ) -> None:
-    link = make_link(fresh_redis.url)
+    link = make_link(fresh_redis.url, timeout=TIMEOUT)
     assert await link.ready()
     fresh_redis.freeze()
-    await until(lambda: link.status.state is LinkState.DOWN, 2)
+    await until(lambda: link.status.state is LinkState.DOWN)
     assert link.status.reason == "timeout"
     fresh_redis.thaw()
 
@@ -616,10 +617,10 @@ async def test_hooks_run_in_order_before_the_gate_opens_at_the_first_time_and_af
 async def test_a_long_recovery_keeps_the_gate_shut_and_nobody_waiting_for_long(
     redis: RedisServer, make_link: MakeLink
 ) -> None:
-    link, done = make_link(redis.url), threading.Event()
+    link, done = make_link(redis.url, timeout=TIMEOUT), threading.Event()
 
     def hook(_: Recovery) -> None:
-        done.wait(5)
+        done.wait(30)
 
     link.on_recovery("long", hook)
     with taking_at_most(TIMEOUT + SLACK):

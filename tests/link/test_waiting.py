@@ -127,7 +127,7 @@ def test_a_server_that_says_nothing_more_is_left(
 ) -> None:
     monkeypatch.setattr(waiting, "PING_INTERVAL", 0.05)
     with FaultProxy.threaded("127.0.0.1", redis.port) as proxy:
-        link = make_link(f"redis://127.0.0.1:{proxy.port}")
+        link = make_link(f"redis://127.0.0.1:{proxy.port}", timeout=1.0)
         waits = Waiting(link, [key_prefix]).start()
         waits.take(key_prefix)
         time.sleep(0.3)  # as long as it answers its pings, nothing is told

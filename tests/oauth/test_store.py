@@ -565,7 +565,7 @@ async def test_the_error_of_an_outage_is_the_503_of_each_framework(dying: RedisS
 
 
 async def test_a_frozen_redis_is_an_outage_too(fresh_redis: RedisServer) -> None:
-    settings = Settings(redis_url=fresh_redis.url, secret_key=KEY)
+    settings = Settings(redis_url=fresh_redis.url, redis_timeout=1, secret_key=KEY)
     door = Door(OAuthStateStore(settings))
     browser = Browser()
     await door.begin(browser, {})

@@ -29,7 +29,7 @@ async def site(fresh_redis: RedisServer, key_prefix: str) -> AsyncIterator[tuple
     """A site whose sessions cannot be seen while Redis is away, and a cookie of its user."""
     settings = Settings(
         redis_url=fresh_redis.url,
-        redis_timeout=0.3,
+        redis_timeout=5,
         key_prefix=key_prefix,
         secret_key="a-key-of-sixteen-characters-or-more",
         session_on_outage="closed",

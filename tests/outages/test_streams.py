@@ -423,13 +423,14 @@ END = ["workflow_complete"]
 async def test_frozen_redis_holds_a_history_reader_who_goes_on_by_himself(
     fresh_redis: RedisServer, serve: Serve
 ) -> None:
-    server = serve(APP, env=env(fresh_redis, HOLDFAST_STREAM_HEARTBEAT="30"))
+    more = {"HOLDFAST_STREAM_HEARTBEAT": "30", "HOLDFAST_REDIS_TIMEOUT": "1"}
+    server = serve(APP, env=env(fresh_redis, **more))
     await publish_open(store_at(fresh_redis.url), "r", 2000)
     fresh_redis.freeze()
     url = server.url.replace("http", "ws") + "/streams/runs/r/events/ws"
     async with websockets.connect(url, proxy=None) as socket:
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(socket.recv(), 0.6)
+            await asyncio.wait_for(socket.recv(), 2)
         fresh_redis.thaw()
         frames = [json.loads(await asyncio.wait_for(socket.recv(), 10)) for _ in range(2000)]
     assert [frame["data"]["n"] for frame in frames] == list(range(1, 2001))

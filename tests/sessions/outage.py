@@ -27,7 +27,7 @@ KEY = "a key of more than sixteen characters"
 
 def settings_for(redis: RedisServer, **changes: Any) -> Settings:
     # A busy machine is slow, not away.
-    values: dict[str, Any] = {"redis_url": redis.url, "secret_key": KEY, "redis_timeout": 2}
+    values: dict[str, Any] = {"redis_url": redis.url, "secret_key": KEY, "redis_timeout": 5}
     return Settings(**values | changes)
 
 

@@ -529,7 +529,7 @@ async def returned(settings: Settings) -> None:
 async def test_in_an_outage_they_go_to_the_journal_and_then_to_redis(
     kept_redis: RedisServer,
 ) -> None:
-    settings = Settings(redis_url=kept_redis.url, redis_timeout=2, secret_key=KEY)
+    settings = Settings(redis_url=kept_redis.url, redis_timeout=5, secret_key=KEY)
     store = default_store(runtime(settings))
     shop = Shop(store)
     await shop.begin(n=1, list=[1])
@@ -558,7 +558,7 @@ async def test_where_nothing_may_be_written_they_are_refused(
     fresh_redis: RedisServer, mode: Any
 ) -> None:
     settings = Settings(
-        redis_url=fresh_redis.url, redis_timeout=2, secret_key=KEY, session_on_outage=mode
+        redis_url=fresh_redis.url, redis_timeout=5, secret_key=KEY, session_on_outage=mode
     )
     shop = Shop(default_store(runtime(settings)), session_on_outage=mode)
     await shop.begin(n=1)
@@ -582,7 +582,7 @@ async def test_where_nothing_may_be_written_they_are_refused(
 async def test_a_key_hidden_from_a_stale_copy_is_not_guessed_at(fresh_redis: RedisServer) -> None:
     settings = Settings(
         redis_url=fresh_redis.url,
-        redis_timeout=2,
+        redis_timeout=5,
         secret_key=KEY,
         session_fresh_keys=("admin", "unset"),
     )

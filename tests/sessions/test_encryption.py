@@ -287,7 +287,7 @@ async def test_what_an_outage_leaves_in_memory_is_encrypted_too(
     fresh_redis: RedisServer, tmp_path: Path
 ) -> None:
     settings = Settings(
-        secret_key=SECRET, redis_url=fresh_redis.url, session_encryption_key=NEW, redis_timeout=1
+        secret_key=SECRET, redis_url=fresh_redis.url, session_encryption_key=NEW, redis_timeout=5
     )
     store = default_store(runtime(settings))
     assert isinstance(store, EncryptedSessionStore)

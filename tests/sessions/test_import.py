@@ -521,7 +521,7 @@ async def test_while_redis_is_away_a_cookie_from_before_is_unavailable_and_stays
     else:
         cookie = await starsessions_(DATA, url)
     moved = Moved(package, cookie, url, "")
-    browser = moved.browser(redis_timeout=1)
+    browser = moved.browser(redis_timeout=5)
     fresh_redis.kill()
     moved.doing.handle = lambda session: session.available
     answer = await browser.get()
@@ -535,7 +535,7 @@ async def test_closed_refuses_a_cookie_from_before_while_redis_is_away(
     fresh_redis: RedisServer,
 ) -> None:
     moved = Moved("starlette", await starlettes(DATA), fresh_redis.url, "")
-    browser = moved.browser(redis_timeout=1, session_on_outage="closed")
+    browser = moved.browser(redis_timeout=5, session_on_outage="closed")
     fresh_redis.kill()
     moved.doing.handle = lambda session: session["user_id"]
     assert (await browser.get()).status == 503

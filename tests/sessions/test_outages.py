@@ -386,18 +386,18 @@ async def test_redis_never_there_serves_memory_says_so_once_and_moves_over(
 async def test_redis_that_hangs_costs_one_deadline_and_then_nothing(
     kept_redis: RedisServer,
 ) -> None:
-    outage = Outage(kept_redis, redis_timeout=0.25)
+    outage = Outage(kept_redis, redis_timeout=1)
     await outage.log_in()
     kept_redis.freeze()
     try:
         started = time.monotonic()
         assert b"cart" in await outage.do(dict)
-        assert time.monotonic() - started < 0.8
+        assert time.monotonic() - started < 1.9
         await away(outage.settings)
         started = time.monotonic()
         for number in range(20):
             await outage.do(lambda s, number=number: s.update({f"k{number}": 1}))
-        assert time.monotonic() - started < 0.2
+        assert time.monotonic() - started < 0.9
     finally:
         kept_redis.thaw()
     await back(outage.settings)

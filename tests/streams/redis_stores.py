@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @contextlib.asynccontextmanager
 async def opened(url: str, prefix: str, **values: Any) -> AsyncIterator[RedisEventStore]:
     """A store as one process has it: with a link of its own."""
-    settings = Settings(redis_url=url, key_prefix=prefix, **{"redis_timeout": 2, **values})
+    settings = Settings(redis_url=url, key_prefix=prefix, **{"redis_timeout": 5, **values})
     link = Link(settings)
     try:
         yield RedisEventStore(link, settings)
@@ -33,7 +33,7 @@ async def opened(url: str, prefix: str, **values: Any) -> AsyncIterator[RedisEve
 @contextlib.contextmanager
 def opened_sync(url: str, prefix: str, **values: Any) -> Iterator[RedisEventStore]:
     """The same for tests that run loops and threads of their own."""
-    settings = Settings(redis_url=url, key_prefix=prefix, **{"redis_timeout": 2, **values})
+    settings = Settings(redis_url=url, key_prefix=prefix, **{"redis_timeout": 5, **values})
     link = Link(settings)
     try:
         yield RedisEventStore(link, settings)

@@ -393,7 +393,7 @@ class TestWhileRedisIsAway:
     async def test_it_is_held_and_begins_when_redis_is_back(
         self, fresh_redis: RedisServer, key_prefix: str, source: Source
     ) -> None:
-        async with opened(fresh_redis.url, key_prefix, redis_timeout=0.25) as store:
+        async with opened(fresh_redis.url, key_prefix, redis_timeout=1) as store:
             await store.add("other", "t", 1)
             fresh_redis.kill()
             async with Call(app_of(store, source), "/r") as call:
@@ -410,7 +410,7 @@ class TestWhileRedisIsAway:
     async def test_who_leaves_before_that_has_begun_nothing(
         self, fresh_redis: RedisServer, key_prefix: str, source: Source
     ) -> None:
-        async with opened(fresh_redis.url, key_prefix, redis_timeout=0.25) as store:
+        async with opened(fresh_redis.url, key_prefix, redis_timeout=1) as store:
             await store.add("other", "t", 1)
             fresh_redis.kill()
             async with Call(app_of(store, source), "/r") as call:
@@ -421,7 +421,7 @@ class TestWhileRedisIsAway:
     async def test_what_runs_here_is_joined_all_the_same(
         self, fresh_redis: RedisServer, key_prefix: str, source: Source
     ) -> None:
-        async with opened(fresh_redis.url, key_prefix, redis_timeout=0.25) as store:
+        async with opened(fresh_redis.url, key_prefix, redis_timeout=5) as store:
             run = RunPublisher("bare", store=store)
             await run.emit("t", 1)
             app = app_of(store, source)

@@ -154,8 +154,8 @@ async def test_a_process_begins_while_redis_is_away(
     fresh_redis: RedisServer, key_prefix: str
 ) -> None:
     async with (
-        opened(fresh_redis.url, key_prefix, redis_timeout=0.25) as store,
-        opened(fresh_redis.url, key_prefix, redis_timeout=0.25) as other,
+        opened(fresh_redis.url, key_prefix, redis_timeout=5) as store,
+        opened(fresh_redis.url, key_prefix, redis_timeout=5) as other,
     ):
         assert await store.status("r") == await other.status("r") == "absent"
         fresh_redis.kill()

@@ -231,7 +231,7 @@ async def test_while_redis_is_away_a_refreshed_page_calls_the_app(
     feed: Feed, fresh_redis: RedisServer, key_prefix: str
 ) -> None:
     feed.script("data: 1\n\n")
-    async with opened(fresh_redis.url, key_prefix, redis_timeout=0.25) as store:
+    async with opened(fresh_redis.url, key_prefix, redis_timeout=5) as store:
         browser = Browser(captured(feed, store))
         async with browser.get() as call:
             await until(lambda: events_of(call.text))
@@ -247,7 +247,7 @@ async def test_while_redis_is_away_a_refreshed_page_calls_the_app(
 async def test_while_redis_is_away_answers_pass_and_are_recorded_later(
     feed: Feed, fresh_redis: RedisServer, key_prefix: str
 ) -> None:
-    async with opened(fresh_redis.url, key_prefix, redis_timeout=0.25) as store:
+    async with opened(fresh_redis.url, key_prefix, redis_timeout=5) as store:
         browser = Browser(captured(feed, store))
         fresh_redis.kill()
         await until(lambda: not store.available)
@@ -275,8 +275,8 @@ async def test_who_comes_back_while_nobody_can_say_is_held(
     feed: Feed, fresh_redis: RedisServer, key_prefix: str
 ) -> None:
     async with (
-        opened(fresh_redis.url, key_prefix, redis_timeout=0.25) as store,
-        opened(fresh_redis.url, key_prefix, redis_timeout=0.25) as other,
+        opened(fresh_redis.url, key_prefix, redis_timeout=1) as store,
+        opened(fresh_redis.url, key_prefix, redis_timeout=1) as other,
     ):
         browser = Browser(captured(feed, store))
         async with browser.get() as call:
@@ -303,7 +303,7 @@ async def test_who_comes_back_while_nobody_can_say_is_held(
 async def test_what_ended_while_redis_is_away_has_ended(
     feed: Feed, fresh_redis: RedisServer, key_prefix: str
 ) -> None:
-    async with opened(fresh_redis.url, key_prefix, redis_timeout=0.25) as store:
+    async with opened(fresh_redis.url, key_prefix, redis_timeout=5) as store:
         browser = Browser(captured(feed, store))
         fresh_redis.kill()
         await until(lambda: not store.available)
@@ -325,7 +325,7 @@ async def test_what_ended_while_redis_is_away_has_ended(
 async def test_what_no_journal_takes_still_reaches_the_client(
     feed: Feed, fresh_redis: RedisServer, key_prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    options = {"redis_timeout": 0.25, "stream_journal": 4}
+    options = {"redis_timeout": 5, "stream_journal": 4}
     async with opened(fresh_redis.url, key_prefix, **options) as store:
         browser = Browser(captured(feed, store))
         async with browser.get() as call:

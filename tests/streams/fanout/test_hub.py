@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @contextlib.asynccontextmanager
 async def redis_stores(url: str, prefix: str, count: int) -> AsyncIterator[list[RedisEventStore]]:
     """As many processes as asked for, as far as Redis can see: a link and a producer each."""
-    settings = Settings(redis_url=url, key_prefix=prefix, redis_timeout=1)
+    settings = Settings(redis_url=url, key_prefix=prefix, redis_timeout=5)
     links = [Link(settings) for _ in range(count)]
     try:
         yield [RedisEventStore(link, settings) for link in links]

@@ -356,7 +356,7 @@ class TestEnding:
 
 class TestWhileRedisIsAway:
     async def test_its_end_is_waited_for(self, fresh_redis: RedisServer, key_prefix: str) -> None:
-        async with opened(fresh_redis.url, key_prefix, redis_timeout=0.25) as store:
+        async with opened(fresh_redis.url, key_prefix, redis_timeout=5) as store:
             run = await start_run(RUN, for_ever, store=store)
             fresh_redis.kill()
             waiting = asyncio.create_task(run.wait())
@@ -370,7 +370,7 @@ class TestWhileRedisIsAway:
     async def test_nothing_begins_that_may_have_begun_elsewhere(
         self, fresh_redis: RedisServer, key_prefix: str
     ) -> None:
-        async with opened(fresh_redis.url, key_prefix, redis_timeout=0.25) as store:
+        async with opened(fresh_redis.url, key_prefix, redis_timeout=5) as store:
             await store.add("other", "t", 1)
             fresh_redis.kill()
             source = Source(1)
@@ -383,7 +383,7 @@ class TestWhileRedisIsAway:
     ) -> None:
         with FaultProxy.threaded("127.0.0.1", redis.port) as proxy:
             url = f"redis://127.0.0.1:{proxy.port}"
-            async with opened(url, key_prefix, redis_timeout=0.25) as store:
+            async with opened(url, key_prefix, redis_timeout=1) as store:
                 await store.add("other", "t", 1)
                 beginning = runs.Beginning(store, RUN, two, owner=None)
                 proxy.blackhole("replies")
@@ -401,7 +401,7 @@ class TestWhileRedisIsAway:
     async def test_what_runs_here_is_attached_to_and_stopped(
         self, fresh_redis: RedisServer, key_prefix: str
     ) -> None:
-        async with opened(fresh_redis.url, key_prefix, redis_timeout=0.25) as store:
+        async with opened(fresh_redis.url, key_prefix, redis_timeout=5) as store:
             await start_run(RUN, for_ever, store=store)
             await asyncio.sleep(0.05)
             fresh_redis.kill()
@@ -419,7 +419,7 @@ class TestWhileRedisIsAway:
         settings = Settings(secret_key="a-key-of-sixteen-characters-or-more")
         token = stream_token(RUN, actions=["stop"], settings=settings)
         async with (
-            opened(fresh_redis.url, key_prefix, redis_timeout=0.25) as store,
+            opened(fresh_redis.url, key_prefix, redis_timeout=5) as store,
             httpx.AsyncClient(
                 transport=httpx.ASGITransport(EventStreamApp(settings=settings, store=store)),
                 base_url="http://t",

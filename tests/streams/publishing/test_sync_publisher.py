@@ -406,7 +406,7 @@ class TestLease:
     ) -> None:
         proxy.refuse()
         with (
-            opened_sync(url_of(proxy), key_prefix, redis_timeout=0.2) as store,
+            opened_sync(url_of(proxy), key_prefix, redis_timeout=5) as store,
             SyncRunPublisher(RUN, store=store) as run,
         ):
             run.emit("t", 1)
@@ -493,7 +493,7 @@ class TestAway:
     def test_events_wait_and_are_written_in_order_without_any_loop(
         self, proxy: FaultProxy, key_prefix: str, soon: None
     ) -> None:
-        with opened_sync(url_of(proxy), key_prefix, redis_timeout=0.2) as store:
+        with opened_sync(url_of(proxy), key_prefix, redis_timeout=5) as store:
             run = SyncRunPublisher(RUN, store=store)
             first = run.emit("t", [0, 0])
             proxy.refuse()
@@ -515,7 +515,7 @@ class TestAway:
         self, proxy: FaultProxy, key_prefix: str, soon: None
     ) -> None:
         proxy.refuse()
-        with opened_sync(url_of(proxy), key_prefix, redis_timeout=0.2) as store:
+        with opened_sync(url_of(proxy), key_prefix, redis_timeout=5) as store:
             with SyncRunPublisher(RUN, store=store) as run:
                 event = run.emit("t", 1)
             assert event.id == f"0-0~{store.producer}.1"
@@ -528,7 +528,7 @@ class TestAway:
     def test_a_lost_reply_doubles_nothing(
         self, proxy: FaultProxy, key_prefix: str, soon: None
     ) -> None:
-        with opened_sync(url_of(proxy), key_prefix, redis_timeout=0.2) as store:
+        with opened_sync(url_of(proxy), key_prefix, redis_timeout=5) as store:
             run = SyncRunPublisher(RUN, store=store)
             stop = threading.Event()
 
@@ -549,7 +549,7 @@ class TestAway:
     def test_a_full_journal_refuses_and_keeps_what_it_took(
         self, proxy: FaultProxy, key_prefix: str, soon: None
     ) -> None:
-        values: dict[str, Any] = {"redis_timeout": 0.2, "stream_journal": 3}
+        values: dict[str, Any] = {"redis_timeout": 5, "stream_journal": 3}
         with opened_sync(url_of(proxy), key_prefix, **values) as store:
             run = SyncRunPublisher(RUN, store=store)
             run.emit("t", 0)
@@ -568,7 +568,7 @@ class TestAway:
         self, proxy: FaultProxy, key_prefix: str
     ) -> None:
         proxy.refuse()
-        values: dict[str, Any] = {"redis_timeout": 0.2, "stream_journal": 0}
+        values: dict[str, Any] = {"redis_timeout": 5, "stream_journal": 0}
         with opened_sync(url_of(proxy), key_prefix, **values) as store:
             for _ in range(2):
                 with pytest.raises(JournalFull):
@@ -608,7 +608,7 @@ class TestAway:
                 run.emit("t", [name, number])
                 time.sleep(chance.uniform(0.0, 0.02))
 
-        with opened_sync(url_of(proxy), key_prefix, redis_timeout=0.15) as store:
+        with opened_sync(url_of(proxy), key_prefix, redis_timeout=0.5) as store:
             stores.append(store)
             troublemaker = threading.Thread(target=trouble)
             troublemaker.start()
@@ -726,7 +726,7 @@ class TestTurns:
     def test_a_thread_goes_on_where_a_loop_left_its_batch(
         self, proxy: FaultProxy, key_prefix: str
     ) -> None:
-        with opened_sync(url_of(proxy), key_prefix, redis_timeout=0.4) as store:
+        with opened_sync(url_of(proxy), key_prefix, redis_timeout=1) as store:
 
             async def leave() -> None:
                 run = RunPublisher(RUN, store=store)
@@ -821,7 +821,7 @@ class TestForks:
         self, proxy: FaultProxy, key_prefix: str, soon: None
     ) -> None:
         proxy.refuse()
-        with opened_sync(url_of(proxy), key_prefix, redis_timeout=0.2) as store:
+        with opened_sync(url_of(proxy), key_prefix, redis_timeout=5) as store:
             run = SyncRunPublisher(RUN, store=store)
             run.emit("t", "parent")
             child = os.fork()

@@ -270,7 +270,7 @@ class TestOutages:
         self, fresh_redis: RedisServer, key_prefix: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.undo()
-        values = {"stream_lease": 2, "redis_timeout": 0.25}
+        values = {"stream_lease": 2, "redis_timeout": 1}
         async with (
             opened(fresh_redis.url, key_prefix, **values) as store,
             opened(fresh_redis.url, key_prefix, **values) as other,
@@ -320,7 +320,7 @@ class TestOutages:
     async def test_a_block_begun_in_an_outage_takes_its_lease_after_it(
         self, fresh_redis: RedisServer, key_prefix: str
     ) -> None:
-        values = {"stream_lease": LEASE, "redis_timeout": 0.25}
+        values = {"stream_lease": LEASE, "redis_timeout": 5}
         async with opened(fresh_redis.url, key_prefix, **values) as store:
             await store.add("other", "t", 1)
             fresh_redis.kill()
@@ -336,7 +336,7 @@ class TestOutages:
     ) -> None:
         with FaultProxy.threaded("127.0.0.1", redis.port) as proxy:
             url = f"redis://127.0.0.1:{proxy.port}"
-            async with opened(url, key_prefix, redis_timeout=0.25) as store:
+            async with opened(url, key_prefix, redis_timeout=5) as store:
                 async with RunPublisher(RUN, store=store):
                     await asyncio.sleep(0.1)
                     proxy.refuse()

@@ -50,7 +50,7 @@ class TestAway:
     async def test_a_publisher_goes_on_without_redis_and_waits_for_nothing(
         self, proxy: FaultProxy, key_prefix: str
     ) -> None:
-        async with opened(url_of(proxy), key_prefix, redis_timeout=0.25) as store:
+        async with opened(url_of(proxy), key_prefix, redis_timeout=1) as store:
             run = RunPublisher(RUN, store=store)
             first = await run.emit("t", 0)
             proxy.blackhole()
@@ -75,7 +75,7 @@ class TestAway:
     ) -> None:
         with redis_server() as server:
             server.kill()
-            async with opened(server.url, key_prefix, redis_timeout=0.25) as store:
+            async with opened(server.url, key_prefix, redis_timeout=5) as store:
                 run = RunPublisher(RUN, owner="user:1", store=store)
                 events = [await run.emit("t", n) for n in range(1200)]
                 await run.workflow_complete("done")
@@ -93,7 +93,7 @@ class TestAway:
     @pytest.mark.slow
     async def test_a_crash_in_the_middle_of_two_thousand_events(self, key_prefix: str) -> None:
         with redis_server("--appendonly", "yes", "--appendfsync", "always") as server:
-            async with opened(server.url, key_prefix, redis_timeout=0.25) as store:
+            async with opened(server.url, key_prefix, redis_timeout=5) as store:
                 run = RunPublisher(RUN, store=store)
                 for number in range(2000):
                     await run.emit("t", number)
@@ -112,7 +112,7 @@ class TestAway:
     @pytest.mark.slow
     async def test_a_crash_under_many_publishers_of_many_runs(self, key_prefix: str) -> None:
         with redis_server("--appendonly", "yes", "--appendfsync", "always") as server:
-            async with opened(server.url, key_prefix, redis_timeout=0.25) as store:
+            async with opened(server.url, key_prefix, redis_timeout=5) as store:
                 crash = asyncio.Event()
 
                 async def worker(name: int) -> None:
@@ -136,13 +136,13 @@ class TestAway:
 
     async def test_a_hiccup_loses_doubles_and_stalls_nothing(self, key_prefix: str) -> None:
         with redis_server("--enable-debug-command", "yes") as server:
-            async with opened(server.url, key_prefix, redis_timeout=0.2) as store:
+            async with opened(server.url, key_prefix, redis_timeout=1) as store:
                 run = RunPublisher(RUN, store=store)
                 await run.emit("t", 0)
-                sleeps = threading.Thread(target=server.execute, args=("DEBUG", "SLEEP", "0.7"))
+                sleeps = threading.Thread(target=server.execute, args=("DEBUG", "SLEEP", "2"))
                 sleeps.start()
                 number = 0
-                last = time.monotonic() + 1.5
+                last = time.monotonic() + 3
                 while time.monotonic() < last:
                     number += 1
                     await run.emit("t", number)
@@ -157,12 +157,12 @@ class TestAway:
     async def test_replies_that_come_late_double_nothing(
         self, proxy: FaultProxy, key_prefix: str
     ) -> None:
-        async with opened(url_of(proxy), key_prefix, redis_timeout=0.1) as store:
+        async with opened(url_of(proxy), key_prefix, redis_timeout=0.5) as store:
             run = RunPublisher(RUN, store=store)
             await run.emit("t", 0)
             for number in range(1, 40):
                 if number % 10 == 0:
-                    proxy.delay(0.3)
+                    proxy.delay(1.2)
                 if number % 10 == 5:
                     proxy.heal()
                 await run.emit("t", number)
@@ -178,7 +178,7 @@ class TestAway:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         async with (
-            opened(url_of(proxy), key_prefix, redis_timeout=0.25) as cut_off,
+            opened(url_of(proxy), key_prefix, redis_timeout=5) as cut_off,
             opened(redis.url, key_prefix) as other,
         ):
             await cut_off.add(RUN, "t", 1)
@@ -201,7 +201,7 @@ class TestAway:
         key_prefix: str,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        async with opened(url_of(proxy), key_prefix, redis_timeout=0.25) as store:
+        async with opened(url_of(proxy), key_prefix, redis_timeout=5) as store:
             await store.add(RUN, "t", 1)
             proxy.refuse()
             for run_id in ("spoilt", RUN):
@@ -221,8 +221,8 @@ class TestAway:
             FaultProxy("127.0.0.1", redis.port) as to_two,
         ):
             async with (
-                opened(url_of(to_one), key_prefix, redis_timeout=0.25) as one,
-                opened(url_of(to_two), key_prefix, redis_timeout=0.25) as two,
+                opened(url_of(to_one), key_prefix, redis_timeout=5) as one,
+                opened(url_of(to_two), key_prefix, redis_timeout=5) as two,
                 opened(redis.url, key_prefix) as reader,
             ):
                 await one.add(RUN, "t", "first")
@@ -247,7 +247,7 @@ class TestAway:
     async def test_a_full_journal_is_said_and_keeps_what_it_accepted(
         self, proxy: FaultProxy, key_prefix: str
     ) -> None:
-        values: dict[str, Any] = {"redis_timeout": 0.25, "stream_journal": 10}
+        values: dict[str, Any] = {"redis_timeout": 5, "stream_journal": 10}
         async with opened(url_of(proxy), key_prefix, **values) as store:
             await store.add(RUN, "t", 0)
             proxy.refuse()
@@ -265,7 +265,7 @@ class TestAway:
         self, proxy: FaultProxy, key_prefix: str
     ) -> None:
         # A run's budget in Redis bounds what waits in this process too.
-        values: dict[str, Any] = {"redis_timeout": 0.25, "stream_max_run_bytes": 4096}
+        values: dict[str, Any] = {"redis_timeout": 5, "stream_max_run_bytes": 4096}
         large = "x" * 1022
         async with opened(url_of(proxy), key_prefix, **values) as store:
             run, other = RunPublisher(RUN, store=store), SyncRunPublisher("other", store=store)
@@ -288,7 +288,7 @@ class TestAway:
     async def test_a_batch_under_way_when_the_journal_has_no_room_is_told_so(
         self, proxy: FaultProxy, key_prefix: str
     ) -> None:
-        values: dict[str, Any] = {"redis_timeout": 0.25, "stream_journal": 5}
+        values: dict[str, Any] = {"redis_timeout": 1, "stream_journal": 5}
         async with opened(url_of(proxy), key_prefix, **values) as store:
             await store.add(RUN, "t", 0)
             proxy.blackhole("requests")
@@ -304,7 +304,7 @@ class TestAway:
     async def test_a_process_that_ends_with_a_journal_says_so(
         self, free_port: int, caplog: pytest.LogCaptureFixture
     ) -> None:
-        settings = Settings(redis_url=f"redis://127.0.0.1:{free_port}/0", redis_timeout=0.25)
+        settings = Settings(redis_url=f"redis://127.0.0.1:{free_port}/0", redis_timeout=5)
         store = EventStore.from_settings(settings)
         assert EventStore.from_settings(settings) is store
         await store.add(RUN, "t", 1)
@@ -333,7 +333,7 @@ class TestLoops:
     def test_a_loop_that_closed_with_a_batch_on_its_way_does_not_stall_another(
         self, proxy: FaultProxy, key_prefix: str
     ) -> None:
-        with opened_sync(url_of(proxy), key_prefix, redis_timeout=0.25) as store:
+        with opened_sync(url_of(proxy), key_prefix, redis_timeout=1) as store:
             asyncio.run(_ignored(store.add(RUN, "t", 0)))
             proxy.delay(0.1)
 
@@ -344,7 +344,7 @@ class TestLoops:
             asyncio.run(given_up())
             begun = time.monotonic()
             asyncio.run(_ignored(store.add(RUN, "t", 2)))
-            assert time.monotonic() - begun < 3
+            assert time.monotonic() - begun < 8
             asyncio.run(_ignored(store.add(RUN, "t", 3)))
             assert asyncio.run(data_of(store, RUN)) == [0, 1, 2, 3]
 
@@ -366,7 +366,7 @@ class TestLoops:
                 assert [each for each in data if each[0] == name] == [[name, n] for n in range(100)]
 
     def test_threads_go_on_through_an_outage(self, proxy: FaultProxy, key_prefix: str) -> None:
-        with opened_sync(url_of(proxy), key_prefix, redis_timeout=0.25) as store:
+        with opened_sync(url_of(proxy), key_prefix, redis_timeout=5) as store:
 
             async def worker(name: int) -> None:
                 run = RunPublisher(RUN, store=store)

@@ -111,7 +111,7 @@ class TestRetries:
     ) -> None:
         with FaultProxy("127.0.0.1", redis.port) as proxy:
             url = f"redis://127.0.0.1:{proxy.port}/0"
-            async with opened(url, key_prefix, redis_timeout=0.25) as away:
+            async with opened(url, key_prefix, redis_timeout=1) as away:
                 run = RunPublisher(RUN, store=away)
                 await run.emit("t", 1)
                 proxy.blackhole("replies")

@@ -152,7 +152,7 @@ class TestRedis:
     ) -> None:
         with FaultProxy("127.0.0.1", redis.port) as proxy:
             url = f"redis://127.0.0.1:{proxy.port}/0"
-            async with opened(url, key_prefix, redis_timeout=0.25) as away:
+            async with opened(url, key_prefix, redis_timeout=1) as away:
                 await away.write(RUN, drafts(1))
                 proxy.blackhole("replies")
                 with pytest.raises(RedisUnavailable):
