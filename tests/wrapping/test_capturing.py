@@ -19,7 +19,7 @@ from tests.streams.capture.calls import Browser, events_of
 from tests.streams.clients import until
 
 import holdfast.asgi
-from holdfast import Holdfast, SessionMiddleware
+from holdfast import Holdfast, SessionMiddleware, on_session_event
 from holdfast.runtime import runtime
 from holdfast.settings import Settings
 from holdfast.streams.capture import call
@@ -231,6 +231,32 @@ def test_after_a_logout_an_answer_is_not_the_next_visitors(made: Callable[[], AS
         client.get("/login")
         client.get("/feed", headers={"last-event-id": ids[0]})
         assert CALLS == ["/feed"] * 3
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (lambda: sessions_on_quart(equipped=False), ["unknown"]),
+        (lambda: bridged(sessions_on_wsgi, SETTINGS), ["unknown"]),
+        # Nobody looks at it there.
+        (sessions_on_flask, []),
+    ],
+    ids=["quart", "wsgi", "flask"],
+)
+def test_a_session_that_has_ended_is_told_by_the_application_alone(
+    made: Callable[[], ASGIApp], told: list[str]
+) -> None:
+    heard: list[str] = []
+    with TestClient(made()) as client:
+        cookie = client.get("/login").headers["set-cookie"].partition(";")[0]
+        client.get("/logout")
+        stop = on_session_event(lambda event: heard.append(event.name))
+        try:
+            answer = client.get("/feed", headers={"cookie": cookie})
+        finally:
+            stop()
+    assert answer.headers["holdfast-run"]
+    assert heard == told
 
 
 def as_served(app: ASGIApp) -> ASGIApp:

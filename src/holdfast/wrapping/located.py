@@ -9,11 +9,13 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from holdfast.errors import CorruptData, SessionUnavailable
 from holdfast.sessions.cookie import Presented, candidates
 from holdfast.sessions.doors.asgi import SessionMiddleware
 from holdfast.sessions.doors.bond import bound_by
 from holdfast.sessions.doors.wsgi import WSGISessionMiddleware
 from holdfast.sessions.request.exchange import Exchange
+from holdfast.sessions.store import Missing
 from holdfast.startup import StartError
 from holdfast.streams.capture.binding import NAMED
 from holdfast.streams.capture.match import RUN_HEADER
@@ -66,11 +68,7 @@ class Located:
         if not any(name == RUN_HEADER for name, _ in answered):
             return None
         found = self._presented(scope, answered)
-        if found is None:
-            return None
-        exchange = Exchange(found[0].setup, found[1])
-        await exchange.load(found[1])
-        return exchange
+        return None if found is None else await _seen(*found)
 
     def _presented(self, scope: Scope, answered: Headers) -> tuple[Door, Presented] | None:
         found = self._find()
@@ -85,6 +83,21 @@ class Located:
         values = candidates(given, cookie) or candidates(scope["headers"], cookie)
         answer = door.setup.signer.choose(values)
         return (door, answer) if isinstance(answer, Presented) else None
+
+
+async def _seen(door: Door, presented: Presented) -> Exchange | None:
+    """Return the session as it is stored, ``None`` where it is not, which is the app's to tell."""
+    setup, key = door.setup, presented.credential.key
+    try:
+        record = await setup.store.load(key, idle_timeout=setup.terms.idle_timeout)
+        if isinstance(record, Missing):
+            return None
+        setup.decoder.decode(key.id_hash, record.fields)
+    except (SessionUnavailable, CorruptData):
+        return None
+    exchange = Exchange(setup, presented)
+    exchange.open(presented, record)
+    return exchange
 
 
 def sessions_inside(app: Any) -> Found:
