@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -155,6 +156,22 @@ async def test_revoke_all_ends_every_session_but_the_one_to_keep(site: Site) -> 
     assert [each.id_hash for each in await site.index.list(7)] == [keep]
     assert await site.index.revoke_all(7) == 1
     assert await site.index.revoke_all(7) == 0
+
+
+async def test_the_session_to_keep_may_be_given_itself(site: Site) -> None:
+    other, _ = await site.login(7)
+    mine, _ = await site.login(7)
+
+    async def sign_out_everywhere_else(session: Session) -> None:
+        assert await site.index.revoke_all(7, keep=session) == 1
+        # As does what a list is made of.
+        (only,) = await site.index.list(7)
+        plain = partial(site.plain.revoke_all, 7, keep=only)
+        assert await anyio.to_thread.run_sync(plain) == 0
+
+    await site.act(mine, sign_out_everywhere_else)
+    assert await site.data(mine) == b"{'user_id': 7}"
+    assert await site.data(other) == b"{}"
 
 
 async def test_who_logs_in_as_another_leaves_the_first_ones_list(site: Site) -> None:

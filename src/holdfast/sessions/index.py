@@ -6,7 +6,7 @@ page. Nothing here lets anybody in, and no request reads it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from holdfast.errors import ConfigurationError
 from holdfast.runtime import runtime
@@ -18,6 +18,15 @@ from holdfast.sessions.users import SessionInfo, perform, perform_sync, user_ind
 if TYPE_CHECKING:
     from holdfast.sessions.store import SessionStore
     from holdfast.settings import Settings
+
+
+class Named(Protocol):
+    """Whatever tells which session it is: a session, or a :class:`SessionInfo`."""
+
+    @property
+    def id_hash(self) -> str:
+        """The session's public name."""
+        ...
 
 
 class _Index:
@@ -90,8 +99,12 @@ class SessionIndex(_Index):
         self._tell(id_hash)
         return outcome is Outcome.DONE
 
-    async def revoke_all(self, user: object, *, keep: str | None = None) -> int:
-        """End all sessions of *user*, but the one whose ``id_hash`` is *keep*.
+    async def revoke_all(self, user: object, *, keep: str | Named | None = None) -> int:
+        """End all sessions of *user* but one.
+
+        Args:
+            user: whose, taken as ``str``.
+            keep: the ``id_hash`` of the one that stays, or that session itself.
 
         Returns:
             How many were there.
@@ -100,14 +113,14 @@ class SessionIndex(_Index):
             SessionUnavailable: Redis is away, so that nobody can say which they are; where it goes
                 away in between, some are ended.
         """
-        user = str(user)
+        user, kept = str(user), _id_hash(keep)
         found, unborn = await perform(self._users.link, self._users.listing(user, self._idle))
-        ended = [each.id_hash for each in found if each.id_hash != keep]
+        ended = [each.id_hash for each in found if each.id_hash != kept]
         count = 0
         for id_hash in ended:
             count += await self.revoke(id_hash)
         # Noted, and on their way: they are not created any more.
-        for id_hash in set(unborn) - {keep}:
+        for id_hash in set(unborn) - {kept}:
             await self._store.delete(id_hash)
             ended.append(id_hash)
         await perform(self._users.link, self._users.forgetting(user, ended))
@@ -135,14 +148,18 @@ class SyncSessionIndex(_Index):
         self._tell(id_hash)
         return was_there
 
-    def revoke_all(self, user: object, *, keep: str | None = None) -> int:
+    def revoke_all(self, user: object, *, keep: str | Named | None = None) -> int:
         """See :meth:`SessionIndex.revoke_all`."""
-        user = str(user)
+        user, kept = str(user), _id_hash(keep)
         found, unborn = perform_sync(self._users.link, self._users.listing(user, self._idle))
-        ended = [each.id_hash for each in found if each.id_hash != keep]
+        ended = [each.id_hash for each in found if each.id_hash != kept]
         count = sum(self.revoke(id_hash) for id_hash in ended)
-        for id_hash in set(unborn) - {keep}:
+        for id_hash in set(unborn) - {kept}:
             perform_sync(self._users.link, self._users.revoking(id_hash))
             ended.append(id_hash)
         perform_sync(self._users.link, self._users.forgetting(user, ended))
         return count
+
+
+def _id_hash(session: str | Named | None) -> str | None:
+    return session if session is None or isinstance(session, str) else session.id_hash
