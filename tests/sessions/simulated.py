@@ -224,6 +224,9 @@ class Visitor:
         inside: logged in; ``None`` where an answer left it open.
         values: by key, what may be found there, ``None`` for nothing; one unless in doubt.
         dead: cookies that are good no more.
+        planted: cookies from before a login, which another may have: good until it at most, and
+            nobody is logged in with one.
+        browsed: what is there without a login; ``None`` where nobody can tell.
         epoch: how often its cookie was given up: what was asked before is not judged by it.
     """
 
@@ -233,6 +236,8 @@ class Visitor:
     inside: bool | None = False
     values: dict[str, set[Any]] = field(default_factory=dict)
     dead: list[dict[str, str]] = field(default_factory=list)
+    planted: list[dict[str, str]] = field(default_factory=list)
+    browsed: int | None = None
     epoch: int = 0
     acting: asyncio.Task[None] | None = None
     looking: asyncio.Task[None] | None = None
@@ -242,7 +247,7 @@ class Visitor:
         return self.acting is None or self.acting.done()
 
     def begin(self) -> None:
-        self.inside, self.values = True, {"user_id": {self.name}}
+        self.inside, self.values, self.browsed = True, {"user_id": {self.name}}, None
 
     def may_be(self, key: str) -> set[Any]:
         return self.values.setdefault(key, {None})
@@ -495,7 +500,8 @@ class World:
             return
         if visitor.inside is None:
             return  # nobody knows; nothing is to be learnt of it any more
-        deed = self.chance.choices(*_DEEDS)[0] if visitor.inside else World.log_in
+        deeds = _DEEDS if visitor.inside else _ARRIVALS
+        deed = self.chance.choices(*deeds)[0]
         visitor.acting = asyncio.create_task(self._done(deed, visitor))
 
     async def _done(self, deed: Callable[..., Awaitable[None]], visitor: Visitor) -> None:
@@ -550,12 +556,30 @@ class World:
                 self.blame(f"{visitor.name} sees {key}={data.get(key)}, and not of {values}")
 
     async def log_in(self, visitor: Visitor, process: Process) -> None:
-        """A new session."""
+        """A new session, or one that is there and whose cookie another may have planted."""
+        before = dict(visitor.cookies)
         status, _ = await self._asked(
             visitor, process, lambda session: session.update(user_id=visitor.name)
         )
-        if status == 200:
+        if status == 200 and (visitor.cookies != before or not before):
             visitor.begin()
+            if before and not self.losses:
+                visitor.dead.append(before)
+        elif status == 200:
+            # Another has it by now, or it was refused before, and done all the same.
+            visitor.cookies.clear()
+            visitor.browsed = None
+
+    async def browse(self, visitor: Visitor, process: Process) -> None:
+        """Something is put into a cart before the login."""
+        before, number = dict(visitor.cookies), next(self._numbers)
+        await self._asked(visitor, process, lambda session: session.update(cart=number))
+        if visitor.cookies and visitor.cookies not in visitor.planted:
+            visitor.planted.append(dict(visitor.cookies))
+        if visitor.cookies != before:
+            visitor.browsed = number
+        elif before:
+            visitor.browsed = None
 
     async def read(self, visitor: Visitor, process: Process) -> None:
         """A look."""
@@ -635,6 +659,8 @@ class World:
             return
         dead = bool(visitor.dead) and self.chance.random() < 0.5
         looked = self._looked_dead if dead else self._looked
+        if visitor.planted and self.chance.random() < 0.5:
+            looked = self._looked_planted
         visitor.looking = asyncio.create_task(looked(visitor, self.processes[visitor.at]))
 
     async def _looked(self, visitor: Visitor, process: Process) -> None:
@@ -660,6 +686,14 @@ class World:
         await process.serve(dict(cookies), lambda s: seen.append(dict(s)))
         if self.alone and not self._lost and any(seen):
             self.blame(f"a cookie of {visitor.name} is back from the dead: it sees {seen}")
+
+    async def _looked_planted(self, visitor: Visitor, process: Process) -> None:
+        cookies = self.chance.choice(visitor.planted)
+        await process.serve(dict(cookies), lambda s: self._judge_planted(visitor, dict(s)))
+
+    def _judge_planted(self, visitor: Visitor, seen: dict[str, Any]) -> None:
+        if "user_id" in seen:
+            self.blame(f"a cookie from before the login of {visitor.name} sees {seen}")
 
     async def move(self, process: Process) -> None:
         """A visitor goes elsewhere, when nothing of it waits where it was."""
@@ -724,9 +758,18 @@ class World:
                     if seen.get(key) not in values:
                         text = f"{key}={seen.get(key)} at {process.name}, and not of {values}"
                         self.blame(f"at the end {visitor.name} has {text}")
+            await self._check_before_login(visitor, process)
             for cookies in visitor.dead:
                 if await self._seen(process, cookies):
                     self.blame(f"at the end a cookie of {visitor.name} is back from the dead")
+
+    async def _check_before_login(self, visitor: Visitor, process: Process) -> None:
+        if visitor.browsed is not None and not self._lost:
+            seen = await self._seen(process, visitor.cookies)
+            if seen != {"cart": visitor.browsed}:
+                self.blame(f"at the end {visitor.name} browses {seen} at {process.name}")
+        for cookies in visitor.planted:
+            self._judge_planted(visitor, await self._seen(process, cookies) or {})
 
     async def _seen(self, process: Process, cookies: dict[str, str]) -> dict[str, Any] | None:
         seen: list[dict[str, Any] | None] = []
@@ -767,6 +810,7 @@ _WEIGHTS = (
     ),
     (20, 20, 10, 30, 5, 5, 4, 10, 2, 1, 4, 3, 2, 2),
 )
+_ARRIVALS = ((World.log_in, World.browse), (2, 1))
 _DEEDS = (
     (
         World.read,

@@ -4,18 +4,41 @@
 -- META: '1 <secret> <created> <expires> <seen> <since>', hashes in hex, times in milliseconds.
 -- OLD: '<kind>:<secret>:<until>', several joined by ';'. Kind 'g': in grace, reads and writes;
 -- 'k': killed, and remembered so that its bearer is told to wait for the newer cookie.
+-- Until somebody comes with the present secret, what its rotation replaced follows after ';|', which
+-- session_take_back puts back: META, OLD, and of each key its name and '=' .. value or '-', joined
+-- by '|'. There is no ':' in it, so that whoever knows nothing of it finds no secret there.
 local META, OLD = '\255meta', '\255old'
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local function read(key)
-  local text = redis.call('HGET', key, META)
-  if not text then return nil end
+local function parsed(text)
   local secret, created, expires, seen, since =
     string.match(text, '^1 (%x+) (%d+) (%d+) (%d+) (%d+)$')
   if not secret then return redis.error_reply('CORRUPT session metadata') end
   -- Times stay the text that they are, which most writes put back: Lua reckons with it as it is.
-  return {secret = secret, created = created, expires = expires, seen = seen, since = since}
+  return {text = text, secret = secret, created = created, expires = expires, seen = seen,
+    since = since}
+end
+
+local function read(key)
+  local text = redis.call('HGET', key, META)
+  return text and parsed(text)
+end
+
+-- The older secrets, and what the last rotation replaced or nil.
+local function olds_of(key)
+  local text = redis.call('HGET', key, OLD) or ''
+  local at = string.find(text, ';|', 1, true)
+  if not at then return text, nil end
+  return string.sub(text, 1, at - 1), string.sub(text, at + 2)
+end
+
+-- Who comes with the secret of the last rotation was told of it: it is not taken back any more. Only
+-- the first has to look, before its activity is noted.
+local function settle(key, meta, who)
+  if who ~= 'current' or meta.seen ~= meta.since then return end
+  local olds, replaced = olds_of(key)
+  if replaced then redis.call('HSET', key, OLD, olds) end
 end
 
 local function whole(time)

@@ -11,13 +11,15 @@
 -- Returns 1 done, 2 destroyed (keys were removed and none is left), 3 done, but not rotated,
 -- 4 refused, because something else is stored than was expected, -1 no such session for this
 -- secret; the metadata for 1 where that is asked for.
+local SPELLED = {['%'] = '%0', [':'] = '%1', ['|'] = '%2'}
 local meta = read(KEYS[1])
 if not meta then return -1 end
 if meta.err then return meta end
 local set, more = 5, 5 + 2 * tonumber(ARGV[4])
 local fresh = ARGV[more] or ''
-local who = standing(KEYS[1], meta, ARGV[1])
-if fresh ~= '' and fresh == meta.secret then
+local who, replaced = standing(KEYS[1], meta, ARGV[1]), nil
+local again = fresh ~= '' and fresh == meta.secret
+if again then
   who, fresh = 'current', ''  -- rotated before; the answer was lost
 end
 if who ~= 'current' and who ~= 'grace' then return -1 end
@@ -29,6 +31,20 @@ if ARGV[more] then
     if ARGV[at + 1] ~= (stored and '=' .. stored or '-') then return 4 end
   end
   first, last = last + 1, last + 3 * tonumber(ARGV[more + 5])
+  if fresh ~= '' then
+    replaced = {meta.text, (olds_of(KEYS[1]))}
+    if tonumber(ARGV[more + 1]) == 0 then
+      -- What is written with a new secret alone is not for who has the old one, as a login is not
+      -- (CWE-384). In its grace the old one opens it as well, and others may build on it.
+      local function keep(name)
+        local value = redis.call('HGET', KEYS[1], name)
+        replaced[#replaced + 1] = name
+        replaced[#replaced + 1] = value and '=' .. value or '-'
+      end
+      for at = set, more - 1, 2 do keep(ARGV[at]) end
+      for at = last + 1, #ARGV do keep(ARGV[at]) end
+    end
+  end
   for at = first, last, 3 do
     -- Only another form of the same value: who wrote it since is not undone.
     if redis.call('HGET', KEYS[1], ARGV[at]) == ARGV[at + 1] then
@@ -54,6 +70,7 @@ while more - set > 1000 do
 end
 
 local result = 1
+if not again then settle(KEYS[1], meta, who) end
 meta.seen = now
 if fresh ~= '' then
   local grace = tonumber(ARGV[more + 1])
@@ -62,7 +79,7 @@ if fresh ~= '' then
     result = 3  -- a request in parallel has rotated by age; its browser gets that one's cookie
   else
     local olds = {}
-    for kind, hash, till in string.gmatch(redis.call('HGET', KEYS[1], OLD) or '', '(%a):(%x+):(%d+)') do
+    for kind, hash, till in string.gmatch(replaced[2], '(%a):(%x+):(%d+)') do
       if tonumber(till) > now then
         -- Who regenerates wants every older secret dead, those in their grace as well.
         if grace == 0 then kind, till = 'k', killed end
@@ -74,7 +91,9 @@ if fresh ~= '' then
     else
       olds[#olds + 1] = 'k:' .. meta.secret .. ':' .. killed
     end
-    redis.call('HSET', KEYS[1], OLD, table.concat(olds, ';', math.max(1, #olds - 3)))
+    for at = 1, #replaced do replaced[at] = string.gsub(replaced[at], '[%%:|]', SPELLED) end
+    redis.call('HSET', KEYS[1], OLD, table.concat(olds, ';', math.max(1, #olds - 3)) ..
+      ';|' .. table.concat(replaced, '|'))
     if grace == 0 then ended(KEYS[1], fresh) end
     meta.secret, meta.since = fresh, now
     if tonumber(ARGV[more + 2]) >= 0 then meta.expires = now + tonumber(ARGV[more + 2]) end

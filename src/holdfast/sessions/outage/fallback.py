@@ -121,7 +121,7 @@ class FallbackSessionStore(SessionStore):
         self._restoration = Restoration(self._calls, self._prefix, self._bounds[0])
         self._told_of_others = False
         self._journal = Journal(*self._bounds)
-        self._refused: OrderedDict[str, tuple[SessionKey, float]] = OrderedDict()
+        self._refused: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._writing: set[str] = set()
         self._away_since: float | None = None
         self._replayed = False
@@ -162,6 +162,11 @@ class FallbackSessionStore(SessionStore):
     def writable(self) -> bool:
         """Whether a write has any prospect now."""
         return self._mode == "local" or self._asks_redis()
+
+    @property
+    def loads_ahead(self) -> bool:
+        """Whether Redis is there, and nothing has to be written before it is read."""
+        return not len(self._journal) and self._remote.loads_ahead
 
     def _asks_redis(self) -> bool:
         # Before the first verdict the link itself waits for it.
@@ -259,6 +264,7 @@ class FallbackSessionStore(SessionStore):
                     self._only_where_kept(error)
             else:
                 self._follow(key, change, outcome)
+                self._forget_refused(change)
                 return outcome
         self._only_if_local()
         now = time.time()
@@ -268,6 +274,10 @@ class FallbackSessionStore(SessionStore):
             self._copies.outdate(key.id_hash)
         if outcome is Outcome.DESTROYED:
             self._restoration.departed(key.id_hash)
+        if outcome is Outcome.DONE:
+            self._forget_refused(change)
+        elif asked and outcome is not Outcome.DESTROYED:
+            self._note_refused(key, change.rotation)
         await self._settle_race(key.id_hash)
         return outcome
 
@@ -394,18 +404,27 @@ class FallbackSessionStore(SessionStore):
             if rotation is None:
                 return
             # The browser will not be told of the new secret.
-            self._refused[rotation.secret_hash] = (key, time.time())
+            self._refused[rotation.secret_hash] = (key.id_hash, time.time())
             while len(self._refused) > _MAX_REFUSED:
                 self._refused.popitem(last=False)
+
+    def _forget_refused(self, change: Change) -> None:
+        if change.rotation is not None and self._refused:
+            with self._lock:
+                self._refused.pop(change.rotation.secret_hash, None)
 
     def _takings_back(self, id_hash: str | None = None) -> list[calls.Call]:
         since = time.time() - TOMBSTONE_SECONDS
         with self._lock:
             return [
-                self._calls.take_back(key, secret_hash)
-                for secret_hash, (key, at) in self._refused.items()
-                if at > since and id_hash in {None, key.id_hash}
+                self._calls.take_back(each, secret_hash)
+                for secret_hash, (each, at) in self._refused.items()
+                if at > since and id_hash in {None, each}
             ]
+
+    def _take_all_back(self, recovery: Recovery) -> None:
+        for _ in run_all(recovery, [(each,) for each in self._takings_back()]):
+            pass
 
     async def _taken_back(self, key: SessionKey) -> bool:
         """Take back what was refused of a session, and done when nobody waited for it any more."""
@@ -447,6 +466,8 @@ class FallbackSessionStore(SessionStore):
             self._restoration.tell_departed(recovery, self._bridged_since() - COPY_SECONDS)
         self._conflicts = written = ended = 0
         self._lost = since is not None
+        # First: what waits was written with the secrets from before.
+        self._take_all_back(recovery)
         waiting, last = self._waiting_now(), time.monotonic() + _REPLAY_SECONDS
         while waiting:
             for told in self._write_all(waiting, recovery):
@@ -473,8 +494,6 @@ class FallbackSessionStore(SessionStore):
                 },
             )
         self._put_back(recovery, loss, since)
-        for _ in run_all(recovery, [(each,) for each in self._takings_back()]):
-            pass
         self._restoration.settle(census)
         self._replayed = True
 
@@ -530,7 +549,10 @@ class FallbackSessionStore(SessionStore):
                 self._copies.drop_before(status.since)
         # A request may have seen the link down and noted something just after the last replay.
         with contextlib.suppress(RedisUnavailable):
-            for _ in self._write_all(self._waiting_now(), _ByLink(self._link)):
+            waiting, recovery = self._waiting_now(), _ByLink(self._link)
+            if waiting:
+                self._take_all_back(recovery)
+            for _ in self._write_all(waiting, recovery):
                 pass
 
     def _waiting_now(self) -> list[Entry]:
@@ -619,7 +641,7 @@ class FallbackSessionStore(SessionStore):
     async def _take_turn(self, entry: Entry) -> None:
         reply: Reply = None
         try:
-            for call in self._calls_of(entry):
+            for call in (*self._takings_back(entry.id_hash), *self._calls_of(entry)):
                 reply = self._link.run_sync(*call) if blocking() else await self._link.run(*call)
         except RedisUnavailable as error:
             raise SessionUnavailable(str(error)) from error

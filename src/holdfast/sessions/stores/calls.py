@@ -118,10 +118,9 @@ class Calls:
         args = (key.secret_hash, _ms(idle_timeout), _ms(TOMBSTONE_SECONDS), len(keys), *told)
         return Call(_script("session_merge"), self._names(key.id_hash), args)
 
-    def take_back(self, key: SessionKey, secret_hash: str) -> Call:
-        """Build the return of *key*'s secret where *secret_hash*, which nobody has, replaced it."""
-        args = (secret_hash, key.secret_hash)
-        return Call(_script("session_take_back"), (self.name(key.id_hash),), args)
+    def take_back(self, id_hash: str, secret_hash: str) -> Call:
+        """Build the return of what was there before *secret_hash*, which nobody has."""
+        return Call(_script("session_take_back"), (self.name(id_hash),), (secret_hash,))
 
     def restore(self, key: SessionKey, record: Record, now: float) -> Call:
         """Build the return of *record*, a copy, to a Redis that may have lost it."""

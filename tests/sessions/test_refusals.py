@@ -1,0 +1,324 @@
+"""A new secret that was refused, and made all the same, leaves nothing: CWE-384 above all.
+
+A login kills the cookie from before it, which another may have planted. Where its answer is lost
+the browser keeps that cookie, and so it is good again: for what was there before the login.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.sessions.browser import Browser
+from tests.sessions.outage import HOUR, KEY, Outage, back, settings_for, until
+from tests.sessions.simulated import Connection, World
+
+from holdfast.errors import SessionUnavailable
+from holdfast.link import LinkState, supervisor
+from holdfast.sessions.outage.fallback import FallbackSessionStore
+from holdfast.sessions.store import (
+    GRACE_SECONDS,
+    Change,
+    Missing,
+    Outcome,
+    Record,
+    Rotation,
+)
+from holdfast.sessions.stores.calls import OLD, Calls
+from holdfast.sessions.stores.redis import RedisSessionStore
+from holdfast.sessions.stores.sync import pause
+from holdfast.settings import Settings
+from holdfast.testing import FaultProxy, redis_server
+from holdfast.testing.session_store import new_key, new_secret
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from holdfast.sessions.store import SessionKey
+    from holdfast.testing import RedisServer
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOLD_DOWN", "PROBE_INTERVAL", "BEAT_INTERVAL"):
+        monkeypatch.setattr(supervisor, name, 0.1)
+
+
+@pytest.fixture
+def alone() -> Iterator[RedisServer]:
+    """A Redis without a replica."""
+    with redis_server() as server:
+        yield server
+
+
+def fields_of(found: Record | Missing) -> dict[str, bytes]:
+    assert isinstance(found, Record)
+    return dict(found.fields)
+
+
+def kept_of(redis: RedisServer, key: SessionKey) -> bytes:
+    """What the session keeps of its older secrets."""
+    kept = redis.execute("HGET", f"session:{key.id_hash}", OLD)
+    return kept if isinstance(kept, bytes) else b""
+
+
+# Whatever separates what is kept has to come back as it was.
+STRANGE = b"\x00\xff:|;%0%1|;|g:" + b"a" * 64 + b":99999999999999"
+
+
+async def test_the_cookie_from_before_a_refused_login_opens_what_it_opened(
+    alone: RedisServer,
+) -> None:
+    # Who asks for no replica can write; a login that waits for one is refused, and done.
+    plain, outage = Outage(alone), Outage(alone, redis_wait=1, redis_timeout=2)
+    await plain.do(lambda s: s.update(cart=1))
+    victim = Browser(outage.app, dict(plain.browser.cookies))
+    outage.doing.handle = lambda s: s.update(user_id=7)
+    assert (await victim.get()).status == 503
+    assert victim.cookies == plain.browser.cookies
+    assert await outage.do(dict, victim) == b"{'cart': 1}"
+    assert await plain.do(dict) == b"{'cart': 1}"
+
+
+@pytest.mark.parametrize("mode", ["readonly", "closed"])
+async def test_a_refused_login_leaves_nothing_to_the_secret_before_it(
+    alone: RedisServer, mode: str
+) -> None:
+    with FaultProxy.threaded("127.0.0.1", alone.port) as proxy:
+        settings = Settings(
+            redis_url=proxy.url, redis_timeout=1.5, secret_key=KEY, session_on_outage=mode
+        )
+        store = FallbackSessionStore(settings)
+        other = RedisSessionStore(settings_for(alone))
+        key = new_key()
+        before = {"cart": b"1", "next": STRANGE, "seen": b""}
+        await other.create(key, before, max_age=HOUR)
+        # Its script is known, and nothing has to be said twice.
+        await store.save(key, Change({"cart": b"1"}))
+        found = await other.load(key)
+        unheard = new_secret(key)
+        rotation = Rotation(unheard.secret_hash, max_age=2 * HOUR)
+        login = Change({"user_id": b"7", "cart": b"2"}, ("next", "seen"), rotation)
+        proxy.blackhole("replies")
+        with pytest.raises(SessionUnavailable):
+            await store.save(key, login)
+        await until(lambda: not store.link.up)
+        assert fields_of(await other.load(unheard)) == {"cart": b"2", "user_id": b"7"}
+        assert await other.load(key) is Missing.SUPERSEDED
+        proxy.heal()
+        await back(settings)
+        for each in (store, other):
+            after = await each.load(key)
+            assert fields_of(after) == before
+            assert isinstance(found, Record)
+            assert isinstance(after, Record)
+            assert after.current
+            assert after.secret_since == pytest.approx(found.secret_since, abs=0.1)
+            assert after.expires_at == pytest.approx(found.expires_at, abs=0.1)
+            assert await each.load(unheard) is Missing.ABSENT
+        assert kept_of(alone, key) == b""
+        life = alone.execute("PTTL", f"session:{key.id_hash}")
+        assert isinstance(life, int)
+        assert life <= HOUR * 1000
+
+
+async def test_who_came_with_the_new_secret_is_not_taken_back(alone: RedisServer) -> None:
+    store = FallbackSessionStore(settings_for(alone, redis_wait=1, redis_timeout=2))
+    other = RedisSessionStore(settings_for(alone))
+    merge = Calls("").merge
+    comings: list[Callable[[SessionKey], Awaitable[Any]]] = [
+        lambda key: other.save(key, Change({"cart": b"2"})),
+        lambda key: other.increment(key, "n", 1),
+        lambda key: other.touch(key, idle_timeout=60.0),
+        lambda key: other.link.run(*merge(key, {"n": (b"1", (None,))}, idle_timeout=0.0)),
+    ]
+
+    async def refused_and_come(come: Callable[[SessionKey], Awaitable[Any]]) -> None:
+        key = new_key()
+        await other.create(key, {"cart": b"1"}, max_age=HOUR)
+        after = new_secret(key)
+        login = Change({"user_id": b"7"}, rotation=Rotation(after.secret_hash))
+        with pytest.raises(SessionUnavailable):
+            await store.save(key, login)
+        assert b"|" in kept_of(alone, key)
+        # Not in the same millisecond, which would look again.
+        await pause(0.005)
+        await come(after)
+        assert b"|" not in kept_of(alone, key)
+        assert await store.load(key) is Missing.SUPERSEDED
+        assert fields_of(await other.load(after))["user_id"] == b"7"
+
+    await asyncio.gather(*map(refused_and_come, comings))
+
+
+async def test_a_login_that_is_tried_again_and_heard_of_is_not_taken_back(
+    alone: RedisServer,
+) -> None:
+    alone.execute("CONFIG", "SET", "repl-diskless-sync-delay", "0")
+    waits = FallbackSessionStore(settings_for(alone, redis_wait=1, redis_timeout=2))
+    key = new_key()
+    await RedisSessionStore(settings_for(alone)).create(key, {"cart": b"1"}, max_age=HOUR)
+    after = new_secret(key)
+    login = Change({"user_id": b"7"}, rotation=Rotation(after.secret_hash))
+    for tries in (2, 1):
+        for _ in range(tries):
+            with pytest.raises(SessionUnavailable):
+                await waits.save(key, login)
+        if tries == 2:
+            assert fields_of(await waits.load(key)) == {"cart": b"1"}
+    with redis_server("--replicaof", f"127.0.0.1 {alone.port}") as replica:
+        await until(lambda: b"master_link_status:up" in told_of(replica))
+
+        async def saved() -> bool:
+            try:
+                return await waits.save(key, login) is Outcome.DONE
+            except SessionUnavailable:
+                return False
+
+        await until(saved)
+    assert await waits.load(key) is Missing.SUPERSEDED
+    assert fields_of(await waits.load(after)) == {"cart": b"1", "user_id": b"7"}
+
+
+def told_of(redis: RedisServer) -> bytes:
+    told = redis.execute("INFO", "replication")
+    return told if isinstance(told, bytes) else b""
+
+
+async def test_what_is_taken_back_is_not_the_grace_of_an_older_secret(alone: RedisServer) -> None:
+    store = FallbackSessionStore(settings_for(alone, redis_wait=1, redis_timeout=2))
+    other = RedisSessionStore(settings_for(alone))
+    oldest = new_key()
+    await other.create(oldest, {"a": b"1"}, max_age=HOUR)
+    present, unheard = new_secret(oldest), new_secret(oldest)
+    await other.save(oldest, Change(rotation=Rotation(present.secret_hash, grace=GRACE_SECONDS)))
+    with pytest.raises(SessionUnavailable):
+        await store.save(oldest, Change({"a": b"2"}, rotation=Rotation(unheard.secret_hash)))
+    for each in (oldest, present):
+        assert await other.load(each) is Missing.SUPERSEDED
+    found = await store.load(oldest)
+    assert fields_of(found) == {"a": b"1"}
+    assert isinstance(found, Record)
+    assert not found.current
+    found = await other.load(present)
+    assert isinstance(found, Record)
+    assert found.current
+
+
+async def test_what_others_write_in_the_grace_of_a_refused_renewal_stays(
+    alone: RedisServer,
+) -> None:
+    store = FallbackSessionStore(settings_for(alone, redis_wait=1, redis_timeout=2))
+    other = RedisSessionStore(settings_for(alone))
+    key = new_key()
+    await other.create(key, {"a": b"1", "b": b"1"}, max_age=HOUR)
+    unheard = new_secret(key)
+    renewal = Rotation(unheard.secret_hash, grace=GRACE_SECONDS)
+    with pytest.raises(SessionUnavailable):
+        await store.save(key, Change({"a": b"2"}, rotation=renewal))
+    assert await other.increment(key, "a", 1) == 3
+    assert await other.save(key, Change({"c": b"1"}, ("b",))) is Outcome.DONE
+    alone.execute("HSET", f"session:{key.id_hash}", OLD, over(kept_of(alone, key)))
+    found = await store.load(key)
+    assert fields_of(found) == {"a": b"3", "c": b"1"}
+    assert isinstance(found, Record)
+    assert found.current
+
+
+def over(kept: bytes) -> bytes:
+    """Have the grace that is *kept* be over."""
+    secrets, mark, rest = kept.partition(b";|")
+    kind, secret, _ = secrets.split(b":")
+    return b":".join((kind, secret, b"1")) + mark + rest
+
+
+# --- and what waits -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def connection(alone: RedisServer) -> Iterator[Connection]:
+    connection = Connection(alone.port)
+    yield connection
+    connection.close()
+
+
+async def carried(world: World, change: Change, key: SessionKey) -> asyncio.Task[Outcome]:
+    """Have Redis do *change*, and be away before it answers."""
+    (process,) = world.processes
+    late = asyncio.create_task(process.store.save(key, change))
+    while not process.link.wire.sent:
+        await asyncio.sleep(0)
+    await world.carry_one(process)
+    await world.part(process, LinkState.SUSPECT)
+    return late
+
+
+async def refused_while_a_write_waits(connection: Connection) -> tuple[World, SessionKey]:
+    """A login that Redis has made and that is refused, and a write with the secret before it."""
+    world, key = World(connection, 1, 1), new_key()
+    (process,) = world.processes
+    store = FallbackSessionStore(process.settings, link=process.link, max_bytes=20)  # type: ignore[arg-type]
+    process.store = store
+    await world.driven(process, store.create(key, {"n": b"1"}, max_age=60))
+    rotation = Rotation(new_secret(key).secret_hash)
+    login = Change({"user_id": b"1" * 21, "n": b"3"}, rotation=rotation)
+    refused = await carried(world, login, key)
+    assert await store.save(key, Change({"n": b"2"})) is Outcome.DONE
+    process.link.old[0].lose()
+    with pytest.raises(SessionUnavailable, match="as many"):
+        await refused
+    return world, key
+
+
+async def sees(world: World, key: SessionKey, expected: dict[str, bytes]) -> None:
+    (process,) = world.processes
+    late = asyncio.create_task(process.store.load(key))
+    await world.driven(process, late)
+    assert fields_of(await late) == expected
+
+
+async def test_what_waits_is_written_with_the_secret_that_a_refusal_gives_back(
+    connection: Connection,
+) -> None:
+    world, key = await refused_while_a_write_waits(connection)
+    await world.recover(world.processes[0], surely=True)
+    await sees(world, key, {"n": b"2"})
+
+
+async def test_what_waits_is_read_with_the_secret_that_a_refusal_gives_back(
+    connection: Connection,
+) -> None:
+    world, key = await refused_while_a_write_waits(connection)
+    # It is up, and its callbacks have not been called.
+    world.processes[0].link.up = True
+    await sees(world, key, {"n": b"2"})
+
+
+async def test_what_is_noted_as_redis_is_back_is_written_with_the_secret_given_back(
+    connection: Connection,
+) -> None:
+    world, key = await refused_while_a_write_waits(connection)
+    (process,) = world.processes
+    process.link.tell(LinkState.UP)
+    assert process.store.waiting == 0
+    await sees(world, key, {"n": b"2"})
+
+
+async def test_a_login_that_another_overtook_in_an_outage_leaves_nothing(
+    connection: Connection,
+) -> None:
+    world, key = World(connection, 1, 1), new_key()
+    (process,) = world.processes
+    await world.driven(process, process.store.create(key, {"n": b"1"}, max_age=60))
+    unheard, after = new_secret(key), new_secret(key)
+    login = Change({"user_id": b"7"}, rotation=Rotation(unheard.secret_hash))
+    overtaken = await carried(world, login, key)
+    renewed = Change({"n": b"2"}, rotation=Rotation(after.secret_hash))
+    assert await process.store.save(key, renewed) is Outcome.DONE
+    process.link.old[0].lose()
+    assert await overtaken is Outcome.GONE
+    await world.recover(process, surely=True)
+    await sees(world, after, {"n": b"2"})
