@@ -196,6 +196,15 @@ async def test_an_id_of_another_host(app: ASGIApp) -> None:
     assert not await is_given(browser, run, last=last, host="other.test")
 
 
+async def test_a_run_is_found_at_another_port_of_its_host(app: ASGIApp) -> None:
+    """The one that is deployed beside the last; and cookies are not kept apart by port either."""
+    browser = Browser(app)
+    last, run = await read(browser, host="[::1]:8001")
+    assert await is_given(browser, run, last=last, host="[::1]:8002")
+    assert await is_given(browser, run, host="[::1]")
+    assert not await is_given(browser, run, last=last, host="[::2]:8001")
+
+
 async def test_an_id_of_a_page_of_another_origin(app: ASGIApp) -> None:
     browser = Browser(app)
     last, run = await read(browser, origin="https://a.test")

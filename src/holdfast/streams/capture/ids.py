@@ -29,6 +29,7 @@ SALT = b"holdfast.capture"
 MAX_ID = 4096
 MAX_OWN_ID = 1024
 _NAME = re.compile(r"[A-Za-z0-9_-]{22}", re.ASCII)
+_PORT = re.compile(rb":[0-9]*\Z")
 _MAC_BYTES = 16
 RUN = "capture-"
 
@@ -67,12 +68,14 @@ def capture_key(secret_key: str) -> bytes:
 def asked_for(scope: Scope) -> tuple[bytes, ...]:
     """Return what a request asks for: method, host, path and query, and for which page's origin.
 
-    Pages of two origins get answers with different CORS headers, which no log can know.
+    Pages of two origins get answers with different CORS headers, which no log can know. A port says
+    which process was asked, and is none of it: cookies know no port either (RFC 6265 section 8.5),
+    and a deployment may change it behind a proxy.
     """
     headers = dict(reversed(scope["headers"]))
     return (
         scope["method"].encode(),
-        headers.get(b"host", b""),
+        _PORT.sub(b"", headers.get(b"host", b"")),
         scope.get("raw_path") or scope["path"].encode(),
         scope.get("query_string", b""),
         headers.get(b"origin", b""),
