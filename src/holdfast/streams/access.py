@@ -29,6 +29,8 @@ from holdfast.streams.event import check_run_id
 from holdfast.streams.origins import site_of
 
 if TYPE_CHECKING:
+    from starlette.types import Scope
+
     from holdfast.settings import Settings
     from holdfast.streams.store import EventStore
 
@@ -306,12 +308,16 @@ def _session_of(connection: HTTPConnection) -> Any:
         RedisUnavailable: it cannot be seen now.
     """
     session: Any = connection.scope.get("session")
-    # Asked of the type: a session that cannot be seen raises for what it is asked itself.
-    if not hasattr(type(session), "id_hash"):
+    if not _is_ours(session):
         return None
     if not session.available:
         raise RedisUnavailable("session")
     return session
+
+
+def _is_ours(session: object) -> bool:
+    # Asked of the type: a session that cannot be seen raises for what it is asked itself.
+    return hasattr(type(session), "id_hash")
 
 
 def _open_policy(settings: Settings) -> Policy:
@@ -346,15 +352,22 @@ def _session_policy(settings: Settings, store: EventStore) -> Policy:
         if await session_access(connection, run_id, action, store=store):
             return ALLOWED
         # Without a session nobody has said who is asking.
-        return UNKNOWN if (session := _session_of(connection)).is_new else _not_yet(session)
+        if _session_of(connection).is_new:
+            return UNKNOWN
+        note_waiting(connection.scope)
+        return NOT_YET
 
     return authorize
 
 
-def _not_yet(session: Any) -> Verdict:
-    # It was loaded for this request, which may be answered a minute later.
-    setattr(session, WAITED, True)
-    return NOT_YET
+def note_waiting(scope: Scope) -> None:
+    """Note at holdfast's session around a request, if there is one, that the request waits.
+
+    It was loaded for this request, which may be answered a minute later.
+    """
+    session = scope.get("session")
+    if _is_ours(session):
+        setattr(session, WAITED, True)
 
 
 def _callable_policy(path: str, origins: Collection[str]) -> Policy:

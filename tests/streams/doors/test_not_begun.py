@@ -17,7 +17,14 @@ from tests.streams.doors.test_sse import KEY, app_of
 from tests.streams.patchy import PatchyStore
 from tests.streams.test_access import LiveSession
 
-from holdfast import MemorySessionStore, RunPublisher, SessionMiddleware, Settings, get_session
+from holdfast import (
+    MemorySessionStore,
+    RunPublisher,
+    SessionMiddleware,
+    Settings,
+    get_session,
+    stream_token,
+)
 from holdfast.errors import RedisUnavailable
 from holdfast.streams.select import close_hubs, hub_of
 from holdfast.streams.stores.memory import MemoryEventStore
@@ -218,6 +225,37 @@ async def test_after_a_logout_the_run_that_begins_is_nobodys_who_waited(door: st
     async with browser.get(paths(door)[0]) as again:
         await again.ended()
     assert again.status == 401
+    await close_hubs(store)
+
+
+async def test_after_a_logout_a_token_of_that_session_opens_nothing_that_begins() -> None:
+    store, sessions = MemoryEventStore(), MemorySessionStore()
+    streams = app_of(store, stream_access="token", stream_wait=60)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/login":
+            session = get_session(scope)
+            session["user_id"] = "ada"
+            token = stream_token("absent", session=session, settings=Settings(secret_key=KEY))
+            await PlainTextResponse(token)(scope, receive, send)
+        elif scope["path"] == "/logout":
+            get_session(scope).invalidate()
+            await PlainTextResponse("")(scope, receive, send)
+        else:
+            await streams(scope, receive, send)
+
+    settings = Settings(secret_key=KEY)
+    browser = Browser(SessionMiddleware(app, settings=settings, store=sessions))
+    async with browser.get("/login") as login:
+        await login.ended()
+    path = f"/runs/absent/events/stream?token={login.text}"
+    async with browser.get(path) as call:
+        await until(lambda: hub_of(store).watches("absent"))
+        async with browser.get("/logout") as logout:
+            await logout.ended()
+        await begin(store, "absent", None)
+        await call.ended()
+    assert (call.status, call.events) == (200, []), "he comes back, and is asked who he is"
     await close_hubs(store)
 
 

@@ -174,12 +174,20 @@ async def await_right(
 
 
 async def await_start(
-    store: EventStore, subscription: Subscription, position: Position, seconds: float
+    store: EventStore,
+    subscription: Subscription,
+    position: Position,
+    seconds: float,
+    waiting: Callable[[], None] = lambda: None,
 ) -> Opening:
-    """Decide, but give somebody at most *seconds* to start the run if it is absent."""
+    """Decide, but give somebody at most *seconds* to start the run if it is absent.
+
+    *waiting* is called before anything is waited for.
+    """
     opening = await look_from(store, subscription, position)
     if opening is not Opening.ABSENT:
         return opening
+    waiting()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             while opening is Opening.ABSENT and not subscription.over:

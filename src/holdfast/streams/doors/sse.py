@@ -12,6 +12,7 @@ import time
 from asyncio import CancelledError
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from starlette.responses import Response
 from holdfast.errors import HoldfastError
 from holdfast.jitter import between
 from holdfast.streams import frames, problems
+from holdfast.streams.access import note_waiting
 from holdfast.streams.doors.opening import (
     Opening,
     Permit,
@@ -114,7 +116,8 @@ async def serve(
     async with subscription, listening(receive, subscription):
         opening = Opening.UNDECIDED
         if permit is None:
-            opening = await await_start(hub.store, subscription, position, terms.wait)
+            waiting = partial(note_waiting, scope)
+            opening = await await_start(hub.store, subscription, position, terms.wait, waiting)
         elif refusal is not None:
             decision = await await_right(hub.store, subscription, position, permit, terms.wait)
             opening = decision.opening
