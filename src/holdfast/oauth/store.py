@@ -7,6 +7,7 @@ where in ``states.py``, and how a browser is recognised in ``binding.py``.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import RedisUnavailable
@@ -25,6 +26,8 @@ from holdfast.oauth.record import (
 )
 from holdfast.oauth.states import States
 from holdfast.runtime import runtime
+from holdfast.sessions.doors.headers import MORE_HEADERS
+from holdfast.sessions.session import ENVIRON_KEY, Session
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping, Sequence
@@ -56,7 +59,15 @@ class _Desk:
         noted: dict[int, Bound] = place.setdefault(_SCOPE_KEY, {})
         if id(self.binding) not in noted:
             noted[id(self.binding)] = self.binding.bind(_cookie_lines(place))
+            self._announce(request, place)
         return noted[id(self.binding)]
+
+    def _announce(self, request: Any, place: MutableMapping[str, Any]) -> None:
+        """Have a session middleware of ours send the cookie, unless the application does."""
+        session = place.get(ENVIRON_KEY if "wsgi.version" in place else "session")
+        if isinstance(session, Session):
+            session.mark_accessed()
+            place.setdefault(MORE_HEADERS, []).append(partial(self.cookie_headers, request))
 
     def proofs(self, request: Any) -> list[str]:
         """Return the proofs of the browser of *request*; none where it has no cookie of ours."""
@@ -109,7 +120,8 @@ class OAuthStateStore(_Desk):
     """The state of OAuth logins, for ASGI: bound to the browser, good once, and for a short time.
 
     With Redis configured it is kept there, for all processes; else in the memory of this one. It
-    needs no middleware and no session::
+    needs no middleware and no session; where holdfast's session middleware is around, that sends
+    the cookie, and the call of ``set_cookie`` may be left out::
 
         state = await states.issue(request, {"verifier": verifier, "nonce": nonce})
         response = RedirectResponse(provider_url(state))

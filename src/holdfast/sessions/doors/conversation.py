@@ -13,7 +13,7 @@ import anyio
 
 from holdfast.errors import SessionUnavailable
 from holdfast.sessions.doors.bond import END_OF_STREAM, ENDED, Bond, is_event_stream
-from holdfast.sessions.doors.headers import response_headers
+from holdfast.sessions.doors.headers import MORE_HEADERS, response_headers
 from holdfast.sessions.lifecycle import Standing
 from holdfast.sessions.request.commit import apply, conclude, planned
 from holdfast.startup import refusal
@@ -199,8 +199,9 @@ class Conversation:
         vary = self._exchange.session.accessed
         if cookie is None and not vary:
             return message
-        name = self._exchange.setup.attributes.name
-        return {**message, "headers": response_headers(message, name, cookie, vary=vary)}
+        name, more = self._exchange.setup.attributes.name, self._scope.get(MORE_HEADERS, ())
+        headers = response_headers(message, name, cookie, vary=vary, more=more)
+        return {**message, "headers": headers}
 
     async def _refuse(self, error: SessionUnavailable) -> bool:
         """Answer 503 in place of the application; false where its own answer has started."""

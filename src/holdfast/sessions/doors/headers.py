@@ -9,13 +9,27 @@ import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from starlette.types import Message
+
+    #: Says what is to be sent, and nothing the next time it is asked.
+    MoreHeaders = Callable[[], list[tuple[str, str]]]
 
 logger = logging.getLogger("holdfast.sessions")
 
+#: Where a scope or environ lists who else has headers for the response, as :data:`MoreHeaders`.
+#: Whoever adds to it marks the session as accessed: else no door looks.
+MORE_HEADERS = "holdfast.headers"
+
 
 def response_headers(
-    message: Message, name: str, cookie: bytes | None, *, vary: bool
+    message: Message,
+    name: str,
+    cookie: bytes | None,
+    *,
+    vary: bool,
+    more: Iterable[MoreHeaders] = (),
 ) -> list[tuple[bytes, bytes]]:
     """Return the headers of ``http.response.start`` with ours among them.
 
@@ -24,8 +38,11 @@ def response_headers(
         name: of our cookie.
         cookie: the value of our ``Set-Cookie``, ``None`` for none.
         vary: the answer depends on the cookie (CVE-2023-30861: else a cache gives it to others).
+        more: what others have for it, as listed under :data:`MORE_HEADERS`.
     """
     headers = list(message.get("headers", ()))
+    for each in more:
+        _add_others(headers, each())
     if cookie is not None:
         # RFC 6265, section 4.1.1: at most one Set-Cookie of a name in a response.
         ours = name.encode("latin-1") + b"="
@@ -43,6 +60,13 @@ def response_headers(
     if vary:
         _add_vary(headers)
     return headers
+
+
+def _add_others(headers: list[tuple[bytes, bytes]], found: list[tuple[str, str]]) -> None:
+    for name, value in found:
+        key = name.lower().encode("latin-1")
+        if key == b"set-cookie" or all(known.lower() != key for known, _ in headers):
+            headers.append((key, value.encode("latin-1")))
 
 
 def _add_vary(headers: list[tuple[bytes, bytes]]) -> None:

@@ -15,7 +15,7 @@ from holdfast.errors import ConfigurationError, SessionUnavailable
 from holdfast.sessions.doors.bond import bound
 from holdfast.sessions.doors.conversation import UNREACHABLE
 from holdfast.sessions.doors.door import UNSET, Door, Unset, given_of
-from holdfast.sessions.doors.headers import response_headers
+from holdfast.sessions.doors.headers import MORE_HEADERS, response_headers
 from holdfast.sessions.request.commit import apply, conclude, planned
 from holdfast.sessions.session import ENVIRON_KEY, Session
 from holdfast.sessions.stores.sync import driven
@@ -159,9 +159,11 @@ class Answer:
         self._next: Iterator[bytes] = iter(())
         self._refused = False
         self._failed = False
+        self._environ: WSGIEnvironment = {}
 
     def of(self, app: WSGIApplication, environ: WSGIEnvironment) -> Iterable[bytes]:
         """Return the body that *app* answers with."""
+        self._environ = environ
         try:
             parts = self._parts = app(environ, self.start_response)
             if self._head is not None and _is_whole(parts, environ):
@@ -257,7 +259,8 @@ class Answer:
             return headers
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         name = self._exchange.setup.attributes.name
-        dressed = response_headers({"headers": raw}, name, cookie, vary=vary)
+        more = self._environ.get(MORE_HEADERS, ())
+        dressed = response_headers({"headers": raw}, name, cookie, vary=vary, more=more)
         return [
             (canonical(name.decode("latin-1")), value.decode("latin-1")) for name, value in dressed
         ]

@@ -1,0 +1,119 @@
+"""Under a session middleware of ours the binding cookie is sent without a call for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from tests.oauth.door import KEY
+from werkzeug.test import Client
+from werkzeug.wrappers import Request as WerkzeugRequest
+from werkzeug.wrappers import Response as WerkzeugResponse
+
+from holdfast import (
+    OAuthStateStore,
+    SessionMiddleware,
+    Settings,
+    SyncOAuthStateStore,
+    WSGISessionMiddleware,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from starlette.requests import Request
+
+pytestmark = pytest.mark.anyio
+
+DATA = {"next": "/cart"}
+
+
+@pytest.fixture
+def settings(key_prefix: str) -> Settings:
+    return Settings(secret_key=KEY, key_prefix=key_prefix)
+
+
+def asgi_app(settings: Settings, answer: Callable[[OAuthStateStore, Request], Response]) -> Any:
+    states = OAuthStateStore(settings)
+
+    async def begin(request: Request) -> Response:
+        request.state.login = await states.issue(request, DATA)
+        return answer(states, request)
+
+    async def end(request: Request) -> Response:
+        return JSONResponse(await states.consume(request, request.query_params["state"]))
+
+    return Starlette(
+        routes=[Route("/begin", begin), Route("/end", end)],
+        middleware=[Middleware(SessionMiddleware, settings=settings)],
+    )
+
+
+def client_of(app: Any) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+
+
+async def test_a_login_ends_in_the_browser_that_began_it(settings: Settings) -> None:
+    app = asgi_app(settings, lambda _, request: JSONResponse(request.state.login))
+    async with client_of(app) as browser, client_of(app) as other:
+        begun = await browser.get("/begin")
+        (cookie,) = begun.headers.get_list("set-cookie")
+        assert cookie.startswith("holdfast_oauth-")
+        assert "httponly" in cookie.lower()
+        assert begun.headers["cache-control"] == "no-store"
+        end = f"/end?state={begun.json()}"
+        assert (await other.get(end)).json() is None
+        answer = await browser.get(end)
+        assert answer.json() == DATA
+        assert "set-cookie" not in answer.headers
+        assert (await browser.get(end)).json() is None
+
+
+async def test_the_call_for_it_has_it_sent_once(settings: Settings) -> None:
+    def answer(states: OAuthStateStore, request: Request) -> Response:
+        response = Response(headers={"Cache-Control": "private"})
+        states.set_cookie(request, response)
+        return response
+
+    async with client_of(asgi_app(settings, answer)) as browser:
+        begun = await browser.get("/begin")
+    assert len(begun.headers.get_list("set-cookie")) == 1
+    assert begun.headers.get_list("cache-control") == ["private"]
+
+
+async def test_the_cookie_of_a_new_session_is_sent_beside_it(settings: Settings) -> None:
+    def answer(_: OAuthStateStore, request: Request) -> Response:
+        request.session["cart"] = []
+        return Response()
+
+    async with client_of(asgi_app(settings, answer)) as browser:
+        begun = await browser.get("/begin")
+    names = [each.partition("=")[0] for each in begun.headers.get_list("set-cookie")]
+    assert [name.partition("-")[0] for name in names] == ["holdfast_oauth", "session"]
+    assert begun.headers.get_list("cache-control") == ["no-store"]
+
+
+def test_on_wsgi_too(settings: Settings) -> None:
+    states = SyncOAuthStateStore(settings)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        request = WerkzeugRequest(environ)
+        if request.path == "/begin":
+            found: Any = states.issue(request, DATA)
+        else:
+            found = states.consume(request, request.args["state"])
+        return WerkzeugResponse(repr(found))(environ, start_response)
+
+    site = WSGISessionMiddleware(app, settings=settings)
+    browser = Client(site)
+    begun = browser.get("/begin")
+    (cookie,) = begun.headers.getlist("Set-Cookie")
+    assert cookie.startswith("holdfast_oauth-")
+    end = "/end?state=" + begun.text.strip("'")
+    assert Client(site).get(end).text == "None"
+    assert browser.get(end).text == repr(DATA)
