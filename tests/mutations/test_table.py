@@ -53,8 +53,18 @@ def is_there(test: str) -> bool:
     if not file.is_file() or not within:
         return file.is_file()
     *classes, function = within
+    return function.startswith("test") and function in _functions(file, *classes)
+
+
+@cache
+def _functions(file: Path, *classes: str) -> frozenset[str]:
     scopes = _and_bases(file, *classes) if classes else [_parsed(file)]
-    return function.startswith("test") and any(function in _functions(each) for each in scopes)
+    return frozenset(
+        each.name
+        for scope in scopes
+        for each in scope.body
+        if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
 
 
 def _and_bases(file: Path, name: str) -> Iterator[ast.ClassDef]:
@@ -79,12 +89,6 @@ def _home(module: str) -> Path | None:
             if file.is_file():
                 return file
     return None
-
-
-def _functions(scope: ast.Module | ast.ClassDef) -> set[str]:
-    return {
-        each.name for each in scope.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
-    }
 
 
 @cache
