@@ -176,6 +176,21 @@ def test_memory_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.text.count("HOLDFAST_REDIS_URL") == 1
 
 
+@pytest.mark.parametrize(
+    ("url", "store", "remedy"),
+    [
+        (None, "auto", "Set HOLDFAST_REDIS_URL to share"),
+        (None, "memory", "Set HOLDFAST_REDIS_URL and unset HOLDFAST_SESSION_STORE to share"),
+        ("redis://localhost", "memory", "Unset HOLDFAST_SESSION_STORE to share"),
+    ],
+)
+def test_memory_is_told_with_what_would_change_it(
+    caplog: pytest.LogCaptureFixture, url: str | None, store: str, remedy: str
+) -> None:
+    default_store(Runtime(Settings(redis_url=url, session_store=store)))
+    assert remedy in caplog.text
+
+
 def test_memory_for_several_workers_is_refused_unless_it_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -37,16 +37,21 @@ def _make(runtime: Runtime) -> SessionStore:
     kind = settings.session_store
     if kind == "memory" or (kind == "auto" and settings.redis_url is None):
         settings.check_workers()
-        return _memory()
+        return _memory(settings)
     if kind in {"auto", "redis"}:
         return _redis(runtime)
     return _made_by(kind, settings)
 
 
-def _memory() -> SessionStore:
+def _memory(settings: Settings) -> SessionStore:
+    # With SESSION_STORE=memory the URL alone would change nothing.
+    remedies = ["Set HOLDFAST_REDIS_URL"] if settings.redis_url is None else []
+    remedies += ["unset HOLDFAST_SESSION_STORE"] if settings.session_store == "memory" else []
+    remedy = " and ".join(remedies)
     logger.warning(
         "Sessions are kept in the memory of this process: a restart ends them, and no other "
-        "process sees them. Set HOLDFAST_REDIS_URL to share and keep them."
+        "process sees them. %s to share and keep them.",
+        remedy[0].upper() + remedy[1:],
     )
     return MemorySessionStore()
 
