@@ -6,13 +6,14 @@ import asyncio
 import atexit
 import logging
 import weakref
-from functools import partial
 from typing import TYPE_CHECKING
 
 from holdfast.streams.fanout.hub import Hub
 from holdfast.streams.stores.memory import MemoryEventStore
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from holdfast.runtime import Runtime
     from holdfast.streams.store import EventStore
     from holdfast.streams.stores.redis import RedisEventStore
@@ -31,7 +32,7 @@ def _make_store(runtime: Runtime) -> EventStore:
         from holdfast.streams.stores.redis import RedisEventStore
 
         store = RedisEventStore(link, settings)
-        tell = partial(_tell_what_waits, weakref.ref(store))
+        tell = _teller(weakref.ref(store))
 
         async def tell_at_shutdown() -> None:
             atexit.unregister(tell)
@@ -56,12 +57,19 @@ def _make_store(runtime: Runtime) -> EventStore:
     )
 
 
-def _tell_what_waits(reference: weakref.ref[RedisEventStore]) -> None:
-    store = reference()
-    if store is not None and store.journalled:
-        events = store.journalled
-        fields = {"events_lost": events}
-        log.warning("%d events that wait for Redis end with this process", events, extra=fields)
+def _teller(reference: weakref.ref[RedisEventStore]) -> Callable[[], None]:
+    told = 0
+
+    def tell() -> None:
+        # Each middleware of an application has its say when that shuts down.
+        nonlocal told
+        store = reference()
+        events = store.journalled if store is not None else 0
+        if events > told:
+            told, fields = events, {"events_lost": events}
+            log.warning("%d events that wait for Redis end with this process", events, extra=fields)
+
+    return tell
 
 
 def hubs_of(store: EventStore) -> dict[asyncio.AbstractEventLoop, Hub]:
