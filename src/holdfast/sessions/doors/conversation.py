@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from holdfast.sessions.request.commit import Plan
     from holdfast.sessions.request.exchange import Exchange
+    from holdfast.sessions.session import Session
 
 logger = logging.getLogger("holdfast.sessions")
 
@@ -129,7 +130,10 @@ class Conversation:
 
     def _start(self, message: Message) -> Awaitable[None]:
         # Not a coroutine function either: where nothing has to be stored, nothing is waited for.
-        plan = self._planned()
+        try:
+            plan = self._planned()
+        except SessionUnavailable as error:
+            return self._answer(error)
         if plan.decision.commands:
             return self._store_and_start(plan, message)
         conclude(self._exchange, plan.decision)
@@ -174,7 +178,12 @@ class Conversation:
     async def _part(self) -> None:
         await self._send(END_OF_STREAM)
 
+    async def _answer(self, error: SessionUnavailable) -> None:
+        await self._refuse(error)
+
     def _planned(self) -> Plan:
+        if is_replaced(self._scope):
+            put_back(self._scope, self._exchange.session)
         try:
             # After a commit that raised, what comes is the answer that tells of it.
             return planned(self._exchange, failed=self._spoiled)
@@ -253,7 +262,12 @@ class Socket(Conversation):
         return self._send(message)
 
     async def _accept(self, message: Message) -> None:
-        if not await self._stored(self._planned()):
+        try:
+            plan = self._planned()
+        except SessionUnavailable as error:
+            await self._refuse(error)
+            return
+        if not await self._stored(plan):
             return
         self._accepted = self._exchange.started = True
         cookie = self._exchange.set_cookie()
@@ -285,6 +299,27 @@ class Socket(Conversation):
 
     def _client_gone(self, error: BaseException) -> bool:
         return self._disconnected or super()._client_gone(error)
+
+
+def is_replaced(scope: Scope) -> bool:
+    """Whether a plain dict is where the session was, as of ``request.scope["session"] = {}``.
+
+    With Starlette's own that is a way to log out, and to begin anew. What is of another class is
+    the session of another middleware, and its own affair.
+    """
+    return type(scope.get("session")) is dict
+
+
+def put_back(scope: Scope, ours: Session) -> None:
+    """Have *ours* hold what the mapping in its place in *scope* does, and be there again.
+
+    Raises:
+        SessionUnavailable: it cannot be written now.
+    """
+    now, scope["session"] = scope["session"], ours
+    for key in [key for key in ours if key not in now]:
+        del ours[key]
+    ours.update(now)
 
 
 async def _nothing() -> None:
