@@ -163,11 +163,6 @@ class FallbackSessionStore(SessionStore):
         """Whether a write has any prospect now."""
         return self._mode == "local" or self._asks_redis()
 
-    @property
-    def loads_ahead(self) -> bool:
-        """Whether Redis is there, and nothing has to be written before it is read."""
-        return not len(self._journal) and self._remote.loads_ahead
-
     def _asks_redis(self) -> bool:
         # Before the first verdict the link itself waits for it.
         return self._link.up or not self._link.decided
