@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware.sessions import Session as StarlettesSession
+from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 from tests.sessions.browser import Browser, CountingStore
@@ -29,12 +30,15 @@ class Site:
 
     def __init__(self) -> None:
         self.instead: Any = None
+        self.looks = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = PlainTextResponse("")
         if self.instead is None:
             answer = PlainTextResponse(str(sorted(get_session(scope).items())))
         else:
+            if self.looks:
+                assert HTTPConnection(scope).session is scope["session"]
             scope["session"] = self.instead
         if scope["type"] == "websocket":
             await receive()
@@ -54,13 +58,14 @@ async def test_what_is_put_there_is_what_the_session_holds() -> None:
     assert (await browser.get()).body == b"[('step', 2)]"
 
 
-async def test_nothing_put_there_logs_out() -> None:
+@pytest.mark.parametrize("seen", [True, False], ids=["seen", "unseen"])
+async def test_nothing_put_there_logs_out(*, seen: bool) -> None:
     site, store = Site(), CountingStore()
     browser = Browser(SessionMiddleware(site, settings=SETTINGS, store=store))
     site.instead = {"user_id": 7}
     await browser.get()
     kept = dict(browser.cookies)
-    site.instead = {}
+    site.instead, site.looks = {}, seen
     gone = await browser.get()
     assert gone.set_cookie is not None
     assert "1970" in gone.set_cookie
@@ -89,10 +94,10 @@ async def test_another_user_put_there_gets_another_cookie() -> None:
 async def test_what_another_middleware_keeps_there_is_its_own_affair() -> None:
     site, store = Site(), CountingStore()
     browser = Browser(SessionMiddleware(site, settings=SETTINGS, store=store))
-    site.instead = StarlettesSession(theirs=1)
-    answer = await browser.get()
-    assert answer.set_cookie is None
-    assert store.told() == []
+    for site.instead, site.looks in ((StarlettesSession(theirs=1), True), ({"theirs": 1}, False)):
+        answer = await browser.get()
+        assert answer.set_cookie is None
+        assert store.told() == []
 
 
 async def test_a_handshake_keeps_it_as_a_response_does() -> None:
@@ -112,6 +117,7 @@ async def test_what_cannot_be_kept_is_answered_503(mode: Any) -> None:
     store, steps = FaultyStore(MemorySessionStore()), iter((1, 2))
 
     async def step(request: Request) -> PlainTextResponse:
+        assert request.session is not None
         request.scope["session"] = {"step": next(steps)}
         return PlainTextResponse("")
 

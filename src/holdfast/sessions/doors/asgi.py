@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from holdfast.errors import SessionUnavailable
 from holdfast.sessions.cookie import NoCredential
 from holdfast.sessions.doors.bond import running_task
-from holdfast.sessions.doors.conversation import UNREACHABLE, Conversation, Socket, is_replaced
+from holdfast.sessions.doors.conversation import UNREACHABLE, Conversation, Socket
 from holdfast.sessions.doors.door import UNSET, Door, Unset, given_of
 from holdfast.sessions.request.exchange import Exchange
 from holdfast.sessions.session import Session
@@ -138,7 +138,7 @@ class SessionMiddleware:
         def passing(message: Message) -> Awaitable[None]:
             nonlocal conversation
             if conversation is None and message["type"] == "http.response.start":
-                if session.accessed or is_replaced(scope):
+                if session.accessed:
                     conversation = Conversation(session.exchange, scope, send)
                 else:
                     session.late = True

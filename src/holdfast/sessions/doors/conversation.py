@@ -182,7 +182,7 @@ class Conversation:
         await self._refuse(error)
 
     def _planned(self) -> Plan:
-        if is_replaced(self._scope):
+        if self._is_replaced():
             put_back(self._scope, self._exchange.session)
         try:
             # After a commit that raised, what comes is the answer that tells of it.
@@ -190,6 +190,17 @@ class Conversation:
         except BaseException:
             self._spoiled = True
             raise
+
+    def _is_replaced(self) -> bool:
+        """Whether a plain dict is where the session was, as of ``request.scope["session"] = {}``.
+
+        With Starlette's own that is a way to log out, and to begin anew. Where the session is new
+        and nobody has looked at it, or where what is there is of another class, it is the session
+        of another middleware, and its own affair.
+        """
+        exchange = self._exchange
+        ours = exchange.session.accessed or exchange.standing is not Standing.NEW
+        return ours and type(self._scope.get("session")) is dict
 
     async def _stored(self, plan: Plan) -> bool:
         """Carry *plan* out; false where the response had to be replaced."""
@@ -299,15 +310,6 @@ class Socket(Conversation):
 
     def _client_gone(self, error: BaseException) -> bool:
         return self._disconnected or super()._client_gone(error)
-
-
-def is_replaced(scope: Scope) -> bool:
-    """Whether a plain dict is where the session was, as of ``request.scope["session"] = {}``.
-
-    With Starlette's own that is a way to log out, and to begin anew. What is of another class is
-    the session of another middleware, and its own affair.
-    """
-    return type(scope.get("session")) is dict
 
 
 def put_back(scope: Scope, ours: Session) -> None:
