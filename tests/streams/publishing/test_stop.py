@@ -88,6 +88,18 @@ class TestTheBlock:
             await asyncio.sleep(30)
         assert await kinds(store) == ["run_stopped"]
 
+    async def test_who_waits_for_the_stop_goes_on_to_the_next_wait(self, store: EventStore) -> None:
+        seen: list[Any] = []
+        async with RunPublisher(RUN, store=store) as run:
+            stopping = asyncio.create_task(stop_soon(store))
+            await run.wait_stop()
+            seen.append(run.stop_requested)
+            await asyncio.sleep(30)
+            seen.append("never")
+        await stopping
+        assert seen == [True]
+        assert await kinds(store) == ["run_stopped"]
+
     async def test_a_block_that_waits_for_nothing_is_not_cut(self, store: EventStore) -> None:
         await request_stop(RUN, store=store)
         async with RunPublisher(RUN, store=store):

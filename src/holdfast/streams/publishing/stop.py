@@ -67,7 +67,9 @@ class StopScope:
         # The loop may be closed, with whoever was in the block. Never cancelled from here: while
         # the task runs, nobody can say whether it will wait for anything inside the block again.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._cancel)
+            # One round later: whoever waits for the stop itself hears of it, and is cancelled at
+            # what it waits for next.
+            self._loop.call_soon_threadsafe(self._loop.call_soon, self._cancel)
 
     def leave(self, error: BaseException | None) -> bool:
         """Note that the block is left with *error*; return whether that is our own cancellation.
