@@ -42,10 +42,12 @@ class StartError:
 
     Args:
         error: what was wrong with the configuration.
+        refused: what is not served for it, as the log says it.
     """
 
-    def __init__(self, error: ConfigurationError) -> None:
+    def __init__(self, error: ConfigurationError, refused: str = "Every request") -> None:
         self.error = error
+        self._refused = refused
         self._told = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,7 +70,7 @@ class StartError:
         """Put the message into the log, once."""
         if not self._told:
             self._told = True
-            logger.error("Every request is answered 503: %s", self.error)
+            logger.error("%s is answered 503: %s", self._refused, self.error)
 
 
 def kept_or_raised(make: Callable[[], T]) -> T | StartError:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import flask
 import httpx
 import pytest
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
     from starlette.requests import Request
+
+    from holdfast.testing import RedisServer
 
 SETTINGS = Settings(secret_key=["a key of sixteen characters"], stream_access="open")
 
@@ -231,6 +234,31 @@ def test_a_flask_app_goes_on_where_its_streams_cannot_work(
     assert client.get("/").text == "1"
     for _ in range(2):
         assert client.get("/streams/livez").status_code == 503
+    assert caplog.text.count("is answered 503") == 1
+
+
+async def serves_without_streams(app: Any) -> None:
+    app.secret_key = "quart's own"
+    client = app.test_client()
+    assert await (await client.get("/")).get_data() == b"1"
+    for _ in range(2):
+        assert (await client.get("/streams/livez")).status_code == 503
+
+
+def test_a_quart_app_goes_on_where_its_streams_cannot_work(
+    caplog: pytest.LogCaptureFixture, redis: RedisServer, key_prefix: str
+) -> None:
+    app = Quart(__name__)
+    # Tokens are signed by a key of holdfast's, which is not set.
+    Holdfast(app, settings=Settings(redis_url=redis.url, key_prefix=key_prefix))
+    # Where a person sees it.
+    assert "for an event stream is answered 503: HOLDFAST_SECRET_KEY" in caplog.text
+
+    @app.get("/")
+    async def page() -> str:
+        return count_in(quart.globals.request_ctx.session)
+
+    anyio.run(serves_without_streams, app)
     assert caplog.text.count("is answered 503") == 1
 
 

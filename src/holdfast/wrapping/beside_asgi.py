@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.routing import Mount, Router
 
+from holdfast.errors import ConfigurationError
 from holdfast.sessions.doors.asgi import HTTPSessionUnavailable, SessionMiddleware, under
 from holdfast.sessions.session import Session
 from holdfast.startup import StartError, kept_or_raised
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from holdfast.sessions.doors.door import Door
     from holdfast.settings import Settings
     from holdfast.wrapping.located import Found
+
+
+_REFUSED = "Every request for an event stream"
 
 
 class Beside:
@@ -60,17 +64,25 @@ class StreamsBesideASGI:
     Args:
         app: the application, which may be a WSGI one.
         settings: in place of those of the environment.
+        needed: whether it is an error where they cannot work. Else the log says so, and the
+            application goes on without them: it may have no use for them.
 
     Raises:
-        ConfigurationError: the settings cannot work.
+        ConfigurationError: the settings cannot work, and they are needed.
     """
 
-    def __init__(self, app: Any, settings: Settings | None) -> None:
+    def __init__(self, app: Any, settings: Settings | None, *, needed: bool = True) -> None:
         self._app = app
-        self._streams = EventStreamApp(settings=settings)
-        self._usual = SessionMiddleware(self._streams, settings=settings)
-        self._inside: tuple[Found, ASGIApp] = None, self._usual
         self._refusing: StartError | None = None
+        try:
+            self._streams: ASGIApp = EventStreamApp(settings=settings)
+            self._usual: ASGIApp = SessionMiddleware(self._streams, settings=settings)
+        except ConfigurationError as error:
+            if needed:
+                raise
+            self._streams = self._usual = refusing = StartError(error, _REFUSED)
+            refusing.tell()
+        self._inside: tuple[Found, ASGIApp] = None, self._usual
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection below the mount."""
@@ -80,7 +92,7 @@ class StreamsBesideASGI:
         found = kept_or_raised(lambda: sessions_inside(self._app))
         if isinstance(found, StartError):
             # The first, which is told once.
-            self._refusing = self._refusing or found
+            self._refusing = self._refusing or StartError(found.error, _REFUSED)
             return self._refusing
         known, served = self._inside
         if found != known:

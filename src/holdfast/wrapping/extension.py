@@ -140,7 +140,7 @@ class Holdfast:
             _tell_what_is_replaced(app)
             app.session_interface = QuartSessionInterface(self._settings, key_needed=False)
             own = runtime(self._settings).settings
-            streams = StreamsBesideASGI(app, self._settings)
+            streams = StreamsBesideASGI(app, self._settings, needed=False)
             captured = capturing_outside(app.asgi_app, app, self._settings)
             app.asgi_app = Beside(captured, streams, own.stream_mount)
             app.extensions["holdfast"] = self
