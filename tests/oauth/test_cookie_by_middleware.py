@@ -1,9 +1,10 @@
-"""Under a session middleware of ours the binding cookie is sent without a call for it."""
+"""Under a session middleware of ours, and in Flask, the binding cookie is sent without a call."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import flask
 import httpx
 import pytest
 from starlette.applications import Starlette
@@ -21,6 +22,7 @@ from holdfast import (
     Settings,
     SyncOAuthStateStore,
     WSGISessionMiddleware,
+    aclose,
 )
 
 if TYPE_CHECKING:
@@ -98,6 +100,18 @@ async def test_the_cookie_of_a_new_session_is_sent_beside_it(settings: Settings)
     assert begun.headers.get_list("cache-control") == ["no-store"]
 
 
+async def test_a_login_that_could_not_begin_leaves_no_cookie(
+    free_port: int, key_prefix: str
+) -> None:
+    url = f"redis://127.0.0.1:{free_port}"
+    settings = Settings(secret_key=KEY, redis_url=url, key_prefix=key_prefix)
+    async with client_of(asgi_app(settings, lambda _, __: Response())) as browser:
+        begun = await browser.get("/begin")
+    assert begun.status_code == 503
+    assert "set-cookie" not in begun.headers
+    await aclose()
+
+
 def test_on_wsgi_too(settings: Settings) -> None:
     states = SyncOAuthStateStore(settings)
 
@@ -117,3 +131,39 @@ def test_on_wsgi_too(settings: Settings) -> None:
     end = "/end?state=" + begun.text.strip("'")
     assert Client(site).get(end).text == "None"
     assert browser.get(end).text == repr(DATA)
+
+
+@pytest.mark.parametrize("called", [False, True], ids=["by-itself", "called"])
+def test_in_flask_too(settings: Settings, called: bool) -> None:
+    states, app = SyncOAuthStateStore(settings), flask.Flask(__name__)
+
+    @app.get("/begin")
+    def begin() -> flask.Response:
+        response = flask.Response(states.issue(flask.request, DATA))
+        if called:
+            states.set_cookie(flask.request, response)
+        return response
+
+    @app.get("/end")
+    def end() -> flask.Response:
+        return flask.jsonify(states.consume(flask.request, flask.request.args["state"]))
+
+    browser = app.test_client()
+    begun = browser.get("/begin")
+    (cookie,) = begun.headers.getlist("Set-Cookie")
+    assert cookie.startswith("holdfast_oauth-")
+    assert begun.headers.getlist("Cache-Control") == ["no-store"]
+    assert app.test_client().get("/end?state=" + begun.text).json is None
+    assert browser.get("/end?state=" + begun.text).json == DATA
+
+
+def test_an_environ_that_is_not_of_the_request_flask_serves_is_left_alone(
+    settings: Settings,
+) -> None:
+    states = SyncOAuthStateStore(settings)
+    other = {"wsgi.version": (1, 0), "REQUEST_METHOD": "GET"}
+    app = flask.Flask(__name__)
+    with app.test_request_context():
+        states.issue(other, DATA)
+        assert "Set-Cookie" not in app.process_response(flask.Response()).headers
+    assert len(states.cookie_headers(other)) == 2

@@ -7,6 +7,7 @@ where in ``states.py``, and how a browser is recognised in ``binding.py``.
 from __future__ import annotations
 
 import logging
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -59,15 +60,21 @@ class _Desk:
         noted: dict[int, Bound] = place.setdefault(_SCOPE_KEY, {})
         if id(self.binding) not in noted:
             noted[id(self.binding)] = self.binding.bind(_cookie_lines(place))
-            self._announce(request, place)
         return noted[id(self.binding)]
 
-    def _announce(self, request: Any, place: MutableMapping[str, Any]) -> None:
-        """Have a session middleware of ours send the cookie, unless the application does."""
+    def _announce(self, request: Any) -> None:
+        """Have whoever is around send the cookie, unless the application does."""
+        place = _place(request)
         session = place.get(ENVIRON_KEY if "wsgi.version" in place else "session")
         if isinstance(session, Session):
             session.mark_accessed()
             place.setdefault(MORE_HEADERS, []).append(partial(self.cookie_headers, request))
+        elif _is_flasks(place):
+            sys.modules["flask"].after_this_request(partial(self._dress, place))
+
+    def _dress(self, place: MutableMapping[str, Any], response: Any) -> Any:
+        self.set_cookie(place, response)
+        return response
 
     def proofs(self, request: Any) -> list[str]:
         """Return the proofs of the browser of *request*; none where it has no cookie of ours."""
@@ -121,7 +128,7 @@ class OAuthStateStore(_Desk):
 
     With Redis configured it is kept there, for all processes; else in the memory of this one. It
     needs no middleware and no session; where holdfast's session middleware is around, that sends
-    the cookie, and the call of ``set_cookie`` may be left out::
+    the cookie, as Flask does, and the call of ``set_cookie`` may be left out::
 
         state = await states.issue(request, {"verifier": verifier, "nonce": nonce})
         response = RedirectResponse(provider_url(state))
@@ -165,6 +172,7 @@ class OAuthStateStore(_Desk):
         chosen = new_state() if state is None else checked_state(state)
         proof = self.bound(request).proof
         await self.keep(chosen, provider, proof, encoded, lifetime)
+        self._announce(request)
         return chosen
 
     async def consume(
@@ -241,6 +249,7 @@ class SyncOAuthStateStore(_Desk):
         chosen = new_state() if state is None else checked_state(state)
         proof = self.bound(request).proof
         self.keep(request, chosen, provider, proof, encoded, lifetime)
+        self._announce(request)
         return chosen
 
     def consume(
@@ -284,6 +293,12 @@ def _place(request: Any) -> MutableMapping[str, Any]:
     if isinstance(request, dict):
         return request
     raise TypeError(f"a request, an ASGI scope or a WSGI environ, not {type(request).__name__}")
+
+
+def _is_flasks(environ: MutableMapping[str, Any]) -> bool:
+    """Whether Flask, where it is in use, serves this very request."""
+    flask = sys.modules.get("flask")
+    return bool(flask and flask.has_request_context() and flask.request.environ is environ)
 
 
 def _cookie_lines(place: MutableMapping[str, Any]) -> list[str]:
