@@ -237,7 +237,8 @@ class FaultProxy:
     async def _cut(self, *, reset: bool) -> None:
         ending = dict(self._live)
         for task, ends in ending.items():
-            if reset:
+            # One that is done has closed both, and is forgotten a turn later.
+            if reset and not task.done():
                 _send_reset_on_close(ends.client)
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
