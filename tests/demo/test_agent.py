@@ -61,7 +61,7 @@ async def test_the_pace_is_kept_at_any_speed() -> None:
     begun = time.monotonic()
     async for _ in work(TASKS["walk"], speed=40):
         pass
-    assert 0.3 < time.monotonic() - begun < 3
+    assert 0.3 < time.monotonic() - begun < 10
 
 
 def test_a_real_run_takes_about_half_a_minute() -> None:

@@ -72,7 +72,7 @@ class RawWebSocket:
     """
 
     def __init__(self, port: int, path: str, **headers: str | None) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=5)
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=15)
         self._rest = b""
         key = base64.b64encode(os.urandom(16)).decode()
         proper: dict[str, str | None] = {

@@ -90,12 +90,12 @@ async def test_each_event_passes_as_it_comes_and_the_end_is_told(front: Proxy, r
     async with client() as http:
         await http.post(f"{front.url}/emit/{run}?count=3")
         async with event_source(stream(front, run)) as page:
-            await page.until(lambda: len(page.events) == 3, 3)
+            await page.until(lambda: len(page.events) == 3)
             for n in range(4, 10):
                 await http.post(f"{front.url}/emit/{run}?first={n}")
-                await page.until(lambda: page.numbers[-1:] == [n], 3)  # noqa: B023 - awaited here
+                await page.until(lambda: page.numbers[-1:] == [n])  # noqa: B023 - awaited here
             comments = page.comments
-            await page.until(lambda: page.comments > comments, 3)
+            await page.until(lambda: page.comments > comments)
             await http.post(f"{front.url}/emit/{run}?first=10&end=1")
             await page.until(lambda: page.closed)
     assert page.numbers == list(range(1, 11))
@@ -205,7 +205,7 @@ async def test_our_header_alone_keeps_nginx_from_buffering(
             async with event_source(stream(front, run)) as page:
                 for n in range(1, 4):
                     await http.post(f"{server.url}/emit/{run}?first={n}")
-                    await page.until(lambda: page.numbers[-1:] == [n], 3)  # noqa: B023 - awaited here
+                    await page.until(lambda: page.numbers[-1:] == [n])  # noqa: B023 - awaited here
 
 
 # -- restarts

@@ -55,7 +55,7 @@ async def test_sigterm_ends_every_stream_at_once_and_the_process_normally(serve:
         await asyncio.sleep(0.01)
     begun = time.monotonic()
     status = await asyncio.to_thread(server.stop)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 8
     # uvicorn ends by the signal it was sent, once it has cleaned up.
     assert status == -signal.SIGTERM
     await until(lambda: all(page.task and page.task.done() for page in [*pages, waiting]))
@@ -183,11 +183,11 @@ async def test_each_event_is_flushed_through_foreign_middleware(
     async with client() as http:
         await http.post(f"{server.url}/emit/r?count=1")
         async with event_source(stream(server, "r")) as page:
-            await page.until(lambda: len(page.events) == 1, 3)
+            await page.until(lambda: len(page.events) == 1)
             await http.post(f"{server.url}/emit/r?first=2")
-            await page.until(lambda: len(page.events) == 2, 3)
+            await page.until(lambda: len(page.events) == 2)
             comments = page.comments
-            await page.until(lambda: page.comments > comments, 3)
+            await page.until(lambda: page.comments > comments)
         await gone(server)
     assert "Traceback" not in server.log()
 

@@ -58,7 +58,7 @@ class Waiting:
     def end(self) -> None:
         self._ended = True
         self.listener.wake()
-        self._thread.join(5)
+        self._thread.join(15)
         assert not self._thread.is_alive()
 
 

@@ -507,7 +507,7 @@ def dying() -> Iterator[RedisServer]:
 async def down(door: Door) -> None:
     link = door.store._runtime.link
     assert link is not None
-    with anyio.fail_after(5):
+    with anyio.fail_after(15):
         while link.up:
             await anyio.sleep(0.01)
 
@@ -534,7 +534,7 @@ async def test_in_an_outage_logins_fail_clearly_and_one_begun_before_completes_a
         await door.begin(Browser(), DATA)
     with pytest.raises(OAuthStateUnavailable):
         await door.end(browser, state)
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 4
     assert caught.value.retry_after == 2
     assert "unavailable" in str(caught.value)
     dying.start()

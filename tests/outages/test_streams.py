@@ -403,7 +403,7 @@ async def test_flushed_redis_under_a_live_stream_is_told_as_a_reset(
         await page.until(lambda: len(page.events) == 5)
         last = page.last_id
         fresh_redis.execute("FLUSHALL")
-        await page.until(lambda: page.of("holdfast.reset"), 5)
+        await page.until(lambda: page.of("holdfast.reset"))
         assert page.of("holdfast.reset") == [
             {"kind": "reset", "run_id": "r", "requested": last, "earliest": None}
         ]

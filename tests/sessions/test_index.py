@@ -330,7 +330,7 @@ async def test_while_redis_is_away_nobody_is_told_that_all_were_revoked(
     fresh_redis: RedisServer, key_prefix: str
 ) -> None:
     url = fresh_redis.url
-    site = Site(Settings(secret_key=KEY, redis_url=url, redis_timeout=2, key_prefix=key_prefix))
+    site = Site(Settings(secret_key=KEY, redis_url=url, redis_timeout=5, key_prefix=key_prefix))
     _, id_hash = await site.login(7)
     fresh_redis.kill()
     with pytest.raises(SessionUnavailable):
@@ -350,7 +350,7 @@ async def test_a_login_during_an_outage_is_on_the_list_after_it(
     fresh_redis: RedisServer, key_prefix: str
 ) -> None:
     url = fresh_redis.url
-    site = Site(Settings(secret_key=KEY, redis_url=url, redis_timeout=2, key_prefix=key_prefix))
+    site = Site(Settings(secret_key=KEY, redis_url=url, redis_timeout=5, key_prefix=key_prefix))
     await site.login(7)
     link = runtime(site.settings).link
     assert link is not None

@@ -375,7 +375,7 @@ async def test_redis_never_there_serves_memory_says_so_once_and_moves_over(
         started = time.monotonic()
         outage.doing.handle = lambda s: s.update(a=1)
         await outage.browser.get()
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 4
         assert await outage.do(lambda s: (dict(s), s.degraded)) == b"({'a': 1}, 'local')"
         warnings = [r for r in caplog.records if r.levelno >= logging.WARNING]
         assert len(warnings) == 1

@@ -237,7 +237,7 @@ def test_head_answers_the_status_of_get_without_waiting(
 ) -> None:
     begun = time.monotonic()
     assert http.head(STREAM.format(run) + query).status_code == status
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 4
 
 
 def test_head_opens_no_stream(http: TestClient, store: MemoryEventStore) -> None:

@@ -349,7 +349,7 @@ async def test_a_reader_comes_back_no_sooner_than_it_was_told(
     server = Answers(trouble(), answer(DONE))
     begun = time.monotonic()
     await server.collect(way)
-    assert least <= time.monotonic() - begun < least + 0.5
+    assert least <= time.monotonic() - begun < least + 5
 
 
 async def test_a_connection_that_brought_something_was_no_failure(way: str) -> None:

@@ -321,7 +321,7 @@ async def test_a_deleted_run_is_a_reset_of_that_run_alone(store: EventStore) -> 
         await store.delete("a")
         await store.add("a", "t", 2)
         await store.add("b", "t", 2)
-        await until(lambda: numbers(call, "a") == numbers(call, "b") == [1, 2], 5)
+        await until(lambda: numbers(call, "a") == numbers(call, "b") == [1, 2])
     assert [(kind, data["run_id"]) for kind, data in controls(call)] == [("holdfast.reset", "a")]
     async with many(store, "a", "b", last_id=ids(call)[-1]) as again:
         await store.add("a", "t", 3)
@@ -488,7 +488,7 @@ async def test_a_token_that_expires_ends_its_run_alone(store: EventStore) -> Non
     app = app_of(store, stream_access="token", stream_heartbeat=60)
     short = f"{token('a', ttl=0.3)}&token={token('b')}"
     async with Call(app, asking("a", "b", token=short)) as call:
-        await until(lambda: error("a", "UNAUTHORIZED") in call.events, 3)
+        await until(lambda: error("a", "UNAUTHORIZED") in call.events)
         await store.add("a", "t", 2)
         await store.add("b", "t", 2)
         await until(lambda: numbers(call, "b") == [1, 2])
@@ -523,7 +523,7 @@ async def test_runs_that_nobody_knows_are_held_and_served_when_redis_is_back(
         assert (call.status, call.events) == (200, [])
         patchy.away = False
         patchy.own()
-        await until(lambda: numbers(call, "r") == [0], 5)
+        await until(lambda: numbers(call, "r") == [0])
 
 
 async def test_events_of_an_outage_have_ids_that_resume_once_they_are_stored(
@@ -542,7 +542,7 @@ async def test_events_of_an_outage_have_ids_that_resume_once_they_are_stored(
         await until(lambda: len(ids(again)) == 1)
         patchy.come_back()
         patchy.own()
-        await until(lambda: len(ids(again)) == 2, 5)
+        await until(lambda: len(ids(again)) == 2)
         await asyncio.sleep(0.05)
     assert len(ids(again)) == 2
     assert controls(again) == []
@@ -572,7 +572,7 @@ async def test_a_right_that_cannot_be_decided_is_held_then_served_or_denied(
         test_sse.decisions["answer"] = allowed
         patchy.come_back()
         if allowed:
-            await until(lambda: numbers(call, "r") == [0], 5)
+            await until(lambda: numbers(call, "r") == [0])
         else:
             await call.ended()
             denied = {"kind": "denied", "run_id": "r", "code": "FORBIDDEN"}

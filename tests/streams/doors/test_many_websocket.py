@@ -196,9 +196,9 @@ async def test_added_dropped_and_added_again_nothing_comes_twice_or_is_lost(
             await store.add("r", "t", n)
             say(call, "add" if n % 2 else "drop", "r")
             if n % 4 == 3:
-                await until(lambda n=n: numbers(call, "r")[-1:] == [n], 5)  # type: ignore[misc]
+                await until(lambda n=n: numbers(call, "r")[-1:] == [n])  # type: ignore[misc]
         say(call, "add", "r")
-        await until(lambda: numbers(call, "r")[-1:] == [20], 5)
+        await until(lambda: numbers(call, "r")[-1:] == [20])
     assert numbers(call, "r") == list(range(1, 21))
 
 
@@ -225,7 +225,7 @@ async def test_a_run_that_ended_may_be_added_again_and_a_socket_closes_with_its_
         say(call, "add", "a")
         await told(call, "end", "a")
         say(call, "add", "a")
-        await until(lambda: said(call).count(("end", "a")) == 2, 5)
+        await until(lambda: said(call).count(("end", "a")) == 2)
         say(call, "drop", "b")
         await told(call, "dropped", "b")
         say(call, "add", "a")
@@ -406,7 +406,7 @@ async def test_an_unknown_run_is_held_and_served_when_redis_is_back(patchy: Patc
         assert len(call.sent) == 1
         patchy.come_back()
         patchy.own()
-        await until(lambda: numbers(call, "r") == [0], 5)
+        await until(lambda: numbers(call, "r") == [0])
 
 
 @pytest.mark.parametrize("allowed", [True, False, None])
@@ -422,7 +422,7 @@ async def test_a_right_that_cannot_be_decided_is_held_then_served_or_denied_or_s
         test_sse.decisions["answer"] = allowed
         patchy.come_back()
         if allowed:
-            await until(lambda: numbers(call, "r") == [0], 5)
+            await until(lambda: numbers(call, "r") == [0])
             return
         await call.ended()
         assert (("FORBIDDEN", "r") in said(call)) == (allowed is False)
@@ -448,7 +448,7 @@ async def test_a_composite_that_outgrows_its_limit_resets_the_run_that_names_mos
         await asyncio.sleep(0.5)
         assert numbers(call, "r") == [0]
         patchy.come_back()
-        await until(lambda: numbers(call, "r") == [0] * 6, 5)
+        await until(lambda: numbers(call, "r") == [0] * 6)
     ids = [frame["id"] for frame in call.frames if frame["kind"] == "event"]
     assert ids[1:] == [str(entry.id) for entry in patchy.entries]
     assert said(call) == [("reset", "r")]

@@ -151,7 +151,7 @@ async def test_reader_whose_right_cannot_be_decided_is_held_then_served_or_denie
         await until(lambda: len(hub_of(store).subscribers) == 1)
         test_sse.decisions["answer"] = allowed
         store.come_back()
-        await until(lambda: call.frames, 5)
+        await until(lambda: call.frames)
         if allowed:
             assert call.frames[0]["kind"] == "event"
         else:

@@ -125,7 +125,7 @@ async def test_a_process_that_is_told_to_end_ends_its_runs(
         begun = time.monotonic()
         await asyncio.to_thread(ending.stop)
         assert time.monotonic() - begun < 5
-        await theirs.until(lambda: theirs.of("run_lost"), 3)
+        await theirs.until(lambda: theirs.of("run_lost"))
 
 
 async def test_a_page_that_is_loaded_again_goes_on_where_it_was(

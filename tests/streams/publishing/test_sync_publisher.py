@@ -335,7 +335,7 @@ class TestStop:
         waiter = threading.Thread(target=run.wait_stop)
         waiter.start()
         stop(elsewhere)
-        waiter.join(5)
+        waiter.join(15)
         assert not waiter.is_alive()
         assert run.stop_requested
 
@@ -500,7 +500,7 @@ class TestAway:
             proxy.cut()
             begun = time.monotonic()
             waiting = [run.emit("t", [0, number]) for number in range(1, 20)]
-            assert time.monotonic() - begun < 1.0
+            assert time.monotonic() - begun < 4
             assert waiting[0].id == f"{first.id}~{store.producer}.2"
             in_threads(*(many(run, name, 10) for name in range(1, 9)))
             assert store.journalled == 99
@@ -699,7 +699,7 @@ class TestTurns:
             proxy.heal()
             begun = time.monotonic()
             run.emit("t", 2)
-            assert time.monotonic() - begun < 2.5  # nobody waited for the one that had gone
+            assert time.monotonic() - begun < 4  # nobody waited for the one that had gone
             assert data(store) == [0, 1, 2]
 
     def test_one_that_waits_and_is_torn_away_gives_up_its_turn(
@@ -710,8 +710,8 @@ class TestTurns:
             third = threading.Thread(target=run.emit, args=("t", 3))
             third.start()
             proxy.heal()
-            sender.join(5)
-            third.join(3)
+            sender.join(15)
+            third.join(15)
             assert not third.is_alive()
             assert data(store) == [0, 1, 2, 3]
 
@@ -720,7 +720,7 @@ class TestTurns:
     ) -> None:
         with opened_sync(url_of(proxy), key_prefix, redis_timeout=5) as store:
             _, sender = torn_while_another_sends(store, proxy)
-            sender.join(5)
+            sender.join(15)
             assert data(store) == [0, 1, 2]
 
     def test_a_thread_goes_on_where_a_loop_left_its_batch(
@@ -749,11 +749,11 @@ class TestTurns:
         assert turn.give()
         begun = time.monotonic()
         turn.wait(5)
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < 4
         turn.asked = False
         turn.callbacks()[0](RunEnded("over"))
         turn.wait(5)
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < 4
         with pytest.raises(RunEnded):
             turn.entries()
 

@@ -388,7 +388,7 @@ class TestMarks:
             await asyncio.sleep(0.1)  # it has looked once, since nothing was missed
             assert not hold.stopping
             await other.request_stop(RUN)
-            await until(lambda: hold.stopping, 3)
+            await until(lambda: hold.stopping)
             store.leave(hold)
 
     async def test_a_stop_waits_an_hour_and_no_longer(
