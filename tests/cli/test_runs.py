@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from holdfast import Settings, StreamEvent, stream_token
+from holdfast import Settings, StreamEvent, SyncRunPublisher, stream_token
 from holdfast.cli.live import LiveView, as_frame, as_line, make_view, printable
 from holdfast.client import End, Failed, Gap, Reset
 
@@ -60,10 +60,8 @@ class Shell:
 
     def ids(self, run: str, *types: str) -> list[str]:
         """Publish events of *types* and return their ids."""
-        return [
-            self("publish", run, kind, f'{{"n":{n}}}').stdout.strip()
-            for n, kind in enumerate(types, 1)
-        ]
+        publisher = SyncRunPublisher(run, settings=Settings(environ=self._environ))
+        return [publisher.emit(kind, {"n": n}).id for n, kind in enumerate(types, 1)]
 
     def start(self, *arguments: str, **streams: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(
