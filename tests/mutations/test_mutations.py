@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from holdfast.testing import RedisServer
 
-pytestmark = pytest.mark.slow
+# Beside others, on a slow machine, a part takes minutes; it hangs where its subprocess does.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 PARTS = 10
 
