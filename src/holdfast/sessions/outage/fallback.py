@@ -13,7 +13,6 @@ import contextlib
 import logging
 import threading
 import time
-from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from holdfast import signals
@@ -28,9 +27,9 @@ from holdfast.runtime import runtime
 from holdfast.sessions.outage.copies import Copies
 from holdfast.sessions.outage.journal import Entry, Journal, alive
 from holdfast.sessions.outage.presence import Loss
+from holdfast.sessions.outage.refusals import Refusals
 from holdfast.sessions.outage.restoration import Restoration, restorable_since, run_all
 from holdfast.sessions.store import (
-    TOMBSTONE_SECONDS,
     Change,
     Missing,
     Outcome,
@@ -61,8 +60,6 @@ _MAX_BYTES = 32 * 1024 * 1024
 _REPLAY_SECONDS = 1.0
 # Sessions that nobody else may write while they are.
 _TURNS = 50
-# Rotations that were refused, and may have been done.
-_MAX_REFUSED = 1000
 _TURN_SECONDS = 0.25
 _TURN_PAUSE = 0.002
 _SEVERAL = (
@@ -121,7 +118,7 @@ class FallbackSessionStore(SessionStore):
         self._restoration = Restoration(self._calls, self._prefix, self._bounds[0])
         self._told_of_others = False
         self._journal = Journal(*self._bounds)
-        self._refused: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self._refusals = Refusals(self._calls)
         self._writing: set[str] = set()
         self._away_since: float | None = None
         self._replayed = False
@@ -177,7 +174,7 @@ class FallbackSessionStore(SessionStore):
                     await self._write_waiting(key.id_hash)
                 asked = self._copies.asked
                 found = await self._remote.load(key, idle_timeout=idle_timeout)
-                if isinstance(found, Missing) and self._refused and await self._taken_back(key):
+                if isinstance(found, Missing) and self._refusals and await self._taken_back(key):
                     found = await self._remote.load(key, idle_timeout=idle_timeout)
             except SessionUnavailable:
                 pass
@@ -259,7 +256,7 @@ class FallbackSessionStore(SessionStore):
                     self._only_where_kept(error)
             else:
                 self._follow(key, change, outcome)
-                self._forget_refused(change)
+                self._refusals.forget(change.rotation)
                 return outcome
         self._only_if_local()
         now = time.time()
@@ -270,7 +267,7 @@ class FallbackSessionStore(SessionStore):
         if outcome is Outcome.DESTROYED:
             self._restoration.departed(key.id_hash)
         if outcome is Outcome.DONE:
-            self._forget_refused(change)
+            self._refusals.forget(change.rotation)
         elif asked and outcome is not Outcome.DESTROYED:
             self._note_refused(key, change.rotation)
         await self._settle_race(key.id_hash)
@@ -392,38 +389,19 @@ class FallbackSessionStore(SessionStore):
             raise
 
     def _note_refused(self, key: SessionKey, rotation: Rotation | None) -> None:
-        with self._lock:
-            if self._mode == "local":
-                # Redis may hold something else by now: nothing may be merged onto what this shows.
-                self._copies.outdate(key.id_hash)
-            if rotation is None:
-                return
-            # The browser will not be told of the new secret.
-            self._refused[rotation.secret_hash] = (key.id_hash, time.time())
-            while len(self._refused) > _MAX_REFUSED:
-                self._refused.popitem(last=False)
-
-    def _forget_refused(self, change: Change) -> None:
-        if change.rotation is not None and self._refused:
+        if self._mode == "local":
+            # Redis may hold something else by now: nothing may be merged onto what this shows.
             with self._lock:
-                self._refused.pop(change.rotation.secret_hash, None)
-
-    def _takings_back(self, id_hash: str | None = None) -> list[calls.Call]:
-        since = time.time() - TOMBSTONE_SECONDS
-        with self._lock:
-            return [
-                self._calls.take_back(each, secret_hash)
-                for secret_hash, (each, at) in self._refused.items()
-                if at > since and id_hash in {None, each}
-            ]
+                self._copies.outdate(key.id_hash)
+        self._refusals.note(key.id_hash, rotation)
 
     def _take_all_back(self, recovery: Recovery) -> None:
-        for _ in run_all(recovery, [(each,) for each in self._takings_back()]):
+        for _ in run_all(recovery, [(each,) for each in self._refusals.undoing()]):
             pass
 
     async def _taken_back(self, key: SessionKey) -> bool:
         """Take back what was refused of a session, and done when nobody waited for it any more."""
-        found = self._takings_back(key.id_hash)
+        found = self._refusals.undoing(key.id_hash)
         for call in found:
             try:
                 if blocking():
@@ -636,7 +614,7 @@ class FallbackSessionStore(SessionStore):
     async def _take_turn(self, entry: Entry) -> None:
         reply: Reply = None
         try:
-            for call in (*self._takings_back(entry.id_hash), *self._calls_of(entry)):
+            for call in (*self._refusals.undoing(entry.id_hash), *self._calls_of(entry)):
                 reply = self._link.run_sync(*call) if blocking() else await self._link.run(*call)
         except RedisUnavailable as error:
             raise SessionUnavailable(str(error)) from error
