@@ -103,3 +103,15 @@ async def test_run_born_in_an_outage_is_shown_whole_and_any_other_is_503() -> No
     store.away = True
     store.own()
     assert (await rest.serve(store, "r", query)).status_code == 503
+
+
+@pytest.mark.parametrize("params", [{"limit": "2"}, {"end_id": "0"}, {"start_id": "0-0~own.2"}])
+async def test_no_part_is_shown_of_a_run_born_in_an_outage(params: dict[str, str]) -> None:
+    """Its ids are no places in the log yet: the next page could not begin where one ended."""
+    store = PatchyStore()
+    store.away = True
+    store.own(count=3)
+    query = rest.parse(QueryParams(params))
+    assert isinstance(query, Query)
+    assert (await rest.serve(store, "r", query)).status_code == 503
+    assert len((await page(store, limit="3", start_id="0"))["events"]) == 3

@@ -29,11 +29,16 @@ MAX_PAGE_BYTES = 1 << 23
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What part of a run is asked for; both ids are inclusive."""
+    """What part of a run is asked for; both ids are inclusive.
+
+    Attributes:
+        bounded: it begins or ends anywhere but where the run does.
+    """
 
     start: EventId
     end: EventId | None
     limit: int
+    bounded: bool
 
 
 def parse(params: QueryParams) -> Query | problems.Problem:
@@ -47,9 +52,9 @@ def parse(params: QueryParams) -> Query | problems.Problem:
     text = params.get("limit") or str(DEFAULT_LIMIT)
     if not (text.isascii() and text.isdigit()) or int(text[:20]) < 1:
         return problems.INVALID_LIMIT
-    return Query(
-        start.base, end.base if params.get("end_id") else None, min(int(text[:20]), MAX_LIMIT)
-    )
+    last = end.base if params.get("end_id") else None
+    bounded = start != Cursor() or last is not None
+    return Query(start.base, last, min(int(text[:20]), MAX_LIMIT), bounded)
 
 
 async def serve(store: EventStore, run_id: str, query: Query) -> Response:
@@ -94,13 +99,17 @@ def _fitting(entries: list[Entry], limit: int) -> int:
 
 
 def _from_pending(store: EventStore, run_id: str, query: Query) -> Response:
-    """While Redis is away, only a run that began here meanwhile is known whole."""
+    """While Redis is away, only a run that began here meanwhile is known, and told, whole."""
     pending, info = store.pending(run_id), from_pending(store, run_id)
     if info is not None and info.transport == "pubsub":
         return problems.NO_HISTORY.response()
     if pending is None or info is None or pending.base != ZERO:
         return problems.UNAVAILABLE.response()
-    return _page(run_id, info, list(pending.entries), len(pending.entries))
+    entries = list(pending.entries)
+    # Its ids are no places in the log yet: no page could begin where another ended.
+    if query.bounded or _fitting(entries, query.limit) < len(entries):
+        return problems.UNAVAILABLE.response()
+    return _page(run_id, info, entries, len(entries))
 
 
 def _page(run_id: str, info: RunInfo, entries: list[Entry], limit: int) -> Response:
