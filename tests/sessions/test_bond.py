@@ -299,7 +299,7 @@ async def test_a_session_looked_at_after_the_start_ends_what_was_served_all_the_
     async with asyncio.timeout(10):
         await looked.wait()
     await SessionIndex(settings).revoke(id_hash)
-    await held.done()
+    await held.done(10)
     assert held.answer.messages[-1]["type"] in ("http.response.body", "websocket.close")
     assert repr(endings(runtime(settings))) == "<Endings, 0 watching>"
 
@@ -318,7 +318,7 @@ async def test_a_session_looked_at_when_all_is_over_is_followed_by_nobody(
         held_back[0].mark_accessed()
 
     browser, _ = await logged_in(settings, brief)
-    await (await Held(browser, kind).opened()).done()
+    await (await Held(browser, kind).opened()).done(10)
     held_back[0].mark_accessed()
     await asyncio.sleep(0)
     assert repr(endings(runtime(settings))) == "<Endings, 0 watching>"
