@@ -233,6 +233,12 @@ def test_after_a_logout_an_answer_is_not_the_next_visitors(made: Callable[[], AS
         assert CALLS == ["/feed"] * 3
 
 
+async def all_said() -> None:
+    """Wait until what was captured on this loop is over, and all of it is written."""
+    await until(lambda: all(task.done() for task in call._running))
+    await close_runs(default_store(runtime(SETTINGS)))
+
+
 @pytest.mark.parametrize(
     ("made", "told"),
     [
@@ -255,6 +261,8 @@ def test_a_session_that_has_ended_is_told_by_the_application_alone(
             answer = client.get("/feed", headers={"cookie": cookie})
         finally:
             stop()
+        assert client.portal is not None
+        client.portal.call(all_said)
     assert answer.headers["holdfast-run"]
     assert heard == told
 
@@ -290,8 +298,7 @@ async def test_a_logout_ends_the_captured_streams_of_its_session_that_are_open(
     finally:
         OVER.set()
         # The threads say their last word to this loop.
-        await until(lambda: all(task.done() for task in call._running))
-        await close_runs(default_store(runtime(SETTINGS)))
+        await all_said()
 
 
 def test_without_the_variable_nothing_is_around_an_application() -> None:
