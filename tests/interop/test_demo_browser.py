@@ -315,6 +315,23 @@ def test_a_killed_server_that_comes_back_finds_the_reader_logged_in_and_at_its_p
     assert "connection lost" in page.joins
 
 
+@pytest.mark.slow
+def test_a_run_whose_server_was_stopped_is_not_called_complete(
+    browser: Chrome, serve: Serve, redis: RedisServer, key_prefix: str
+) -> None:
+    server = serve_on_redis(serve, redis, key_prefix)
+    page = DemoPage(browser, server.url)
+    page.log_in("?speed=1")
+    page.start()
+    page.wait("document.querySelector('.result.waiting')", "a call that waits")
+    server.stop()
+    server.start()
+    page.wait_for_state("ended")
+    assert page.state == "Failed"
+    assert "The run failed: its server was stopped" in page.text("story")
+    assert not page.script("return document.querySelectorAll('.result.waiting').length")
+
+
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.slow
 def test_redis_killed_in_mid_run_and_started_again_loses_nothing(

@@ -17,6 +17,7 @@ const STATES = {
   ended: "Complete",
   failed: "Not available",
 };
+const ENDINGS = { workflow_error: "Failed", run_stopped: "Stopped", run_lost: "Lost" };
 const FAILURES = {
   401: "Your login ended, so this run can no longer be read. Log in again.",
   403: "This run may not be read by you.",
@@ -27,7 +28,7 @@ const FAILURES = {
 const story = new Story($("story"));
 const history = new History({ rows: $("history-rows"), more: $("more"), caption: $("history-caption") });
 let session = null;
-let shown = null; // { runId, stream, ledger, memory, why } of the run on the screen
+let shown = null; // { runId, stream, ledger, memory, why, ending } of the run on the screen
 let following = true;
 
 // --- The run on the screen ------------------------------------------------------------------------------
@@ -35,7 +36,7 @@ let following = true;
 function show(runId) {
   if (shown?.runId === runId) return;
   shown?.stream.close();
-  shown = runId ? { runId, ledger: new Ledger(), memory: remember(runId), why: "", stream: null } : null;
+  shown = runId ? { runId, ledger: new Ledger(), memory: remember(runId), why: "", ending: "", stream: null } : null;
   clear();
   $("run-id").textContent = runId || "No run yet";
   $("run-title").textContent = titleOf(runId);
@@ -77,6 +78,7 @@ function receive(frame) {
   const before = shown.ledger.last;
   const number = numberOf(frame);
   const mark = shown.memory.marks[before];
+  shown.ending = ENDINGS[frame.type] ?? "";
   if (number) shown.ledger.add(number, frame.type === "workflow_complete");
   story.add(frame, number, mark);
   $("log-rows").append(row(frame, frame.id));
@@ -89,7 +91,7 @@ function receive(frame) {
 
 function showState(state, why) {
   $("state").dataset.state = state;
-  $("state-text").textContent = STATES[state];
+  $("state-text").textContent = (state === "ended" && shown.ending) || STATES[state];
   $("story").dataset.state = state;
   $("cut").disabled = state !== "live";
   if (state === "waiting") shown.why ||= "connection lost";

@@ -32,13 +32,14 @@ export class Story {
     tool_call: (data, n) => this.#call(data, n),
     tool_result: (data, n) => this.#result(data, n),
     workflow_complete: (data, n) => this.#block("end", n, `Complete: ${n} events in ${data.output.seconds} s`),
-    workflow_error: (data, n) => this.#block("end wrong", n, `The run failed: ${data.error?.message ?? "no reason was given"}`),
+    workflow_error: (data, n) => this.#block("end wrong", n, `The run failed: ${reason(data.error)}`),
     run_stopped: (_, n) => this.#block("end wrong", n, "The run was stopped."),
     run_lost: (_, n) => this.#block("end wrong", n, "The process that worked on this run died, and the run with it."),
   };
 
   #block(kind, number, text) {
     this.#open = null;
+    if (kind === "end wrong") for (const { result } of this.#calls.values()) leave(result);
     const block = element("div", { className: `block ${kind}` }, margin(number), element("p", {}, text));
     this.#root.append(block);
     return block;
@@ -85,6 +86,19 @@ export class Story {
     if (this.#open) this.#open.body.append(mark);
     else this.#root.lastElementChild?.lastElementChild?.append(mark);
   }
+}
+
+/** Why a run failed. A cancelled task says nothing: its server was stopped. */
+function reason(error) {
+  if (error?.message) return error.message;
+  return error?.type === "CancelledError" ? "its server was stopped" : "no reason was given";
+}
+
+/** A call that still waits will never be answered. */
+function leave(result) {
+  if (!result.classList.contains("waiting")) return;
+  result.className = "result";
+  result.textContent = "no answer came";
 }
 
 function margin(number) {
