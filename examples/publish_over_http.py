@@ -1,6 +1,7 @@
 """Publish a run over HTTP, so that each event is written once whatever happens to the answers.
 
-    HOLDFAST_STREAM_PUBLISH_TOKEN=… python publish_over_http.py http://127.0.0.1:8000/streams r1
+    HOLDFAST_STREAM_PUBLISH_TOKEN=… \
+        python examples/publish_over_http.py http://127.0.0.1:8000/streams r1
 
 A request that got no answer, or one that says "later", is sent again with the same key: what was
 written is answered, not written twice.
@@ -52,4 +53,6 @@ def main(url: str, run_id: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3 or "HOLDFAST_STREAM_PUBLISH_TOKEN" not in os.environ:
+        raise SystemExit("set HOLDFAST_STREAM_PUBLISH_TOKEN, and name the streams and a run")
     main(sys.argv[1], sys.argv[2])
