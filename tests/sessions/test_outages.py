@@ -404,6 +404,17 @@ async def test_redis_that_hangs_costs_one_deadline_and_then_nothing(
     assert b"'k19': 1" in await outage.seen_by_another_process()
 
 
+async def test_what_redis_is_being_told_is_noted_before_it_answers(free_port: int) -> None:
+    store = FallbackSessionStore(Settings(redis_url=f"redis://127.0.0.1:{free_port}"))
+    assert await store.create(new_key(), {"a": b"1"}, max_age=HOUR) is Outcome.DONE
+    (entry,) = store._waiting_now()
+    assert not entry.tried
+    # As the replay does; that it comes to an answer is not said.
+    assert store._claim(entry)
+    assert entry.tried
+    store._end_turn(entry)
+
+
 async def test_a_full_journal_answers_503_and_keeps_what_it_took(kept_redis: RedisServer) -> None:
     outage = Outage(kept_redis)
     store = FallbackSessionStore(outage.settings, max_sessions=2)
