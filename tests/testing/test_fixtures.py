@@ -20,7 +20,7 @@ from holdfast.link import Link
 
 def test_an_outage(holdfast_redis, holdfast_proxy):
     async def scenario():
-        link = Link(Settings(redis_url=holdfast_proxy.url, redis_timeout=1))
+        link = Link(Settings(redis_url=holdfast_proxy.url, redis_timeout=5))
         try:
             await link.execute("SET", "a", 1)
             holdfast_proxy.refuse()

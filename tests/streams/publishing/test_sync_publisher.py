@@ -770,7 +770,7 @@ FORKS = """
     from holdfast.streams.stores.redis import RedisEventStore
     from holdfast.streams.publishing.sync_publisher import SyncRunPublisher
 
-    settings = Settings(redis_url=sys.argv[1], key_prefix=sys.argv[2], redis_timeout=2)
+    settings = Settings(redis_url=sys.argv[1], key_prefix=sys.argv[2], redis_timeout=5)
     link = Link(settings)
     store = RedisEventStore(link, settings)
     children = []
