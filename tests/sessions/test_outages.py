@@ -462,7 +462,10 @@ async def test_what_waits_at_shutdown_is_written_or_told(
     await outage.begin()
     await outage.do(lambda s: s.update(a=1))
     await outage.store.flush()
-    assert "1 sessions have changes that Redis never heard" in caplog.text
+    assert "1 session has changes that Redis never heard" in caplog.text
+    await outage.do(lambda s: s.update(a=1), Browser(outage.app))
+    await outage.store.flush()
+    assert "2 sessions have changes that Redis never heard" in caplog.text
     await outage.end()
     await outage.store.flush()
 

@@ -633,8 +633,9 @@ class FallbackSessionStore(SessionStore):
                 await self._settle_race(entry.id_hash)
         if self.waiting:
             logger.error(
-                "%d sessions have changes that Redis never heard: they end with this process",
+                "%d %s changes that Redis never heard: they end with this process",
                 self.waiting,
+                "session has" if self.waiting == 1 else "sessions have",
                 extra={"sessions_lost": self.waiting},
             )
 
