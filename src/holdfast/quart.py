@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Never, cast
 
 import quart
 from quart.sessions import SessionInterface
+from quart.wrappers import Response, Websocket
 
 from holdfast.errors import SessionError
+from holdfast.frameworks.lasting import bind_socket, bind_stream
 from holdfast.frameworks.pallets import HTTPSessionUnavailable, PalletsInterface, held_by
 from holdfast.frameworks.tagged import TaggedSession, tagged, untagged
 from holdfast.sessions.request.verbs import settled
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
     from quart import Quart
     from quart.sessions import SessionMixin
-    from quart.wrappers import Response
     from quart.wrappers.base import BaseRequestWebsocket
     from starlette.types import Scope
     from werkzeug.wrappers import Response as WerkzeugResponse
@@ -59,7 +60,7 @@ class QuartSessionInterface(PalletsInterface, SessionInterface):
 
     A request without our cookie asks the store nothing; with one, it is loaded before the view. In
     a WebSocket an existing session is read and written; none is begun there, because the handshake
-    is over.
+    is over. A WebSocket or an event stream that looked at its session ends with it.
 
     Args:
         settings: in place of those of the environment.
@@ -88,6 +89,8 @@ class QuartSessionInterface(PalletsInterface, SessionInterface):
         session = QuartSession(lambda: exchange)
         session.sent = scope["type"] == "websocket"
         session.held  # noqa: B018 - opened by a look
+        if isinstance(request, Websocket):
+            bind_socket(exchange, request)
         return session
 
     async def save_session(
@@ -97,6 +100,8 @@ class QuartSessionInterface(PalletsInterface, SessionInterface):
         if not isinstance(session, QuartSession):
             raise SessionError(f"this is no session of holdfast's: {type(session).__name__}")
         await self.store_session(app, session, response)
+        if isinstance(response, Response):
+            bind_stream(session, response)
         session.let_go()
 
 

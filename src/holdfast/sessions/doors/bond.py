@@ -37,6 +37,8 @@ _AGAIN = 2.0
 _SPREAD = 0.5
 #: What a server says of a client that has left, and so what is said of one that is sent away.
 ENDED = "the session has ended, and what was served under it"
+#: How a socket is closed whose session has ended. RFC 6455, section 7.4.1: a policy is violated.
+SOCKET_ENDED = (1008, "the session has ended")
 # An EventSource comes back by itself, and meets the session as it is then.
 END_OF_STREAM = {"type": "http.response.body", "body": b"", "more_body": False}
 _LEFT = (OSError, ClientDisconnect, WebSocketDisconnect)
@@ -49,6 +51,8 @@ class Bond:
         exchange: the session.
         close: tells the client that it is over.
         task: what runs the handler; ``None``: it is not cancelled.
+        hinted: whether *close* tells the handler too, which then has :data:`GRACE` to end by
+            itself; else it is cancelled at once.
     """
 
     def __init__(
@@ -56,11 +60,14 @@ class Bond:
         exchange: Exchange,
         close: Callable[[], Awaitable[None]],
         task: asyncio.Task[object] | None,
+        *,
+        hinted: bool = True,
     ) -> None:
         self.over = False
         self._exchange = exchange
         self._close = close
         self._task = task
+        self._hinted = hinted
         self._cancelled = False
         self._told = asyncio.Event()
         self._part: Callable[[], None] | None = None
@@ -78,6 +85,18 @@ class Bond:
             # It may have ended between its load and now.
             self._doubt()
 
+    def begin_at_a_look(self) -> None:
+        """Follow the session once the handler looks at it, or from now on if it has."""
+        if self._exchange.session.accessed:
+            self.begin()
+        else:
+            at_first_look(self._exchange, self._task, self._looked_at)
+
+    def _looked_at(self) -> None:
+        if self._part is None and not self._finished:
+            self._exchange.session._on_access = None  # noqa: SLF001 - ours
+            self.begin()
+
     async def catch_up(self) -> None:
         """See whether the session has ended meanwhile, where its request has waited since."""
         if self._part is not None and getattr(self._exchange.session, WAITED, False):
@@ -86,11 +105,7 @@ class Bond:
 
     async def finish(self) -> None:
         """The handler is done: follow no longer, but have the client told what was begun."""
-        # A look may still be under way, and nothing may come of it.
-        self._finished = True
-        if self._part is not None:
-            self._part()
-        self._clear_timer()
+        self.leave()
         if self._work is None:
             return
         # A handler may be gone before its client has heard.
@@ -103,6 +118,14 @@ class Bond:
         finally:
             self._work.cancel()
             self._take_back()
+
+    def leave(self) -> None:
+        """Follow no longer. For who waits for nobody: what was begun goes on by itself."""
+        # A look may still be under way, and nothing may come of it.
+        self._finished = True
+        if self._part is not None:
+            self._part()
+        self._clear_timer()
 
     def caused(self, error: BaseException) -> bool:
         """Whether *error* is how the handler ended because the session did."""
@@ -178,18 +201,39 @@ class Bond:
             self.over = True
             self._work = asyncio.get_running_loop().create_task(self._wind_up())
 
+    def _cancellations(self) -> int:
+        return 0 if self._task is None else self._task.cancelling()
+
     async def _wind_up(self) -> None:
+        before = self._cancellations()
         try:
             # A client that takes nothing must not keep the handler.
             async with asyncio.timeout(GRACE):
                 await self._close()
                 self._told.set()
-                await asyncio.Event().wait()
+                if self._hinted:
+                    await asyncio.Event().wait()
         except (TimeoutError, OSError, RuntimeError):
             self._told.set()
-        if self._task is not None and not self._task.done():
+        # Where the hint was itself a cancellation, another would interrupt what is put in order.
+        hinted = self._cancellations() > before
+        if self._task is not None and not (self._task.done() or hinted):
             self._cancelled = True
             self._task.cancel()
+
+
+def at_first_look(
+    exchange: Exchange, task: asyncio.Task[object] | None, act: Callable[[], object]
+) -> None:
+    """Have *act* called, on the loop of *task*, at looks at a session that is there from now on.
+
+    It may be called more than once. Without a *task*, or without a stored session, it never is.
+    """
+    if task is None or exchange.standing is not Standing.FOUND:
+        return
+    # A generator that is no coroutine runs in a thread.
+    soon = task.get_loop().call_soon_threadsafe
+    exchange.session._on_access = lambda: soon(act)  # noqa: SLF001 - ours
 
 
 def bound(exchange: Exchange, app: ASGIApp) -> ASGIApp:

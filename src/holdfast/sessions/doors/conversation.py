@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 import anyio
 
 from holdfast.errors import SessionUnavailable
-from holdfast.sessions.doors.bond import END_OF_STREAM, ENDED, Bond, is_event_stream
+from holdfast.sessions.doors.bond import (
+    END_OF_STREAM,
+    ENDED,
+    SOCKET_ENDED,
+    Bond,
+    at_first_look,
+    is_event_stream,
+)
 from holdfast.sessions.doors.headers import MORE_HEADERS, response_headers
 from holdfast.sessions.lifecycle import Standing
 from holdfast.sessions.request.commit import apply, conclude, planned
@@ -164,11 +171,7 @@ class Conversation:
 
     def _bind_when_looked_at(self) -> None:
         """Do so at the first look the handler takes from now on, if it takes one."""
-        if self._task is None or self._exchange.standing is not Standing.FOUND:
-            return
-        # A generator that is no coroutine runs in a thread.
-        soon = self._task.get_loop().call_soon_threadsafe
-        self._exchange.session._on_access = lambda: soon(self._looked_at)  # noqa: SLF001 - ours
+        at_first_look(self._exchange, self._task, self._looked_at)
 
     def _looked_at(self) -> None:
         if self._bond is None and not self._returned and self._exchange.scope is not None:
@@ -292,10 +295,8 @@ class Socket(Conversation):
             self._bind_when_looked_at()
 
     async def _part(self) -> None:
-        # RFC 6455, section 7.4.1: 1008, a policy is violated.
-        await self._send(
-            {"type": "websocket.close", "code": 1008, "reason": "the session has ended"}
-        )
+        code, reason = SOCKET_ENDED
+        await self._send({"type": "websocket.close", "code": code, "reason": reason})
 
     async def _close_later(self) -> None:
         self._replaced = True
