@@ -58,7 +58,10 @@ async def test_nobody_there_is_told_at_once_and_noticed_when_it_comes(
     assert refused.value.reason == link.status.reason == "refused"
     assert link.status.state is LinkState.DOWN
     assert [record.getMessage() for record in caplog.records] == [
-        "Redis is unavailable (refused): sessions and streams go on without it until it is back"
+        (
+            "Redis is unavailable (refused): nothing is asked of it until a probe finds it back"
+            " (docs/production/outages.md says what goes on meanwhile)"
+        )
     ]
     fresh_redis.start()
     await until(lambda: link.up)
@@ -473,7 +476,7 @@ async def test_a_quiet_link_notices_a_frozen_redis_by_itself(
         ("nob0dy:wr0ng@", [], "auth", "the user and the password"),
         ("", ["--rename-command", "XADD", ""], "unsupported", "Redis 5.0 or newer"),
         ("", ["--databases", "1"], "database", "names a database"),
-        ("", ["--rename-command", "SET", ""], "canary", "sessions and streams go on without it"),
+        ("", ["--rename-command", "SET", ""], "canary", "until a probe finds it back"),
     ],
 )  # fmt: skip
 async def test_what_a_person_must_mend_is_told_with_its_remedy_and_without_a_secret(

@@ -218,7 +218,7 @@ def test_what_a_reader_missed_is_found(name: str) -> None:
 
 # --- what is left behind, and what was lost -------------------------------------------------------
 
-DOWN, UP = "Redis is unavailable (refused): sessions", "Redis is back after 2.1 s"
+DOWN, UP = "Redis is unavailable (refused): nothing", "Redis is back after 2.1 s"
 
 LEFT = {
     "I5: told unavailable, unavailable": Process((DOWN, DOWN, UP)),

@@ -35,7 +35,11 @@ PROBE_INTERVAL = 1.0
 BEAT_INTERVAL = 3.0
 CANARY_TTL_MS = 10_000
 
-DOWN_LINE = "Redis is unavailable ({}): sessions and streams go on without it until it is back"
+# What becomes of sessions meanwhile is a setting of theirs.
+DOWN_LINE = (
+    "Redis is unavailable ({}): nothing is asked of it until a probe finds it back"
+    " (docs/production/outages.md says what goes on meanwhile)"
+)
 
 REMEDIES = {
     "auth": "check the user and the password in HOLDFAST_REDIS_URL",
