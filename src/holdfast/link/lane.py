@@ -39,21 +39,13 @@ LOOK_SECONDS = 0.0002
 NOT_YET = object()
 Report: TypeAlias = Callable[[RedisUnavailable, int], None]
 Pending: TypeAlias = tuple["asyncio.Future[Reply]", float]
+#: Encodes one command; a `TypeError` where an argument is neither str, bytes, int nor float.
+pack: Callable[[tuple[Arg, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
 
 
 def new_reader() -> hiredis.Reader:
     """A RESP2 parser: bytes, and errors as our own exceptions in place of the reply."""
     return hiredis.Reader(replyError=reply_error, errors="replace", notEnoughData=NOT_YET)
-
-
-def pack(args: tuple[Arg, ...]) -> bytes:
-    """Encode one command.
-
-    Raises:
-        TypeError: an argument is neither ``str``, ``bytes``, ``int`` nor ``float``.
-    """
-    packed: bytes = hiredis.pack_command(args)  # type: ignore[arg-type]
-    return packed
 
 
 def fail(future: asyncio.Future[Reply], error: HoldfastError) -> None:

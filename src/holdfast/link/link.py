@@ -222,7 +222,7 @@ class Link:
             RedisUnavailable: Redis is away or did not answer within ``REDIS_TIMEOUT`` seconds.
             RedisReplyError: Redis refused this command.
         """
-        return raised(self.pipeline_sync([args])[0])
+        return raised(self._batch([args], time.monotonic() + self.timeout)[0])
 
     def run_sync(
         self, script: Script, keys: Sequence[str | bytes], args: Sequence[Arg] = ()

@@ -98,8 +98,8 @@ class SyncConversation:
         self._glances = 0
         self._asked = True
         try:
-            self._send(b"".join([pack(tuple(command)) for command in commands]), deadline)
-            answers = [self._reply(deadline) for _ in commands]
+            self._send(b"".join(map(pack, map(tuple, commands))), deadline)
+            answers = self._replies(len(commands), deadline)
         except hiredis.HiredisError:
             raise RedisUnavailable("protocol", "it does not speak its protocol") from None
         except OSError as error:
@@ -116,11 +116,15 @@ class SyncConversation:
             with self._patient(_left(deadline)):
                 self._socket.sendall(memoryview(data)[sent:])
 
-    def _reply(self, deadline: float) -> Reply | HoldfastError:
-        while (reply := self._reader.gets()) is NOT_YET:
-            self._reader.feed(self._receive(deadline))
-        answer: Reply | HoldfastError = reply
-        return answer
+    def _replies(self, count: int, deadline: float) -> Answers:
+        answers: Answers = []
+        while len(answers) < count:
+            reply = self._reader.gets()
+            if reply is NOT_YET:
+                self._reader.feed(self._receive(deadline))
+            else:
+                answers.append(reply)
+        return answers
 
     def _receive(self, deadline: float) -> bytes:
         data = self._caught() if self._looks and self._spin.worth() else None
