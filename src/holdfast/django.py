@@ -26,6 +26,7 @@ from holdfast.sessions.doors.wsgi import connection_of
 from holdfast.sessions.events import SessionCreated, SessionDestroyed, SessionRotated
 from holdfast.sessions.lifecycle import LONGEST_LIFETIME, touch_interval
 from holdfast.sessions.request import observed
+from holdfast.sessions.request.decoder import mark_of
 from holdfast.sessions.request.ledger import Ledger
 from holdfast.sessions.store import Change, Missing, Outcome, Record, Rotation
 from holdfast.sessions.stores.sync import driven
@@ -214,7 +215,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
 
     def _keep(self, stored: dict[str, bytes], data: dict[str, Any]) -> None:
         terms = engine().setup.terms
-        self._ledger = Ledger(stored, data, terms.max_bytes)
+        self._ledger = Ledger(stored, terms.max_bytes, mark_of(data))
         self._user = terms.user_of(data)
 
     def _touch(self, presented: Presented, found: Record) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from holdfast.errors import CorruptData, SessionTooLarge
 from holdfast.sessions.record import decode_fields, decode_value, encode_key, encode_value
+from holdfast.sessions.request.decoder import mark_of
 from holdfast.sessions.request.ledger import Ledger
 
 text = st.text(st.characters(codec="utf-8"))
@@ -119,7 +120,7 @@ def test_what_is_no_json_is_corrupt(data: bytes) -> None:
 
 def ledger(data: dict[str, Any], max_bytes: int = 1000) -> Ledger:
     stored = {key: encode_value(key, value) for key, value in data.items()}
-    return Ledger(stored, data, max_bytes)
+    return Ledger(stored, max_bytes, mark_of(data))
 
 
 def test_a_nested_change_is_found_and_equal_values_are_none() -> None:

@@ -49,7 +49,7 @@ def encode_value(key: str, value: Any, known: bytes | None = None) -> bytes:
     try:
         # Counters are what changes most.
         data = b"%d" % value if type(value) is int else _encode(value).encode()
-        if data != known:
+        if data != known and type(value) not in SCALARS:
             _check_keys(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"session[{key!r}] cannot be kept as JSON: {_reason(error)}") from None
@@ -78,10 +78,10 @@ def decode_value(key: str, data: bytes) -> Any:
     """
     try:
         text = data.decode().lstrip(_BLANKS)
-        value, end = _decoder.raw_decode(text)
+        value, end = _scan(text, 0)
         # Only what another hand wrote has blanks around it; ours is spared the search for them.
         return value if end == len(text) else _decoder.decode(text)
-    except (ValueError, RecursionError):
+    except (StopIteration, ValueError, RecursionError):
         raise CorruptData(f"the stored value of session[{key!r}] is not JSON") from None
 
 
@@ -95,7 +95,7 @@ def decode_fields(fields: Mapping[str, bytes]) -> dict[str, Any]:
         CorruptData: one of the values is no JSON.
     """
     keys = sorted(fields)
-    values = _decoded_at_once([fields[key] for key in keys])
+    values = _decoded_at_once(list(map(fields.__getitem__, keys)))
     if values is None:
         return {key: decode_value(key, fields[key]) for key in keys}
     return dict(zip(keys, values, strict=True))

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import abc
 import enum
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -109,8 +110,10 @@ class Rotation:
     max_age: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+_NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+class Change(NamedTuple):
     """What one request did to a session, key by key; keys it does not name stay as they are.
 
     Attributes:
@@ -126,12 +129,16 @@ class Change:
             less than ``HOLDFAST_SESSION_TOUCH_INTERVAL`` ago.
     """
 
-    set: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    set: Mapping[str, bytes] = _NONE
     removed: tuple[str, ...] = ()
     rotation: Rotation | None = None
-    renewed: Mapping[str, tuple[bytes, bytes]] = field(default_factory=dict, repr=False)
-    expected: Mapping[str, bytes | None] = field(default_factory=dict, repr=False)
+    renewed: Mapping[str, tuple[bytes, bytes]] = _NONE
+    expected: Mapping[str, bytes | None] = _NONE
     noted: bool = False
+
+    def __repr__(self) -> str:
+        # Without the values, as of a record.
+        return f"Change(removed={self.removed}, rotation={self.rotation}, noted={self.noted})"
 
     def fits(self, fields: Mapping[str, bytes]) -> bool:
         """Whether *fields* are as expected."""

@@ -116,11 +116,13 @@ def connection_of(environ: WSGIEnvironment) -> dict[str, Any]:
         value = environ.get(key)
         if value:
             headers.append((name, value.encode("latin-1")))
-    root = _text(environ.get("SCRIPT_NAME", ""))
+    root, path = environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", "")
+    if not (root.isascii() and path.isascii()):
+        root, path = _text(root), _text(path)
     address = environ.get("REMOTE_ADDR")
     return {
         "headers": headers,
-        "path": root + _text(environ.get("PATH_INFO", "")),
+        "path": root + path,
         "root_path": root,
         "client": (address, 0) if address else None,
     }
@@ -128,7 +130,7 @@ def connection_of(environ: WSGIEnvironment) -> dict[str, Any]:
 
 def _text(path: str) -> str:
     # PEP 3333: the bytes of the path, each as one character.
-    return path if path.isascii() else path.encode("latin-1").decode("utf-8", "replace")
+    return path.encode("latin-1").decode("utf-8", "replace")
 
 
 def may_serve(door: Door, environ: WSGIEnvironment) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import anyio
@@ -205,7 +204,7 @@ async def _carry_out(exchange: Exchange, command: Command, plan: Plan) -> None:
     elif command is Command.TOUCH:
         interval = touch_interval(exchange.setup.terms)
         touched = store.touch(exchange.held().key, idle_timeout=idle, interval=interval)
-        settle(exchange, command, await written(exchange, touched), Change())
+        settle(exchange, command, await written(exchange, touched), Change(), exchange.user)
     else:
         before, key = exchange.user, exchange.held().key
         credential, rotation = _rotation(exchange, command)
@@ -213,9 +212,7 @@ async def _carry_out(exchange: Exchange, command: Command, plan: Plan) -> None:
         if command is Command.REGENERATE:
             await _note(exchange, user, key.id_hash)
         outcome = await written(exchange, store.save(key, change, idle_timeout=idle))
-        if judge(command, outcome).standing is Standing.FOUND:
-            exchange.user = user
-        settle(exchange, command, outcome, change, credential)
+        settle(exchange, command, outcome, change, user, credential)
         if exchange.standing is Standing.FOUND and before != exchange.user:
             await exchange.setup.tidings.forget(before, key.id_hash)
 
@@ -280,9 +277,13 @@ def settle(
     command: Command,
     outcome: Outcome,
     change: Change,
+    user: str | None,
     credential: Credential | None = None,
 ) -> None:
-    """Note what became of *change*, which gave the session *credential* where it was rotated."""
+    """Note what became of *change*, by which the session is *user*'s.
+
+    It gave the session *credential* where it was rotated.
+    """
     aftermath = judge(command, outcome)
     if aftermath.header is not None:
         exchange.header = aftermath.header
@@ -295,9 +296,10 @@ def settle(
             exchange.setup.tidings.tell(event)
         exchange.start_anew(aftermath.standing)
         return
+    exchange.user = user
     exchange.ledger.settle(change.set, change.removed)
     if change.rotation is not None and not aftermath.rotated:
-        change = replace(change, rotation=None)
+        change = change._replace(rotation=None)
     if exchange.record is not None:
         exchange.record = exchange.record.after(change, time.time())
     if aftermath.rotated and credential is not None:

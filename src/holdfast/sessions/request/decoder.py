@@ -8,7 +8,7 @@ from __future__ import annotations
 from marshal import dumps, loads
 from typing import TYPE_CHECKING, Any
 
-from holdfast.sessions.record import decode_fields
+from holdfast.sessions.record import decode_fields, decode_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,8 +41,9 @@ class Decoder:
             data = loads(seen)  # noqa: S302 - bytes made here
             if before == fields:
                 return data, seen
-            news = {key: raw for key, raw in fields.items() if before[key] != raw}
-            data.update(decode_fields(news))
+            for key, raw in fields.items():
+                if before[key] != raw:
+                    data[key] = decode_value(key, raw)
         mark = mark_of(data)
         if isinstance(mark, bytes) and len(mark) <= _MOST_BYTES:
             # All at once: which to let go is not worth a lock.

@@ -19,7 +19,7 @@ from holdfast.errors import CorruptData, SessionError, SessionTooLate, SessionUn
 from holdfast.sessions.cookie import Credential, Presented, new_credential
 from holdfast.sessions.events import SessionExpired, SessionUnknown
 from holdfast.sessions.lifecycle import Header, Notice, Standing, Terms
-from holdfast.sessions.request.decoder import Decoder
+from holdfast.sessions.request.decoder import Decoder, mark_of
 from holdfast.sessions.request.ledger import Ledger
 from holdfast.sessions.session import Session
 from holdfast.sessions.store import Missing, Record, SessionStore
@@ -117,7 +117,7 @@ class Exchange:
         # Not a lock: without a rival it costs nothing, and needs no event loop.
         self.busy = False
         self.free: anyio.Event | None = None
-        self.ledger = Ledger({}, {}, setup.terms.max_bytes)
+        self.ledger = Ledger({}, setup.terms.max_bytes)
         self.session = setup.session_class() if session is None else session
         self.session._exchange = self  # noqa: SLF001 - the two halves of one thing
 
@@ -175,11 +175,11 @@ class Exchange:
         if found.degraded == "stale" and terms.fresh_keys:
             # Hidden from both sides: not seen, and not taken for removed.
             data = {key: value for key, value in data.items() if key not in terms.fresh_keys}
-            mark = None
+            mark = mark_of(data)
             stored = {key: stored[key] for key in data}
         self.standing, self.record = Standing.FOUND, found
         self.credential = presented.credential
-        self.ledger = Ledger(stored, data, terms.max_bytes, mark)
+        self.ledger = Ledger(stored, terms.max_bytes, mark)
         self.user = terms.user_of(data)
         dict.update(self.session, data)
 
@@ -270,7 +270,7 @@ class Exchange:
             raise SessionError(
                 "this path is in HOLDFAST_SESSION_EXCLUDE: it has no session to write to"
             )
-        if not self.available or not self.setup.store.writable:
+        if self.standing is Standing.UNAVAILABLE or not self.setup.store.writable:
             self.refuse_unavailable()
 
     def check_values(self, values: Any) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _UNKNOWN = object()
+_NOTHING = mark_of({})
 
 
 class Ledger:
@@ -25,9 +26,8 @@ class Ledger:
 
     Args:
         stored: by key, the bytes that the store holds.
-        data: the values decoded from them.
         max_bytes: what keys and values may come to.
-        mark: of the data, where it is known; see :func:`mark_of`.
+        mark: of the data decoded from them; see :func:`mark_of`.
     """
 
     __slots__ = (
@@ -42,15 +42,11 @@ class Ledger:
     )
 
     def __init__(
-        self,
-        stored: Mapping[str, bytes],
-        data: dict[str, Any],
-        max_bytes: int,
-        mark: object = None,
+        self, stored: Mapping[str, bytes], max_bytes: int, mark: object = _NOTHING
     ) -> None:
         self.stored = stored
         # A mark by which all that is stored is known again: most requests change nothing.
-        self._whole = mark_of(data) if mark is None else mark
+        self._whole = mark
         # The same by key, made of it once something has changed.
         self._clean: dict[str, object] | None = None
         # The last difference: the mark of the whole then, and what was found.
@@ -218,9 +214,6 @@ def _marks(data: dict[str, Any]) -> dict[str, object]:
         return dict(zip(dict.keys(data), map(dumps, values, repeat(2)), strict=True))
     except (ValueError, TypeError):
         return {key: mark_of(value) for key, value in dict.items(data)}
-
-
-_NOTHING = mark_of({})
 
 
 def _size(fields: Mapping[str, bytes]) -> int:

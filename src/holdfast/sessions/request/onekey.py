@@ -98,4 +98,4 @@ def learn(exchange: Exchange, key: str, raw: bytes, value: Any) -> None:
 
 def end(exchange: Exchange, outcome: Outcome) -> None:
     """Note that a write of one key found the session no more."""
-    settle(exchange, Command.SAVE, outcome, Change({"": b""}))
+    settle(exchange, Command.SAVE, outcome, Change({"": b""}), exchange.user)

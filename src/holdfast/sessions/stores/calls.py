@@ -96,7 +96,8 @@ class Calls:
         """Build ``SessionStore.save``; *noted* is what ``Noted.asked`` says."""
         data: Iterator[Arg] = chain.from_iterable(change.set.items())
         args = (key.secret_hash, _ms(idle_timeout), noted, len(change.set), *data)
-        if not is_plain(change):
+        # What Noted has something to say of is plain.
+        if not noted and not is_plain(change):
             args = (*args, *_beside(change))
         script = _script("session_save", "session_again")
         return Call(script, self._names(key.id_hash), args)
@@ -282,7 +283,7 @@ def _old_standing(old: bytes | None, given: bytes, now: float) -> Missing | None
 
 def _fields(raw: dict[bytes, bytes]) -> dict[str, bytes]:
     try:
-        return {key.decode(): value for key, value in raw.items()}
+        return dict(zip(map(bytes.decode, raw), raw.values(), strict=True))
     except UnicodeDecodeError:
         raise CorruptData("the stored session has a key that is no text") from None
 

@@ -10,7 +10,7 @@ import hmac
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from holdfast.forks import watch_forks
@@ -140,7 +140,7 @@ class MemorySessionStore(SessionStore):
             late = rotation is not None and rotation.grace > 0 and standing == "grace"
             if late:
                 rotation = None
-            record = entry.record.after(replace(change, rotation=rotation), now)
+            record = entry.record.after(change._replace(rotation=rotation), now)
             if change.removed and not record.fields:
                 self._destroy(key.id_hash, now)
                 return Outcome.DESTROYED

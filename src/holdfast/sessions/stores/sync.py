@@ -18,7 +18,7 @@ import anyio
 from holdfast.sessions.store import SessionStore
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from holdfast.sessions.store import Change, Missing, Outcome, Record, SessionKey
 
@@ -27,9 +27,8 @@ _T = TypeVar("_T")
 _blocking: ContextVar[bool] = ContextVar("holdfast.sessions.blocking", default=False)
 
 
-def blocking() -> bool:
-    """Whether what runs now has to wait in its thread, because nobody awaits it."""
-    return _blocking.get()
+#: Returns whether what runs now has to wait in its thread, because nobody awaits it.
+blocking: Callable[[], bool] = _blocking.get
 
 
 def driven(coroutine: Coroutine[Any, Any, _T]) -> _T:
