@@ -6,6 +6,7 @@ Thin: what a session is lies in ``frameworks/tagged.py``, how it is configured a
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import flask
@@ -77,7 +78,7 @@ class FlaskSessionInterface(PalletsInterface, SessionInterface):
         if not self.has_key(app):
             return None
         door = self.door(app)
-        session = FlaskSession(lambda: self._open(app, door, request))
+        session = FlaskSession(partial(self._open, app, door, request))
         if self.counts_each_request(door):
             session.held  # noqa: B018 - opened by a look
         return session

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from werkzeug.wrappers import Response
 
     from holdfast.frameworks.tagged import TaggedSession
-    from holdfast.sessions.cookie import CookieAttributes
     from holdfast.sessions.request.exchange import Exchange
     from holdfast.sessions.session import Session
     from holdfast.sessions.store import SessionStore
@@ -149,32 +148,29 @@ class PalletsInterface:
         own = door.runtime.settings
         return own.session_idle_timeout > 0 or own.session_rotate_after > 0
 
-    def _attributes(self, app: Any) -> CookieAttributes:
-        return self.door(app).setup.attributes
-
     def get_cookie_name(self, app: Any) -> str:
         """The name of the cookie: ours where a variable names it, else the framework's."""
-        return self._attributes(app).name
+        return self.door(app).setup.attributes.name
 
     def get_cookie_domain(self, app: Any) -> str | None:
         """The cookie's ``Domain``, ``None`` for none."""
-        return self._attributes(app).domain
+        return self.door(app).setup.attributes.domain
 
     def get_cookie_path(self, app: Any) -> str:
         """The cookie's ``Path``."""
-        return self._attributes(app).path
+        return self.door(app).setup.attributes.path
 
     def get_cookie_secure(self, app: Any) -> bool:
         """Whether the cookie is for HTTPS alone."""
-        return self._attributes(app).https_only
+        return self.door(app).setup.attributes.https_only
 
     def get_cookie_samesite(self, app: Any) -> str:
         """The cookie's ``SameSite``; ``Lax`` where nobody says."""
-        return self._attributes(app).same_site.title()
+        return self.door(app).setup.attributes.same_site.title()
 
     def get_cookie_partitioned(self, app: Any) -> bool:
         """Whether the cookie is kept for each site that embeds this one."""
-        return self._attributes(app).partitioned
+        return self.door(app).setup.attributes.partitioned
 
     # --- saving ---------------------------------------------------------------------------------
 
@@ -247,7 +243,7 @@ class PalletsInterface:
         self: Any, app: Any, session: TaggedSession, exchange: Exchange
     ) -> bool:
         """Whether a browser that has the cookie is to get it once more, by Flask's rules."""
-        permanent = dict.get(session.held, PERMANENT) is True
+        permanent = dict.get(exchange.session, PERMANENT) is True
         accessed = session.accessed
         wanted = permanent != session.was_permanent or (
             permanent and self.should_set_cookie(app, session)
@@ -323,11 +319,12 @@ def _value(name: str, config: Mapping[str, Any]) -> Any:
 
 
 def _vary(response: Response) -> None:
-    if "Vary" in response.headers:
+    # To ask Werkzeug whether a header is there costs an exception where it is not.
+    if response.headers.getlist("Vary"):
         response.vary.add("Cookie")
     else:
         # Werkzeug's set of names reads and writes the header anew for each name.
-        response.headers["Vary"] = "Cookie"
+        response.headers.add("Vary", "Cookie")
 
 
 def _without_dot(domain: str) -> str:
