@@ -48,7 +48,8 @@ class Once(NamedTuple):
 
     Attributes:
         key: the name, unique to the run.
-        body: tells the events of this write from those of another one; no spaces.
+        body: tells the events of this write from those of another one; no spaces. Letters after a
+            dot tell in which form the same events came.
     """
 
     key: str

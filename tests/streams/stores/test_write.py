@@ -139,6 +139,24 @@ class TestRedis:
         assert len(kept) < 1000
         assert not [name for name in _fields(redis, store) if name.startswith(b"s:")]
 
+    async def test_what_was_kept_without_a_form_is_good_for_any(
+        self, redis: RedisServer, store: RedisEventStore
+    ) -> None:
+        one, listed = Once("key", "x.one"), Once("key", "x.list")
+        (written,) = await store.write(RUN, drafts(1), once=one)
+        with pytest.raises(IdempotencyKeyReused):
+            await store.write(RUN, drafts(1), once=listed)
+        # As a version that knew no forms has it, and as it reads what this one keeps: by its front.
+        front = f"x {written.public_id}*1".encode()
+        meta = store.keys(RUN).meta
+        assert redis.execute("HGET", meta, "k:key") == front + b" .one"
+        redis.execute("HSET", meta, "k:key", front)
+        for once in (one, listed):
+            (again,) = await store.write(RUN, drafts(1), once=once)
+            assert again.id == written.id
+        with pytest.raises(IdempotencyKeyReused):
+            await store.write(RUN, drafts(1), once=Once("key", "y.one"))
+
     async def test_a_deleted_run_keeps_no_key(
         self, redis: RedisServer, store: RedisEventStore
     ) -> None:

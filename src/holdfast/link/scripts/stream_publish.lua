@@ -26,7 +26,7 @@
 -- Meta: life (its generation, a dot, a name), n (events of this life), last (id), bytes, cut (bytes
 -- known to be gone), end ('id producer number'), owner, gone (deleted), kept (when the expiry was
 -- last set, ms), s:<producer> (the last number that producer wrote), keys (how many there have been),
--- k:<key> (the body and the ids of what it wrote), q:<number> (which key that was), lease ('holder
+-- k:<key> (the body, the ids of what it wrote, and the body's form), q:<number> (which key that was), lease ('holder
 -- until', by this server's clock, 0 for ever), stop (when it was asked for, ms), transport ('pubsub',
 -- or none).
 -- There is no rollback in Lua: everything is checked before the first write.
@@ -58,10 +58,15 @@ local function generation(name) return tonumber(string.match(name, '^%d+') or 0)
 -- A request that was answered is answered the same, whatever has become of the run since. The ids of
 -- one write follow each other: 'id*count' is that id and those after it.
 local function after(ms, seq, steps) return string.format('%s-%.0f', ms, seq + steps) end
+-- What follows a dot in the body, its form, stands behind the ids: processes of a version that kept
+-- none read past it there, and what they have kept is good for any form.
+local body, form
+if option.key then body, form = string.match(option.body, '^([^.]*)%.?(.*)$') end
 local answered = option.key and call('HGET', meta, 'k:' .. option.key)
 if answered then
-  local body, tokens = string.match(answered, '^(%S+) (.*)$')
-  if body ~= option.body then return {'reused', life or '', n, last, 0} end
+  local kept, tokens = string.match(answered, '^(%S+) (.*)$')
+  local kept_form = string.match(tokens, ' %.(%a+)$')
+  if kept ~= body or (kept_form or form) ~= form then return {'reused', life or '', n, last, 0} end
   local reply = {live and 'live' or 'ok', life or '', n, last, count}
   for ms, seq, many in string.gmatch(tokens, '(%d+)-(%d+)%*(%d+)') do
     reply[#reply + 1] = ms .. '-' .. seq
@@ -283,12 +288,13 @@ end
 
 -- Keys are bounded as events are, or they would fill Redis beside a stream that is trimmed.
 if option.key and status == 'ok' then
-  local number, i, tokens = call('HINCRBY', meta, 'keys', 1), 6, option.body
+  local number, i, tokens = call('HINCRBY', meta, 'keys', 1), 6, body
   while i <= #reply do
     local ms, seq, many = string.match(reply[i], '^%d+'), string.match(reply[i], '%d+$'), 1
     while reply[i + many] == after(ms, seq, many) do many = many + 1 end
     tokens, i = tokens .. ' ' .. reply[i] .. '*' .. many, i + many
   end
+  if form ~= '' then tokens = tokens .. ' .' .. form end
   call('HSET', meta, 'k:' .. option.key, tokens)
   call('HSET', meta, 'q:' .. number, option.key)
   local oldest = 'q:' .. number - ARGV[4]

@@ -70,13 +70,13 @@ async def publish(store: EventStore, run_id: str, request: Request) -> Response:
         return problems.EVENT_TOO_LARGE.response(str(error))
     except InvalidEvent as error:
         return problems.INVALID_EVENT.response(str(error))
-    return await _write(store, run_id, drafts, key)
+    once = None if key is None else Once(_digest(key.encode()), fingerprint(value, drafts))
+    return await _write(store, run_id, drafts, once)
 
 
 async def _write(
-    store: EventStore, run_id: str, drafts: Sequence[Draft], key: str | None
+    store: EventStore, run_id: str, drafts: Sequence[Draft], once: Once | None
 ) -> Response:
-    once = None if key is None else Once(_digest(key.encode()), fingerprint(drafts))
     try:
         writing = store.write(run_id, drafts, once=once)
         told = observed.publish(run_id, len(drafts), writing) if signals.observers else writing
@@ -146,10 +146,14 @@ def drafts_of(value: Any, store: EventStore) -> list[Draft]:
     return drafts
 
 
-def fingerprint(drafts: Sequence[Draft]) -> str:
-    """Return what tells these events from others, however the JSON around them was written."""
+def fingerprint(value: Any, drafts: Sequence[Draft]) -> str:
+    """Return what tells this body from others, however its JSON was written.
+
+    One event and a list of just that event are two bodies.
+    """
     parts = [part for draft in drafts for part in (draft.type.encode(), draft.data)]
-    return _digest(b"".join(b"%d:%b" % (len(part), part) for part in parts))
+    digest = _digest(b"".join(b"%d:%b" % (len(part), part) for part in parts))
+    return f"{digest}.list" if isinstance(value, list) else f"{digest}.one"
 
 
 def _draft(event: Any, before: Sequence[Draft], store: EventStore) -> Draft:
