@@ -262,7 +262,7 @@ class Table(BaseSettings):
     stream_wait: Duration = Field(
         15,
         description="Seconds a reader of a run that nobody has started yet is kept waiting before "
-        "404. `?wait=` overrides it; REST never waits.",
+        "404, 60 at most. `?wait=` overrides it; REST never waits.",
         examples=["5"],
     )
     stream_lease: Duration = Field(

@@ -52,7 +52,7 @@ class Problem:
 INVALID_RUN_ID = Problem(400, "INVALID_RUN_ID", "The run id cannot exist")
 INVALID_ID = Problem(400, "INVALID_ID", "Not an event id")
 INVALID_LIMIT = Problem(400, "INVALID_LIMIT", "The limit is a whole number from 1 on")
-INVALID_WAIT = Problem(400, "INVALID_WAIT", "The wait is a number of seconds from 0 to 60")
+INVALID_WAIT = Problem(400, "INVALID_WAIT", "The wait is a number of seconds, 0 or more")
 NO_RUN = Problem(400, "NO_RUN", "Name the runs: ?run=…&run=…")
 TOO_MANY_RUNS = Problem(400, "TOO_MANY_RUNS", "One connection carries at most 100 runs")
 REPEATED_RUN = Problem(400, "REPEATED_RUN", "A run is named more than once")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, get_args
 
 import pytest
+from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
 
 from holdfast import EventStreamApp, RunPublisher, Settings
-from holdfast.streams.doors.asking import Form, form_of
+from holdfast.streams.doors.asking import MAX_WAIT, Form, form_of, wait_of
 from holdfast.streams.stores.memory import MemoryEventStore
 
 if TYPE_CHECKING:
@@ -52,6 +53,19 @@ def test_the_form_liked_better_is_given_at_either_address(accept: str, form: For
 def test_who_does_not_say_gets_what_the_address_is_for(accept: str) -> None:
     assert form_of(accept, JSON) == JSON
     assert form_of(accept, SSE) == SSE
+
+
+@pytest.mark.parametrize(
+    ("query", "seconds"),
+    [
+        *(("", 15), ("wait=", 15), ("wait=0", 0), ("wait=60", 60), ("wait=61", MAX_WAIT)),
+        *(("wait=inf", MAX_WAIT), ("wait=-1", None), ("wait=nan", None), ("wait=x", None)),
+    ],
+)
+def test_nobody_is_kept_waiting_longer_than_a_minute(query: str, seconds: float | None) -> None:
+    asked = HTTPConnection({"type": "http", "query_string": query.encode(), "headers": []})
+    assert wait_of(asked, 15, None) == seconds
+    assert wait_of(asked, 3600, None) == (MAX_WAIT if seconds == 15 else seconds)
 
 
 @pytest.fixture
