@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import itertools
 import logging
 import sys
@@ -33,6 +35,7 @@ from holdfast.streams.stores.memory import MemoryEventStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 OLD, NEW = "old-key-" + "o" * 24, "new-key-" + "n" * 24
 NOW = 2_000_000_000.0
@@ -444,7 +447,7 @@ async def test_a_callable_that_cannot_ask_redis_has_not_failed(
     ("path", "told"),
     [
         ("no_such_module_at_all:authorize", "ModuleNotFoundError"),
-        ("policies_of_a_test:missing", "AttributeError"),
+        ("policies_of_a_test:missing", "has no 'missing'"),
         ("policies_of_a_test:value", "nothing that can be called"),
         ("tests.streams.a_policy_that_fails:authorize", "ZeroDivisionError"),
     ],
@@ -455,6 +458,27 @@ def test_a_callable_that_is_not_there_is_told_at_start(
     policies("value", 5)
     with pytest.raises(ConfigurationError, match=rf"HOLDFAST_STREAM_ACCESS.*{told}"):
         make_policy(settings(stream_access=path), MemoryEventStore())
+
+
+_MAKES = """from holdfast import EventStreamApp, Settings
+streams = EventStreamApp(settings=Settings(stream_access="a_module_of_a_test:authorize"))
+"""
+_DEFINES = """async def authorize(connection, run_id, action):
+    return True
+"""
+
+
+@pytest.mark.parametrize("above", [True, False])
+def test_a_callable_below_the_streams_in_their_module_is_told_to_stand_above(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, above: bool
+) -> None:
+    text = _DEFINES + _MAKES if above else _MAKES + _DEFINES
+    (tmp_path / "a_module_of_a_test.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    told = pytest.raises(ConfigurationError, match=r"has no 'authorize'.* define it above")
+    with contextlib.nullcontext() if above else told:
+        importlib.import_module("a_module_of_a_test")
+    sys.modules.pop("a_module_of_a_test", None)
 
 
 @pytest.mark.parametrize(

@@ -395,12 +395,19 @@ def _callable_policy(path: str, origins: Collection[str]) -> Policy:
 def _imported(path: str) -> Callable[..., Any]:
     module, _, name = path.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name, None)
     except Exception as error:
         # Whatever the module raises while it is imported, this is where a person sees it.
         raise ConfigurationError(
             f"HOLDFAST_STREAM_ACCESS={path!r} cannot be imported: {type(error).__name__}: {error}"
         ) from error
+    if found is None:
+        # This runs while an application is made, which its own module does: what it has further
+        # down is not there yet.
+        raise ConfigurationError(
+            f"HOLDFAST_STREAM_ACCESS={path!r}: {module!r} has no {name!r}, or only below the line "
+            "that makes the streams: define it above that line, or in a module of its own"
+        )
     if not callable(found):
         raise ConfigurationError(f"HOLDFAST_STREAM_ACCESS={path!r} is nothing that can be called")
     checked: Callable[..., Any] = found
