@@ -1,4 +1,4 @@
-"""What the tests of the Redis store share: stores that are closed, and ways to look and to wait."""
+"""What the tests of stores share: stores that are closed, and ways to look and to wait."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from holdfast.link import Link
 from holdfast.settings import Settings
 from holdfast.streams.event import ZERO
+from holdfast.streams.publishing import runs
+from holdfast.streams.select import close_hubs
 from holdfast.streams.stores.redis import RedisEventStore
 
 if TYPE_CHECKING:
@@ -28,6 +30,14 @@ async def opened(url: str, prefix: str, **values: Any) -> AsyncIterator[RedisEve
         yield RedisEventStore(link, settings)
     finally:
         await link.aclose()
+
+
+@contextlib.asynccontextmanager
+async def at_rest(store: EventStore) -> AsyncIterator[None]:
+    """In the end nothing publishes to *store* or reads from it any more."""
+    yield
+    await runs.close_runs(store)
+    await close_hubs(store)
 
 
 @contextlib.contextmanager

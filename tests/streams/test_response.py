@@ -14,12 +14,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 from tests.streams.asgi import Call
 from tests.streams.clients import until
-from tests.streams.redis_stores import opened
+from tests.streams.redis_stores import at_rest, opened
 
 import holdfast
 from holdfast import EventStreamApp, RunPublisher, RunResponse, SessionMiddleware, Settings
 from holdfast.errors import InvalidEvent
-from holdfast.streams.publishing import runs
 from holdfast.streams.select import close_hubs, hub_of
 from holdfast.streams.stores.memory import MemoryEventStore
 
@@ -63,9 +62,8 @@ class Source:
 @pytest.fixture
 async def store() -> AsyncIterator[MemoryEventStore]:
     made = MemoryEventStore()
-    yield made
-    await runs.close_runs(made)
-    await close_hubs(made)
+    async with at_rest(made):
+        yield made
 
 
 @pytest.fixture

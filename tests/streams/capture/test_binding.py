@@ -19,6 +19,7 @@ from tests.streams.capture.calls import (
     settings_of,
 )
 from tests.streams.clients import until
+from tests.streams.redis_stores import at_rest
 
 from holdfast import (
     EventStreamApp,
@@ -28,8 +29,6 @@ from holdfast import (
 )
 from holdfast.streams.capture import refresh
 from holdfast.streams.capture.middleware import StreamCaptureMiddleware
-from holdfast.streams.publishing import runs
-from holdfast.streams.select import close_hubs
 from holdfast.streams.stores.memory import MemoryEventStore
 
 if TYPE_CHECKING:
@@ -50,9 +49,8 @@ def _nobody_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def store() -> AsyncIterator[MemoryEventStore]:
     made = MemoryEventStore()
-    yield made
-    await runs.close_runs(made)
-    await close_hubs(made)
+    async with at_rest(made):
+        yield made
 
 
 @pytest.fixture

@@ -44,17 +44,6 @@ def client_of(app: ASGIApp, token: str = TOKEN) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url="http://h", headers=headers)
 
 
-@pytest.fixture(params=["memory", "redis"])
-async def store(
-    request: pytest.FixtureRequest, redis: RedisServer, key_prefix: str
-) -> AsyncIterator[EventStore]:
-    if request.param == "memory":
-        yield MemoryEventStore()
-    else:
-        async with opened(redis.url, key_prefix) as made:
-            yield made
-
-
 @pytest.fixture
 async def http(store: EventStore) -> AsyncIterator[httpx.AsyncClient]:
     async with client_of(app_of(store)) as client:

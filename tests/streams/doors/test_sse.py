@@ -25,7 +25,7 @@ from holdfast.streams.select import close_hubs, hub_of
 from holdfast.streams.stores.memory import MemoryEventStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
     from starlette.requests import HTTPConnection
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -40,10 +40,8 @@ def app_of(store: Any, **more: Any) -> EventStreamApp:
 
 
 @pytest.fixture
-async def store() -> AsyncIterator[PatchyStore]:
-    store = PatchyStore()
-    yield store
-    await close_hubs(store)
+def store(patchy: PatchyStore) -> PatchyStore:
+    return patchy
 
 
 async def test_stream_begins_with_a_jittered_retry_and_beats_with_comments(

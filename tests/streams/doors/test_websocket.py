@@ -10,7 +10,6 @@ from tests.streams.asgi import Call, taking
 from tests.streams.clients import until
 from tests.streams.doors import test_sse
 from tests.streams.doors.test_sse import app_of
-from tests.streams.patchy import PatchyStore
 
 from holdfast.streams.doors import websocket
 from holdfast.streams.fanout import pulse
@@ -18,16 +17,14 @@ from holdfast.streams.select import close_hubs, hub_of
 from holdfast.streams.stores.memory import MemoryEventStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from tests.streams.patchy import PatchyStore
 
 PATH = "/runs/r/events/ws"
 
 
 @pytest.fixture
-async def store() -> AsyncIterator[PatchyStore]:
-    store = PatchyStore()
-    yield store
-    await close_hubs(store)
+def store(patchy: PatchyStore) -> PatchyStore:
+    return patchy
 
 
 def socket(store: Any, path: str = PATH, **settings: Any) -> Call:

@@ -36,26 +36,10 @@ from holdfast.streams.stores.memory import MemoryEventStore
 from holdfast.testing import FaultProxy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from holdfast.testing import RedisServer
 
 pytestmark = pytest.mark.anyio
 RUN = "run"
-
-
-@pytest.fixture(params=["memory", "redis"])
-async def store(
-    request: pytest.FixtureRequest, redis: RedisServer, key_prefix: str
-) -> AsyncIterator[EventStore]:
-    if request.param == "memory":
-        made: EventStore = MemoryEventStore()
-        yield made
-        await runs.close_runs(made)
-        return
-    async with opened(redis.url, key_prefix) as made:
-        yield made
-        await runs.close_runs(made)
 
 
 async def told(store: EventStore) -> list[tuple[str, Any]]:

@@ -15,26 +15,12 @@ from tests.streams.redis_stores import opened
 from holdfast import EventStore, request_stop
 from holdfast.errors import InvalidEvent, RedisUnavailable
 from holdfast.streams.publishing.publisher import RunPublisher
-from holdfast.streams.stores.memory import MemoryEventStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from holdfast.testing import RedisServer
 
 pytestmark = pytest.mark.anyio
 RUN = "run"
-
-
-@pytest.fixture(params=["memory", "redis"])
-async def store(
-    request: pytest.FixtureRequest, redis: RedisServer, key_prefix: str
-) -> AsyncIterator[EventStore]:
-    if request.param == "memory":
-        yield MemoryEventStore()
-        return
-    async with opened(redis.url, key_prefix) as made:
-        yield made
 
 
 async def kinds(store: EventStore) -> list[str]:

@@ -31,17 +31,6 @@ RUN = "run"
 FIRST, SECOND = Once("key", "first"), Once("key", "second")
 
 
-@pytest.fixture(params=["memory", "redis"])
-async def store(
-    request: pytest.FixtureRequest, redis: RedisServer, key_prefix: str
-) -> AsyncIterator[EventStore]:
-    if request.param == "memory":
-        yield MemoryEventStore()
-    else:
-        async with opened(redis.url, key_prefix) as made:
-            yield made
-
-
 def drafts(*data: Any) -> list[Draft]:
     return [Draft("t", str(each).encode()) for each in data]
 
