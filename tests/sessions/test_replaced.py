@@ -1,4 +1,4 @@
-"""A plain dict where the session was, ``request.scope["session"] = {}``: as with Starlette's."""
+"""A plain dict where the session was: the session of a middleware inside, and its own affair."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from starlette.applications import Starlette
-from starlette.middleware.sessions import Session as StarlettesSession
-from starlette.requests import HTTPConnection
-from starlette.responses import JSONResponse, PlainTextResponse
-from starlette.routing import Route
+from starlette.middleware import Middleware
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+from starsessions import InMemoryStore, SessionAutoloadMiddleware
+from starsessions import SessionMiddleware as Inner
 from tests.sessions.browser import Browser, CountingStore
 
-from holdfast import MemorySessionStore, SessionMiddleware, get_session
+from holdfast import MemorySessionStore, SessionMiddleware
 from holdfast.settings import Settings
 from holdfast.testing import FaultyStore
 
@@ -20,118 +21,117 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
 
+    from holdfast import SessionStore
+
 pytestmark = pytest.mark.anyio
 
 SETTINGS = Settings(secret_key="a key of more than sixteen characters")
+OURS = {"cart": [1], "user_id": 7}
 
 
-class Site:
-    """Puts in the place of the session what is said, and shows what was there before."""
-
-    def __init__(self) -> None:
-        self.instead: Any = None
-        self.looks = True
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = PlainTextResponse("")
-        if self.instead is None:
-            answer = PlainTextResponse(str(sorted(get_session(scope).items())))
-        else:
-            if self.looks:
-                assert HTTPConnection(scope).session is scope["session"]
-            scope["session"] = self.instead
-        if scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.accept"})
-            return
-        await answer(scope, receive, send)
+async def log_in(request: Request) -> Response:
+    request.session.update(OURS)
+    return Response()
 
 
-async def test_what_is_put_there_is_what_the_session_holds() -> None:
-    site, store = Site(), CountingStore()
-    browser = Browser(SessionMiddleware(site, settings=SETTINGS, store=store))
-    site.instead = {"cart": [1], "step": 1}
-    assert (await browser.get()).set_cookie is not None
-    site.instead = {"step": 2}
-    assert (await browser.get()).set_cookie is None
-    site.instead = None
-    assert (await browser.get()).body == b"[('step', 2)]"
+async def look(request: Request) -> Response:
+    return JSONResponse(request.session)
 
 
-@pytest.mark.parametrize("seen", [True, False], ids=["seen", "unseen"])
-async def test_nothing_put_there_logs_out(*, seen: bool) -> None:
-    site, store = Site(), CountingStore()
-    browser = Browser(SessionMiddleware(site, settings=SETTINGS, store=store))
-    site.instead = {"user_id": 7}
-    await browser.get()
-    kept = dict(browser.cookies)
-    site.instead, site.looks = {}, seen
-    gone = await browser.get()
-    assert gone.set_cookie is not None
-    assert "1970" in gone.set_cookie
-    browser.cookies = kept
-    site.instead = None
-    assert (await browser.get()).body == b"[]"
+async def write(request: Request) -> Response:
+    request.session["theirs"] = 1
+    return JSONResponse(request.session)
 
 
-async def test_nothing_put_where_nothing_was_costs_nothing() -> None:
-    site, store = Site(), CountingStore()
-    site.instead = {}
-    browser = Browser(SessionMiddleware(site, settings=SETTINGS, store=store))
-    assert (await browser.get()).set_cookie is None
-    assert store.told() == []
+async def empty(request: Request) -> Response:
+    request.session.clear()
+    return JSONResponse(request.session)
 
 
-async def test_another_user_put_there_gets_another_cookie() -> None:
-    site, store = Site(), CountingStore()
-    browser = Browser(SessionMiddleware(site, settings=SETTINGS, store=store))
-    site.instead = {"cart": [1]}
-    await browser.get()
-    site.instead = {"user_id": 7}
-    assert (await browser.get()).set_cookie is not None
+def site(store: SessionStore, settings: Settings = SETTINGS) -> Browser:
+    """Return a browser in front of a site, below /inner of which another middleware is in charge.
+
+    It puts a plain dict into the scope that the whole site shares.
+    """
+    inner = Starlette(
+        routes=[Route("/look", look), Route("/write", write), Route("/empty", empty)],
+        middleware=[
+            Middleware(Inner, store=InMemoryStore(), cookie_name="inner", cookie_https_only=False),
+            Middleware(SessionAutoloadMiddleware),
+        ],
+    )
+    outer = Starlette(
+        routes=[Route("/in", log_in), Route("/look", look), Mount("/inner", inner)],
+        middleware=[Middleware(SessionMiddleware, settings=settings, store=store)],
+    )
+    return Browser(outer)
 
 
-async def test_what_another_middleware_keeps_there_is_its_own_affair() -> None:
-    site, store = Site(), CountingStore()
-    browser = Browser(SessionMiddleware(site, settings=SETTINGS, store=store))
-    for site.instead, site.looks in ((StarlettesSession(theirs=1), True), ({"theirs": 1}, False)):
-        answer = await browser.get()
-        assert answer.set_cookie is None
-        assert store.told() == []
-
-
-async def test_a_handshake_keeps_it_as_a_response_does() -> None:
-    site, store = Site(), FaultyStore(MemorySessionStore())
-    browser = Browser(SessionMiddleware(site, settings=SETTINGS, store=store))
-    site.instead = {"step": 1}
-    assert (await browser.socket()).set_cookie is not None
-    store.fail()
-    assert (await browser.socket()).status == 503
-    store.heal()
-    site.instead = None
-    assert (await browser.get()).body == b"[('step', 1)]"
+@pytest.mark.parametrize("steps", [["look"], ["write", "look"], ["write", "empty"], ["empty"]])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_an_inner_session_goes_through_leaves_ours_alone(steps: list[str]) -> None:
+    store = CountingStore()
+    browser = site(store)
+    await browser.get("/in")
+    ours = browser.cookies["session"]
+    for step in steps:
+        store.told()
+        answer = await browser.get(f"/inner/{step}")
+        assert answer.status == 200
+        assert not [each for each in answer.all("set-cookie") if each.startswith("session=")]
+        assert "user_id" not in answer.body.decode()
+        assert set(store.told()) <= {"load", "touch"}
+    assert browser.cookies["session"] == ours
+    assert (await browser.get("/look")).body == b'{"cart":[1],"user_id":7}'
 
 
 @pytest.mark.parametrize("mode", ["readonly", "closed"])
-async def test_what_cannot_be_kept_is_answered_503(mode: Any) -> None:
-    store, steps = FaultyStore(MemorySessionStore()), iter((1, 2))
-
-    async def step(request: Request) -> PlainTextResponse:
-        assert request.session is not None
-        request.scope["session"] = {"step": next(steps)}
-        return PlainTextResponse("")
-
-    async def shown(request: Request) -> JSONResponse:
-        return JSONResponse(request.session)
-
-    # Starlette answers no error of an answer that has begun, as this one has to it.
-    site = Starlette(routes=[Route("/", step), Route("/shown", shown)])
-    settings = SETTINGS.override(session_on_outage=mode)
-    browser = Browser(SessionMiddleware(site, settings=settings, store=store))
-    await browser.get()
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_an_inner_session_works_while_ours_cannot_be_written(mode: Any) -> None:
+    store = FaultyStore(MemorySessionStore())
+    browser = site(store, SETTINGS.override(session_on_outage=mode))
+    await browser.get("/in")
     store.fail()
-    answer = await browser.get()
+    for step in ("write", "look", "empty"):
+        assert (await browser.get(f"/inner/{step}")).status == 200
     store.heal()
-    assert answer.status == 503
+    assert (await browser.get("/look")).body == b'{"cart":[1],"user_id":7}'
+
+
+@pytest.mark.parametrize("instead", [{}, {"step": 2}], ids=["nothing", "something"])
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize("seen", [True, False], ids=["seen", "unseen"])
+async def test_a_dict_that_is_put_there_is_not_seen(
+    instead: dict[str, Any], kind: str, *, seen: bool
+) -> None:
+    app = Starlette(routes=[Route("/in", log_in), Route("/look", look)])
+
+    async def replacing(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] != "/":
+            await app(scope, receive, send)
+            return
+        if seen:
+            scope["session"].mark_accessed()
+        scope["session"] = instead
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.accept"})
+        else:
+            await Response()(scope, receive, send)
+
+    browser = Browser(SessionMiddleware(replacing, settings=SETTINGS, store=CountingStore()))
+    await browser.get("/in")
+    answer = await (browser.get() if kind == "http" else browser.socket())
     assert answer.set_cookie is None
-    assert (await browser.get("/shown")).body == b'{"step":1}'
+    assert (await browser.get("/look")).body == b'{"cart":[1],"user_id":7}'
+
+
+async def test_in_the_place_of_a_session_that_nobody_used_it_costs_nothing() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["session"] = {"theirs": 1}
+        await Response()(scope, receive, send)
+
+    store = CountingStore()
+    answer = await Browser(SessionMiddleware(app, settings=SETTINGS, store=store)).get()
+    assert answer.set_cookie is None
+    assert store.told() == []

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from holdfast.errors import SessionUnavailable
-from holdfast.sessions.doors.conversation import put_back
 from holdfast.sessions.session import Session
 
 if TYPE_CHECKING:
@@ -63,15 +62,15 @@ class LitestarSessions:
 
 def _settle(scope: Scope, ours: Session) -> None:
     """Do to *ours* what was done to its place in *scope*, and put it back there."""
-    now = scope.get("session")
+    now, scope["session"] = scope.get("session"), ours
     if now is ours:
         return
-    if isinstance(now, Mapping):
-        put_back(scope, ours)
-        return
-    scope["session"] = ours
-    # The mark of clear_session(), by the version.
     if now is None or isinstance(now, type | enum.Enum):
+        # The mark of clear_session(), by the version.
         ours.invalidate()
+    elif isinstance(now, Mapping):
+        for key in [key for key in ours if key not in now]:
+            del ours[key]
+        ours.update(now)
     else:
         raise TypeError(f"a session is a mapping; set_session() was given {type(now).__name__}")

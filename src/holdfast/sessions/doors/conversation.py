@@ -21,7 +21,6 @@ from holdfast.sessions.doors.bond import (
     is_event_stream,
 )
 from holdfast.sessions.doors.headers import MORE_HEADERS, response_headers
-from holdfast.sessions.lifecycle import Standing
 from holdfast.sessions.request.commit import apply, conclude, planned
 from holdfast.startup import refusal
 
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 
     from holdfast.sessions.request.commit import Plan
     from holdfast.sessions.request.exchange import Exchange
-    from holdfast.sessions.session import Session
 
 logger = logging.getLogger("holdfast.sessions")
 
@@ -137,10 +135,7 @@ class Conversation:
 
     def _start(self, message: Message) -> Awaitable[None]:
         # Not a coroutine function either: where nothing has to be stored, nothing is waited for.
-        try:
-            plan = self._planned()
-        except SessionUnavailable as error:
-            return self._answer(error)
+        plan = self._planned()
         if plan.decision.commands:
             return self._store_and_start(plan, message)
         conclude(self._exchange, plan.decision)
@@ -181,29 +176,13 @@ class Conversation:
     async def _part(self) -> None:
         await self._send(END_OF_STREAM)
 
-    async def _answer(self, error: SessionUnavailable) -> None:
-        await self._refuse(error)
-
     def _planned(self) -> Plan:
-        if self._is_replaced():
-            put_back(self._scope, self._exchange.session)
         try:
             # After a commit that raised, what comes is the answer that tells of it.
             return planned(self._exchange, failed=self._spoiled)
         except BaseException:
             self._spoiled = True
             raise
-
-    def _is_replaced(self) -> bool:
-        """Whether a plain dict is where the session was, as of ``request.scope["session"] = {}``.
-
-        With Starlette's own that is a way to log out, and to begin anew. Where the session is new
-        and nobody has looked at it, or where what is there is of another class, it is the session
-        of another middleware, and its own affair.
-        """
-        exchange = self._exchange
-        ours = exchange.session.accessed or exchange.standing is not Standing.NEW
-        return ours and type(self._scope.get("session")) is dict
 
     async def _stored(self, plan: Plan) -> bool:
         """Carry *plan* out; false where the response had to be replaced."""
@@ -276,12 +255,7 @@ class Socket(Conversation):
         return self._send(message)
 
     async def _accept(self, message: Message) -> None:
-        try:
-            plan = self._planned()
-        except SessionUnavailable as error:
-            await self._refuse(error)
-            return
-        if not await self._stored(plan):
+        if not await self._stored(self._planned()):
             return
         self._accepted = self._exchange.started = True
         cookie = self._exchange.set_cookie()
@@ -311,18 +285,6 @@ class Socket(Conversation):
 
     def _client_gone(self, error: BaseException) -> bool:
         return self._disconnected or super()._client_gone(error)
-
-
-def put_back(scope: Scope, ours: Session) -> None:
-    """Have *ours* hold what the mapping in its place in *scope* does, and be there again.
-
-    Raises:
-        SessionUnavailable: it cannot be written now.
-    """
-    now, scope["session"] = scope["session"], ours
-    for key in [key for key in ours if key not in now]:
-        del ours[key]
-    ours.update(now)
 
 
 async def _nothing() -> None:
