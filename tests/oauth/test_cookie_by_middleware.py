@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import flask
 import httpx
 import pytest
+import quart
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from tests.oauth.door import KEY
+from tests.sessions.browser import Browser
 from werkzeug.test import Client
 from werkzeug.wrappers import Request as WerkzeugRequest
 from werkzeug.wrappers import Response as WerkzeugResponse
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
 
 pytestmark = pytest.mark.anyio
 
@@ -155,6 +158,56 @@ def test_in_flask_too(settings: Settings, called: bool) -> None:
     assert begun.headers.getlist("Cache-Control") == ["no-store"]
     assert app.test_client().get("/end?state=" + begun.text).json is None
     assert browser.get("/end?state=" + begun.text).json == DATA
+
+
+@pytest.mark.parametrize("called", [False, True], ids=["by-itself", "called"])
+def test_in_flask_under_the_middleware_too(settings: Settings, called: bool) -> None:
+    states, app = SyncOAuthStateStore(settings), flask.Flask(__name__)
+
+    @app.get("/begin")
+    def begin() -> flask.Response:
+        response = flask.Response(states.issue(flask.request, DATA))
+        if called:
+            states.set_cookie(flask.request, response)
+        return response
+
+    # The middleware asks for the cookie when Flask knows of no request any more.
+    app.wsgi_app = WSGISessionMiddleware(app.wsgi_app, settings=settings)  # type: ignore[method-assign]
+    begun = app.test_client().get("/begin")
+    assert begun.status_code == 200
+    (cookie,) = begun.headers.getlist("Set-Cookie")
+    assert cookie.startswith("holdfast_oauth-")
+    assert begun.headers.getlist("Cache-Control") == ["no-store"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_in_quart_under_the_middleware_too(settings: Settings) -> None:
+    states, app = OAuthStateStore(settings), quart.Quart(__name__)
+
+    @app.get("/begin")
+    async def begin() -> str:
+        return await states.issue(quart.request, DATA)
+
+    site: Any = app
+    async with client_of(SessionMiddleware(site, settings=settings)) as browser:
+        begun = await browser.get("/begin")
+    assert begun.status_code == 200
+    (cookie,) = begun.headers.get_list("set-cookie")
+    assert cookie.startswith("holdfast_oauth-")
+
+
+async def test_the_answer_to_a_handshake_brings_it_too(settings: Settings) -> None:
+    states = OAuthStateStore(settings)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await states.issue(scope, DATA)
+        await send({"type": "websocket.accept", "headers": [(b"x-own", b"1")]})
+
+    opened = await Browser(SessionMiddleware(app, settings=settings)).socket()
+    assert opened.set_cookie is not None
+    assert opened.set_cookie.startswith("holdfast_oauth-")
+    assert opened.one("x-own") == "1"
 
 
 def test_an_environ_that_is_not_of_the_request_flask_serves_is_left_alone(

@@ -68,7 +68,8 @@ class _Desk:
         session = place.get(ENVIRON_KEY if "wsgi.version" in place else "session")
         if isinstance(session, Session):
             session.mark_accessed()
-            place.setdefault(MORE_HEADERS, []).append(partial(self.cookie_headers, request))
+            # Not *request*: Flask's and Quart's name none by the time that the middleware asks.
+            place.setdefault(MORE_HEADERS, []).append(partial(self.cookie_headers, place))
         elif _is_flasks(place):
             sys.modules["flask"].after_this_request(partial(self._dress, place))
 

@@ -20,7 +20,7 @@ from holdfast.sessions.doors.bond import (
     at_first_look,
     is_event_stream,
 )
-from holdfast.sessions.doors.headers import MORE_HEADERS, response_headers
+from holdfast.sessions.doors.headers import MORE_HEADERS, add_others, response_headers
 from holdfast.sessions.request.commit import apply, conclude, planned
 from holdfast.startup import refusal
 
@@ -259,8 +259,12 @@ class Socket(Conversation):
             return
         self._accepted = self._exchange.started = True
         cookie = self._exchange.set_cookie()
-        if cookie is not None:
-            headers = [*message.get("headers", ()), (b"set-cookie", cookie)]
+        more = self._scope.get(MORE_HEADERS, ())
+        if cookie is not None or more:
+            headers = list(message.get("headers", ()))
+            add_others(headers, more)
+            if cookie is not None:
+                headers.append((b"set-cookie", cookie))
             message = {**message, "headers": headers}
         await self._send(message)
         if self._exchange.session.accessed:

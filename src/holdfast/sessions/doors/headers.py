@@ -41,8 +41,7 @@ def response_headers(
         more: what others have for it, as listed under :data:`MORE_HEADERS`.
     """
     headers = list(message.get("headers", ()))
-    for each in more:
-        _add_others(headers, each())
+    add_others(headers, more)
     if cookie is not None:
         # RFC 6265, section 4.1.1: at most one Set-Cookie of a name in a response.
         ours = name.encode("latin-1") + b"="
@@ -62,8 +61,9 @@ def response_headers(
     return headers
 
 
-def _add_others(headers: list[tuple[bytes, bytes]], found: list[tuple[str, str]]) -> None:
-    for name, value in found:
+def add_others(headers: list[tuple[bytes, bytes]], more: Iterable[MoreHeaders]) -> None:
+    """Add to *headers* what others have for them, as listed under :data:`MORE_HEADERS`."""
+    for name, value in (line for each in more for line in each()):
         key = name.lower().encode("latin-1")
         if key == b"set-cookie" or all(known.lower() != key for known, _ in headers):
             headers.append((key, value.encode("latin-1")))
