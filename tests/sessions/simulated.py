@@ -8,190 +8,39 @@ lives, and tells the ones that went wrong step by step.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import logging
 import random
 import re
-import socket
 import sys
-import threading
 import time
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.sessions.browser import Browser, app_of
+from tests.support.simulated_link import (
+    Connection,
+    LinkedWorld,
+    Recovery,
+    SimulatedLink,
+    in_thread,
+    tell_of_lives,
+)
 
 from holdfast.errors import HoldfastError, RedisUnavailable
-from holdfast.link import LinkState, LinkStatus, Script
-from holdfast.link.lane import NOT_YET, new_reader, pack
-from holdfast.link.translate import raised
+from holdfast.link import LinkState, LinkStatus
 from holdfast.sessions.doors.asgi import SessionMiddleware
 from holdfast.sessions.outage import fallback, presence
 from holdfast.sessions.outage.fallback import FallbackSessionStore
 from holdfast.settings import Settings
-from holdfast.testing import redis_server
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
+__all__ = ["Connection", "Process", "Recovery", "World", "in_thread", "life"]
+
 KEY = "a key of more than sixteen characters"
 _HEX = re.compile(r"[0-9a-f]{64}")
-
-
-class Connection:
-    """One connection to a real Redis."""
-
-    def __init__(self, port: int) -> None:
-        self._talk = socket.create_connection(("127.0.0.1", port))
-        self._talk.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._replies = new_reader()
-        #: What it knows, by digest.
-        self.scripts: dict[str, Script] = {}
-
-    def learn(self, script: Script) -> None:
-        """Have it know *script*."""
-        if script.sha not in self.scripts:
-            self.scripts[script.sha] = script
-            self.call("SCRIPT", "LOAD", script.source)
-
-    def call(self, *args: Any) -> Any:
-        self._talk.sendall(pack(tuple(args)))
-        while (reply := self._replies.gets()) is NOT_YET:
-            self._replies.feed(self._talk.recv(65536))
-        return reply
-
-    def close(self) -> None:
-        self._talk.close()
-
-
-class Wire:
-    """The commands of one connection, in order: carried to Redis one by one, and answered so."""
-
-    def __init__(self) -> None:
-        self.sent: deque[tuple[tuple[Any, ...], asyncio.Future[Any]]] = deque()
-        self.carried: deque[tuple[Any, asyncio.Future[Any]]] = deque()
-
-    def lose(self) -> None:
-        """Have all who wait know that no answer comes."""
-        for _, future in [*self.carried, *self.sent]:
-            if not future.done():
-                future.set_exception(RedisUnavailable("reset"))
-        self.carried.clear()
-
-
-class SimulatedLink:
-    """What a store needs of a link, and no more happens on it than it is told to."""
-
-    decided = True
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self.up = True
-        self.status = LinkStatus(LinkState.UP, time.time())
-        #: How often it has come up: who saw it down, and as often up, has sent nothing.
-        self.times_up = 1
-        self.wire = Wire()
-        self.old: list[Wire] = []
-        self.hooks: list[Callable[[Any], None]] = []
-        self.beats: list[Callable[[Any], None]] = []
-        self.callbacks: list[Callable[[LinkStatus], None]] = []
-
-    def slot(self, _: str) -> int:
-        return 0
-
-    def on_recovery(self, _: str, hook: Callable[[Any], None]) -> None:
-        self.hooks.append(hook)
-
-    def on_beat(self, _: str, hook: Callable[[Any], None]) -> None:
-        self.beats.append(hook)
-
-    def on_transition(self, callback: Callable[[LinkStatus], None]) -> Callable[[], None]:
-        self.callbacks.append(callback)
-        return lambda: None
-
-    def send(self, *args: Any) -> asyncio.Future[Any]:
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        if self.up:
-            self.wire.sent.append((args, future))
-        else:
-            future.set_exception(RedisUnavailable("refused"))
-        return future
-
-    async def execute(self, *args: Any) -> Any:
-        return await self.send(*args)
-
-    async def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any] = ()) -> Any:
-        self._world.redis.learn(script)
-        return await self.execute(*script.evalsha(keys, args))
-
-    async def pipeline(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        futures = [self.send(*command) for command in commands]
-        return list(await asyncio.gather(*futures, return_exceptions=True))
-
-    def execute_sync(self, *args: Any) -> Any:
-        return raised(self.pipeline_sync([args])[0])
-
-    def run_sync(self, script: Script, keys: Sequence[Any], args: Sequence[Any] = ()) -> Any:
-        self._world.redis.learn(script)
-        return self.execute_sync(*script.evalsha(keys, args))
-
-    def pipeline_sync(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        if not self.up:
-            raise RedisUnavailable("refused")
-        return [self._world.carry(command) for command in commands]
-
-    # -- what the world does to it
-
-    def tell(self, state: LinkState) -> None:
-        self.up = state is LinkState.UP
-        self.status = LinkStatus(state, time.time(), None if self.up else "refused")
-        in_thread(lambda: [callback(self.status) for callback in self.callbacks])
-
-
-class Recovery:
-    """What a hook gets; Redis goes away again after so many calls."""
-
-    def __init__(self, world: World, calls: int) -> None:
-        self._world = world
-        self._left = calls
-
-    def execute(self, *args: Any) -> Any:
-        return raised(self._call(args))
-
-    def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
-        self._world.redis.learn(script)
-        return raised(self._call(script.evalsha(keys, args)))
-
-    def pipeline(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        return [self._call(command) for command in commands]
-
-    def _call(self, command: Sequence[Any]) -> Any:
-        self._left -= 1
-        if self._left < 0:
-            if self._world.chance.random() < 0.5:
-                self._world.carry(command)
-            raise RedisUnavailable("reset")
-        return self._world.carry(command)
-
-
-def in_thread(do: Callable[[], object]) -> None:
-    """As the supervisor does it: in a thread of its own, while the loop is at rest."""
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            do()
-        except BaseException as error:  # noqa: BLE001 - raised again, where it is looked at
-            failed.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
 
 
 class Process:
@@ -201,6 +50,8 @@ class Process:
         self.name = f"p{number}"
         self.settings = settings
         self.link = SimulatedLink(world)
+        #: How often the link has come up: who saw it down, and as often up, has sent nothing.
+        self.times_up = 1
         self.store = FallbackSessionStore(settings, link=self.link, max_sessions=room)  # type: ignore[arg-type]
         self.door = SessionMiddleware(_nothing, settings=settings, store=self.store)
 
@@ -253,7 +104,7 @@ class Visitor:
         return self.values.setdefault(key, {None})
 
 
-class World:
+class World(LinkedWorld[Process]):
     """Everything, and what is done to it.
 
     Args:
@@ -267,9 +118,8 @@ class World:
     def __init__(
         self, redis: Connection, seed: int, processes: int, *, losses: bool = False
     ) -> None:
-        self.chance = random.Random(seed)
+        super().__init__(redis, random.Random(seed), _WEIGHTS)
         self.losses = losses
-        self.redis = redis
         # Some have no room for all that happens; who has forgotten a logout cannot tell it again.
         self.room = 100 if losses else self.chance.choice((1, 2, 3, 100, 100, 100))
         settings = Settings(
@@ -281,7 +131,6 @@ class World:
         self.visitors = [
             Visitor(f"v{number}", self.chance.randrange(processes)) for number in range(4)
         ]
-        self.log: list[str] = []
         self.wrong: list[str] = []
         self._life = 0
         self._numbers = iter(range(1, 10**9))
@@ -292,16 +141,13 @@ class World:
     def alone(self) -> bool:
         return len(self.processes) == 1
 
-    def note(self, text: str) -> None:
-        self.log.append(text)
-
     def blame(self, text: str) -> None:
         self.note(f"WRONG: {text}")
         self.wrong.append(text)
 
     def carry(self, args: Sequence[Any]) -> Any:
         """Have Redis do something."""
-        reply = self.redis.call(*args)
+        reply = super().carry(args)
         script = self.redis.scripts.get(str(args[1])) if args[0] == "EVALSHA" else None
         if script is not None and script.name == "session_attend" and isinstance(reply, list):
             # The one Redis of all these lives plays one that is started again.
@@ -310,97 +156,15 @@ class World:
         return reply
 
     def _short(self, args: Sequence[Any]) -> str:
-        text = " ".join(
-            str(each.decode("utf-8", "replace") if isinstance(each, bytes) else each)
-            for each in args
-        )
-        for sha, script in self.redis.scripts.items():
-            text = text.replace(sha, script.name)
+        text = self.redis.spelled(args)
         return _HEX.sub(lambda found: f"{found[0][:6]}…", text)[:400]
 
     # -- what happens on the way
 
-    async def step(self) -> None:
-        process = self.chance.choice(self.processes)
-        what = self.chance.choices(*_WEIGHTS)[0]
-        await what(self, process)
-        for _ in range(self.chance.choice((0, 0, 1, 1, 2, 3, 5, 20))):
-            await asyncio.sleep(0)
-
-    async def carry_one(self, process: Process) -> None:
-        """The next command reaches Redis."""
-        self._carry_one(process)
-
-    def _carry_one(self, process: Process) -> None:
-        for wire in [*process.link.old, process.link.wire]:
-            if wire.sent:
-                args, future = wire.sent.popleft()
-                reply = self.carry(args)
-                if not future.done():
-                    wire.carried.append((reply, future))
-                return
-
-    async def answer_one(self, process: Process) -> None:
-        """The next answer comes."""
-        self._answer_one(process)
-
-    def _answer_one(self, process: Process) -> None:
-        for wire in [*process.link.old, process.link.wire]:
-            if wire.carried:
-                reply, future = wire.carried.popleft()
-                if not future.done():
-                    if isinstance(reply, Exception):
-                        future.set_exception(reply)
-                    else:
-                        future.set_result(reply)
-                return
-
-    async def converse(self, process: Process) -> None:
-        """All that is on its way arrives, and is answered."""
-        for _ in range(self.chance.randint(1, 6)):
-            self._carry_all(process)
-            await asyncio.sleep(0)
-
-    def _carry_all(self, process: Process) -> None:
-        wires = [*process.link.old, process.link.wire]
-        while any(wire.sent or wire.carried for wire in wires):
-            self._carry_one(process)
-            self._answer_one(process)
-
-    async def cut(self, process: Process) -> None:
-        """The connection is lost; of what was on its way a part arrives."""
-        link = process.link
-        if not link.up:
-            return
-        for _ in range(self.chance.randint(0, len(link.wire.sent))):
-            self._carry_one(process)
-        self.note(f"{process.name}: DOWN, {len(link.wire.carried)} answers lost")
-        link.up = False
-        link.wire.lose()
-        if self.chance.random() < 0.5:
-            link.wire.sent.clear()
-        await self.part(process, LinkState.DOWN)
-
-    async def be_late(self, process: Process) -> None:
-        """The first answers come too late; the others still come."""
-        link = process.link
-        waiting = [*link.wire.carried, *link.wire.sent]
-        if not link.up or not waiting:
-            return
-        late = self.chance.randint(1, len(waiting))
-        self.note(f"{process.name}: SUSPECT, {late} of {len(waiting)} answers are late")
-        link.up = False
-        for _, future in waiting[:late]:
-            if not future.done():
-                future.set_exception(RedisUnavailable("timeout"))
-        await self.part(process, LinkState.SUSPECT)
-
     async def part(self, process: Process, state: LinkState) -> None:
         """What the connection has is still there; nothing more is sent over it."""
-        link = process.link
-        link.old.append(link.wire)
-        link.wire = Wire()
-        link.tell(state)
+        process.link.part()
+        process.link.tell(state)
 
     async def recover(self, process: Process, *, surely: bool = False) -> None:
         """Redis is back for this process, perhaps only for a part of what is to be written."""
@@ -425,11 +189,11 @@ class World:
             self.note(f"{process.name}: DOWN again")
             link.status = LinkStatus(LinkState.DOWN, time.time(), "refused")
             return
-        await self._some_turns()
+        await self.some_turns()
         self.note(f"{process.name}: UP")
-        link.times_up += 1
+        process.times_up += 1
         link.up = True
-        await self._some_turns()
+        await self.some_turns()
         link.tell(LinkState.UP)
 
     def _have_run(self, process: Process, hooks: list[Callable[[Any], None]], calls: int) -> bool:
@@ -443,10 +207,6 @@ class World:
                 except RedisUnavailable:
                     return False
         return True
-
-    async def _some_turns(self) -> None:
-        for _ in range(self.chance.choice((0, 0, 1, 3))):
-            await asyncio.sleep(0)
 
     async def beat(self, process: Process) -> None:
         """The process says that it is there."""
@@ -488,9 +248,6 @@ class World:
             if process.link.status.state is not LinkState.DOWN:
                 process.link.tell(LinkState.DOWN)
 
-    async def wait(self, _: Process) -> None:
-        """Nothing happens but what is under way."""
-
     # -- what visitors do
 
     async def act(self, _: Process) -> None:
@@ -524,8 +281,7 @@ class World:
         Returns:
             The status, and whether Redis surely heard nothing.
         """
-        link = process.link
-        before, was_up = link.times_up, link.up
+        before, was_up = process.times_up, process.link.up
 
         async def handle(session: Any) -> None:
             self._judge(visitor, session)
@@ -539,7 +295,7 @@ class World:
         self.note(f"{visitor.name} at {process.name}: is answered {status}{told}")
         if status not in {200, 503}:
             self.blame(f"{visitor.name} is answered {status}")
-        return status, not was_up and link.times_up == before
+        return status, not was_up and process.times_up == before
 
     def _judge(self, visitor: Visitor, session: Any) -> None:
         if not session.available or not visitor.inside or self._lost:
@@ -850,38 +606,6 @@ async def life(
             await world.aclose()
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--first", type=int, default=1)
-    parser.add_argument("--lives", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--losses", action="store_true")
-    parser.add_argument("--show", action="store_true")
-    chosen = parser.parse_args()
-    logging.disable()
-    bad = 0
-    begun = time.monotonic()
-    with redis_server("--save", "") as server:
-        redis = Connection(server.port)
-        for seed in range(chosen.first, chosen.first + chosen.lives):
-            wrong, log = asyncio.run(
-                life(
-                    redis,
-                    seed,
-                    steps=chosen.steps,
-                    processes=chosen.processes,
-                    losses=chosen.losses,
-                )
-            )
-            if wrong:
-                bad += 1
-                print(seed, *wrong, sep="\n   ", flush=True)
-                if chosen.show:
-                    print(*log, sep="\n")
-    print(f"{bad} of {chosen.lives} lives went wrong in {time.monotonic() - begun:.0f} s")
-    return 1 if bad else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    title = (__doc__ or "").partition("\n")[0]
+    sys.exit(tell_of_lives(life, Connection, title, steps=150, processes=1))

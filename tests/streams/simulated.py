@@ -8,14 +8,10 @@ that went wrong step by step.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
-import logging
 import random
-import socket
 import sys
-import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -24,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.matrix.history import Act, Frame, Story
 from tests.matrix.invariants import delivered
+from tests.support import simulated_link
+from tests.support.simulated_link import LinkedWorld, Recovery, in_thread, tell_of_lives
 
 from holdfast.errors import RedisUnavailable
 from holdfast.link import LinkState, LinkStatus, Script
-from holdfast.link.lane import NOT_YET, new_reader, pack
-from holdfast.link.translate import raised
 from holdfast.settings import Settings
 from holdfast.streams.cursor import Cursor, parse_position
 from holdfast.streams.doors import sse
@@ -37,7 +33,6 @@ from holdfast.streams.fanout.subscription import Subscription
 from holdfast.streams.store import Draft
 from holdfast.streams.stores import redis_bell
 from holdfast.streams.stores.redis import RedisEventStore
-from holdfast.testing import redis_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -46,131 +41,32 @@ RUN = "r"
 _SCRIPTS = ("stream_publish", "stream_append", "stream_look", "stream_audit")
 
 
-class Connection:
+class Connection(simulated_link.Connection):
     """One connection to a real Redis, and another that hears what is published there."""
 
     def __init__(self, port: int) -> None:
-        self._talk = socket.create_connection(("127.0.0.1", port))
-        self._hear = socket.create_connection(("127.0.0.1", port))
-        for each in (self._talk, self._hear):
-            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._replies, self._news = new_reader(), new_reader()
-        self._ask(self._hear, self._news, ("PSUBSCRIBE", "*"))
+        super().__init__(port)
+        self._news = simulated_link.Connection(port)
+        self._news.call("PSUBSCRIBE", "*")
         for name in _SCRIPTS:
-            self.call("SCRIPT", "LOAD", Script.load(name).source)
-
-    def call(self, *args: Any) -> Any:
-        return self._ask(self._talk, self._replies, args)
+            self.learn(Script.load(name))
 
     def heard(self) -> Iterator[tuple[bytes, bytes]]:
         """What has been published since this was last asked."""
-        reply = self._ask(self._hear, self._news, ("PING",))
+        reply = self._news.call("PING")
         while reply[0] != b"pong":
             yield reply[2], reply[3]
-            reply = self._next(self._hear, self._news)
+            reply = self._news.read()
 
     def close(self) -> None:
-        self._talk.close()
-        self._hear.close()
-
-    def _ask(self, on: socket.socket, reader: Any, args: Sequence[Any]) -> Any:
-        on.sendall(pack(tuple(args)))
-        return self._next(on, reader)
-
-    def _next(self, on: socket.socket, reader: Any) -> Any:
-        while (reply := reader.gets()) is NOT_YET:
-            reader.feed(on.recv(65536))
-        return reply
+        super().close()
+        self._news.close()
 
 
-class Wire:
-    """The commands of one connection, in order: carried to Redis one by one, and answered so."""
+class SimulatedLink(simulated_link.SimulatedLink):
+    """One with a listener beside it."""
 
-    def __init__(self) -> None:
-        self.sent: deque[tuple[tuple[Any, ...], asyncio.Future[Any]]] = deque()
-        self.carried: deque[tuple[Any, asyncio.Future[Any]]] = deque()
-
-    def lose(self) -> None:
-        """Have all who wait know that no answer comes."""
-        for _, future in [*self.carried, *self.sent]:
-            if not future.done():
-                future.set_exception(RedisUnavailable("reset"))
-        self.carried.clear()
-
-
-class SimulatedLink:
-    """What a store needs of a link, and no more happens on it than it is told to."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self.up = True
-        self.status = LinkStatus(LinkState.UP, time.time())
-        self.wire = Wire()
-        self.old: list[Wire] = []
-        self.hooks: list[Callable[[Any], None]] = []
-        self.callbacks: list[Callable[[LinkStatus], None]] = []
-        self.listener: SimulatedListener | None = None
-
-    def slot(self, _: str) -> int:
-        return 0
-
-    async def ready(self) -> bool:
-        return self.up
-
-    def on_recovery(self, _: str, hook: Callable[[Any], None]) -> None:
-        self.hooks.append(hook)
-
-    def on_transition(self, callback: Callable[[LinkStatus], None]) -> Callable[[], None]:
-        self.callbacks.append(callback)
-        return lambda: None
-
-    def send(self, *args: Any) -> asyncio.Future[Any]:
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        if self.up:
-            self.wire.sent.append((args, future))
-        else:
-            future.set_exception(RedisUnavailable("refused"))
-        return future
-
-    async def execute(self, *args: Any) -> Any:
-        return await self.send(*args)
-
-    async def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any] = ()) -> Any:
-        return await self.execute(*script.evalsha(keys, args))
-
-    def run_sync(self, script: Script, keys: Sequence[Any], args: Sequence[Any] = ()) -> Any:
-        if not self.up:
-            raise RedisUnavailable("refused")
-        return raised(self._world.carry(script.evalsha(keys, args)))
-
-    # -- what the world does to it
-
-    def tell(self, state: LinkState) -> None:
-        self.up = state is LinkState.UP
-        self.status = LinkStatus(state, time.time(), None if self.up else "refused")
-        in_thread(lambda: [callback(self.status) for callback in self.callbacks])
-
-
-class Recovery:
-    """What a hook gets; Redis goes away again after so many calls."""
-
-    def __init__(self, world: World, calls: int) -> None:
-        self._world = world
-        self._left = calls
-
-    def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
-        return raised(self._call(script.evalsha(keys, args)))
-
-    def pipeline(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        return [self._call(command) for command in commands]
-
-    def _call(self, command: Sequence[Any]) -> Any:
-        self._left -= 1
-        if self._left < 0:
-            if self._world.chance.random() < 0.5:
-                self._world.carry(command)
-            raise RedisUnavailable("reset")
-        return self._world.carry(command)
+    listener: SimulatedListener | None = None
 
 
 class SimulatedListener:
@@ -197,23 +93,6 @@ class SimulatedListener:
 
     async def aclose(self) -> None:
         self.channels.clear()
-
-
-def in_thread(do: Callable[[], object]) -> None:
-    """As the supervisor does it: in a thread of its own, while the loop is at rest."""
-    failed: list[RedisUnavailable] = []
-
-    def run() -> None:
-        try:
-            do()
-        except RedisUnavailable as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
 
 
 class Process:
@@ -299,7 +178,7 @@ class Reader:
                 self.told.append(Told(kind.removeprefix("holdfast."), self.last_id))
 
 
-class World:
+class World(LinkedWorld[Process]):
     """Everything, and what is done to it.
 
     Args:
@@ -309,17 +188,17 @@ class World:
         losses: Redis may come back without what it had.
     """
 
+    redis: Connection
+
     def __init__(
         self, redis: Connection, seed: int, processes: int, *, losses: bool = False
     ) -> None:
-        self.chance = random.Random(seed)
+        super().__init__(redis, random.Random(seed), _WEIGHTS)
         self.losses = losses
-        self._redis = redis
         settings = Settings(redis_url="redis://unused", redis_timeout=30)
         self.processes = [Process(self, number, settings) for number in range(processes)]
         self.readers: list[Reader] = []
         self.acked: dict[str, list[int]] = {}
-        self.log: list[str] = []
         self.ended = False
         # What Redis had once, by key; and what had been acknowledged when it lost something.
         self._kept: dict[bytes, bytes] = {}
@@ -327,67 +206,33 @@ class World:
         self._lost = False
         self._held: list[str] = []
 
-    def note(self, text: str) -> None:
-        self.log.append(text)
-
     def carry(self, args: Sequence[Any]) -> Any:
         """Have Redis do something, and put what it publishes on its way."""
-        reply = self._redis.call(*args)
-        for channel, payload in self._redis.heard():
+        reply = super().carry(args)
+        for channel, payload in self.redis.heard():
             for process in self.processes:
                 if process.listener.connected and channel in process.listener.channels:
                     process.listener.inbox.append((channel, payload))
         return reply
 
+    def carry_for(self, process: Process, args: Sequence[Any]) -> Any:
+        reply = self.carry(args)
+        self.note(f"{process.name}: Redis gets {self._short(args)} -> {self._short([reply])}")
+        return reply
+
+    def _short(self, args: Sequence[Any]) -> str:
+        return self.redis.spelled(args)[:300]
+
+    def gone(self, process: Process) -> None:
+        super().gone(process)
+        process.listener.connected = False
+        process.listener.inbox.clear()
+
+    def late(self, process: Process) -> None:
+        if self.chance.random() < 0.5:
+            self.gone(process)
+
     # -- steps
-
-    async def step(self) -> None:
-        process = self.chance.choice(self.processes)
-        what = self.chance.choices(*_WEIGHTS)[0]
-        await what(self, process)
-        for _ in range(self.chance.choice((0, 0, 1, 1, 2, 3, 5, 20))):
-            await asyncio.sleep(0)
-
-    async def carry_one(self, process: Process) -> None:
-        """The next command reaches Redis."""
-        self._carry_one(process)
-
-    def _carry_one(self, process: Process) -> None:
-        for wire in [*process.link.old, process.link.wire]:
-            if wire.sent:
-                args, future = wire.sent.popleft()
-                reply = self.carry(args)
-                self.note(f"{process.name}: Redis gets {_short(args)} -> {_short([reply])}")
-                if not future.done():
-                    wire.carried.append((reply, future))
-                return
-
-    async def answer_one(self, process: Process) -> None:
-        """The next answer comes."""
-        self._answer_one(process)
-
-    def _answer_one(self, process: Process) -> None:
-        for wire in [*process.link.old, process.link.wire]:
-            if wire.carried:
-                reply, future = wire.carried.popleft()
-                if not future.done():
-                    if isinstance(reply, Exception):
-                        future.set_exception(reply)
-                    else:
-                        future.set_result(reply)
-                return
-
-    async def converse(self, process: Process) -> None:
-        """All that is on its way arrives, and is answered."""
-        for _ in range(self.chance.randint(1, 6)):
-            self._carry_all(process)
-            await asyncio.sleep(0)
-
-    def _carry_all(self, process: Process) -> None:
-        wires = [*process.link.old, process.link.wire]
-        while any(wire.sent or wire.carried for wire in wires):
-            self._carry_one(process)
-            self._answer_one(process)
 
     async def ring_one(self, process: Process) -> None:
         """The next bell is heard."""
@@ -429,48 +274,10 @@ class World:
         self.note(f"{process.name}: has emitted {[entry.public_id for entry in entries]}")
         self.acked.setdefault(process.name, []).extend(numbers)
 
-    async def cut(self, process: Process) -> None:
-        """The connection is lost; of what was on its way a part arrives, perhaps the rest later."""
-        link = process.link
-        if not link.up:
-            return
-        for _ in range(self.chance.randint(0, len(link.wire.sent))):
-            self._carry_one(process)
-        self.note(f"{process.name}: DOWN, {len(link.wire.carried)} answers lost")
-        link.up = False
-        link.wire.lose()
-        if self.chance.random() < 0.5:
-            link.wire.sent.clear()
-        link.old.append(link.wire)
-        link.wire = Wire()
-        self._down(process)
-
-    async def be_late(self, process: Process) -> None:
-        """The first answers come too late; the others still come."""
-        link = process.link
-        waiting = [*link.wire.carried, *link.wire.sent]
-        if not link.up or not waiting:
-            return
-        late = self.chance.randint(1, len(waiting))
-        self.note(f"{process.name}: SUSPECT, {late} of {len(waiting)} answers are late")
-        link.up = False
-        for _, future in waiting[:late]:
-            if not future.done():
-                future.set_exception(RedisUnavailable("timeout"))
-        link.old.append(link.wire)
-        link.wire = Wire()
-        if self.chance.random() < 0.5:
-            self._down(process)
-
-    def _down(self, process: Process) -> None:
-        process.link.tell(LinkState.DOWN)
-        process.listener.connected = False
-        process.listener.inbox.clear()
-
     async def save(self, _: Process) -> None:
         """Redis keeps what it has now."""
-        keys = self._redis.call("KEYS", "*")
-        self._kept = {key: self._redis.call("DUMP", key) for key in keys}
+        keys = self.redis.call("KEYS", "*")
+        self._kept = {key: self.redis.call("DUMP", key) for key in keys}
 
     async def lose(self, _: Process) -> None:
         """Redis is away from everybody, and comes back with what it once had."""
@@ -478,7 +285,7 @@ class World:
             return
         for process in self.processes:
             await self.cut(process)
-            self._down(process)
+            self.gone(process)
             for wire in process.link.old:
                 wire.lose()
                 wire.sent.clear()
@@ -486,10 +293,10 @@ class World:
         self._lost = True
         for by, numbers in self.acked.items():
             self._at_risk.setdefault(by, set()).update(numbers)
-        for key in self._redis.call("KEYS", "*"):
-            self._redis.call("DEL", key)
+        for key in self.redis.call("KEYS", "*"):
+            self.redis.call("DEL", key)
         for key, value in self._kept.items():
-            self._redis.call("RESTORE", key, 0, value)
+            self.redis.call("RESTORE", key, 0, value)
 
     async def recover(self, process: Process, *, surely: bool = False) -> None:
         """Redis is back for this process, perhaps only for a part of what is to be written."""
@@ -506,15 +313,11 @@ class World:
         except RedisUnavailable:
             self.note(f"{process.name}: DOWN again")
             return
-        await self._some_turns()
+        await self.some_turns()
         self.note(f"{process.name}: UP")
         link.up = True
-        await self._some_turns()
+        await self.some_turns()
         link.tell(LinkState.UP)
-
-    async def _some_turns(self) -> None:
-        for _ in range(self.chance.choice((0, 0, 1, 3))):
-            await asyncio.sleep(0)
 
     async def reconnect(self, process: Process) -> None:
         """The bells hang again."""
@@ -582,7 +385,7 @@ class World:
             return False
         if not isinstance(position, Cursor) or ring.locate(position.base) is None:
             return False
-        stored = self._redis.call("XREVRANGE", process.store.keys(RUN).stream, "+", "-", "COUNT", 1)
+        stored = self.redis.call("XREVRANGE", process.store.keys(RUN).stream, "+", "-", "COUNT", 1)
         if stored and str(ring.last) != stored[0][0].decode():
             return False
         return all(self._has(reader, each) for each in self.processes)
@@ -594,9 +397,6 @@ class World:
     async def _turns(self) -> None:
         for _ in range(60):
             await asyncio.sleep(0)
-
-    async def wait(self, _: Process) -> None:
-        """Nothing happens but what is under way."""
 
     # -- a life
 
@@ -640,7 +440,7 @@ class World:
         for reader in self.readers:
             story.readers[reader.name] = [Frame(each.kind, each.by, each.n) for each in reader.told]
         stream = self.processes[0].store.keys(RUN).stream
-        for _, fields in self._redis.call("XRANGE", stream, "-", "+"):
+        for _, fields in self.redis.call("XRANGE", stream, "-", "+"):
             if fields[1] == b"t":
                 body = json.loads(fields[3])
                 story.stored.setdefault(body["p"], []).append(body["n"])
@@ -713,15 +513,6 @@ _WEIGHTS = (
 )
 
 
-def _short(args: Sequence[Any]) -> str:
-    text = " ".join(
-        str(each.decode("utf-8", "replace") if isinstance(each, bytes) else each) for each in args
-    )
-    for name in _SCRIPTS:
-        text = text.replace(Script.load(name).sha, name)
-    return text[:300]
-
-
 async def life(
     redis: Connection, seed: int, *, steps: int = 80, processes: int = 2, losses: bool = False
 ) -> tuple[list[str], list[str]]:
@@ -747,38 +538,6 @@ async def life(
             await world.aclose()
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--first", type=int, default=1)
-    parser.add_argument("--lives", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--losses", action="store_true")
-    parser.add_argument("--show", action="store_true")
-    chosen = parser.parse_args()
-    logging.disable()
-    bad = 0
-    begun = time.monotonic()
-    with redis_server("--save", "") as server:
-        redis = Connection(server.port)
-        for seed in range(chosen.first, chosen.first + chosen.lives):
-            wrong, log = asyncio.run(
-                life(
-                    redis,
-                    seed,
-                    steps=chosen.steps,
-                    processes=chosen.processes,
-                    losses=chosen.losses,
-                )
-            )
-            if wrong:
-                bad += 1
-                print(seed, *wrong, sep="\n   ", flush=True)
-                if chosen.show:
-                    print(*log, sep="\n")
-    print(f"{bad} of {chosen.lives} lives went wrong in {time.monotonic() - begun:.0f} s")
-    return 1 if bad else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    title = (__doc__ or "").partition("\n")[0]
+    sys.exit(tell_of_lives(life, Connection, title, steps=80, processes=2))
