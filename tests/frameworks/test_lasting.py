@@ -247,6 +247,75 @@ async def test_a_handler_that_its_server_has_cancelled_is_not_cancelled_again(he
     assert seen == ["in order"]
 
 
+async def test_a_cancelled_handler_that_still_sends_ends_all_the_same(here: Here) -> None:
+    seen: list[str] = []
+
+    async def handle() -> None:
+        await quart.websocket.send(quart.session["user_id"])
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await quart.websocket.send("goodbye")
+            seen.append("in order")
+
+    here.app.add_websocket("/ws", "ws", handle)
+    with anyio.fail_after(10):
+        async with here.client.websocket("/ws") as socket:
+            assert await socket.receive() == "kim"
+            await here.until_watching(1)
+            await here.end()
+            assert await code_of(socket) == 1008
+            await socket.disconnect()
+    assert seen == ["in order"]
+
+
+async def test_who_sends_for_a_handler_that_goes_on_hears_of_the_end(here: Here) -> None:
+    seen: list[BaseException] = []
+
+    async def handle() -> None:
+        await quart.websocket.send(quart.session["user_id"])
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            assert task is not None
+            task.uncancel()
+            try:
+                await quart.websocket.send("more")
+            except OSError as error:
+                seen.append(error)
+            here.over.set()
+
+    here.app.add_websocket("/ws", "ws", handle)
+    async with here.client.websocket("/ws") as socket:
+        assert await socket.receive() == "kim"
+        await here.until_watching(1)
+        await here.end()
+        with anyio.fail_after(10):
+            await here.over.wait()
+    assert [type(error) for error in seen] == [OSError]
+
+
+async def test_a_body_that_cannot_begin_is_followed_by_nobody(here: Here) -> None:
+    class Broken(quart.wrappers.response.ResponseBody):
+        async def __aenter__(self) -> AsyncIterator[Any]:
+            raise ValueError("cannot be opened")
+
+        async def __aexit__(self, *_: object) -> None:
+            raise AssertionError
+
+    async def page() -> quart.Response:
+        dict(quart.session)
+        answer = quart.Response("", mimetype="text/event-stream")
+        answer.response = Broken()
+        return answer
+
+    here.app.add_url_rule("/broken", "broken", page)
+    with pytest.raises(ValueError, match="cannot be opened"):
+        await here.client.get("/broken")
+    assert here.watching == "<Endings, 0 watching>"
+
+
 @pytest.mark.parametrize("logged_in", [True, False], ids=["not looked at", "not there"])
 async def test_nothing_is_bound_without_a_session_that_was_looked_at(
     key_prefix: str, logged_in: bool

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from quart.wrappers.response import ResponseBody
 
-from holdfast.sessions.doors.bond import SOCKET_ENDED, Bond, is_event_stream, running_task
+from holdfast.sessions.doors.bond import (
+    ENDED,
+    GRACE,
+    SOCKET_ENDED,
+    Bond,
+    is_event_stream,
+    running_task,
+)
 from holdfast.sessions.lifecycle import Standing
 from holdfast.streams.doors.sse import LEAVE_ALONE
 
@@ -35,10 +42,14 @@ def bind_socket(exchange: Exchange, websocket: Websocket) -> None:
         await websocket.close(*SOCKET_ENDED)
 
     async def sending(data: str | bytes) -> None:
-        if bond.over:
-            # Quart tells a handler that its client has left by cancelling it: it is about to.
-            await asyncio.Event().wait()
-        await send(data)
+        if not bond.over:
+            await send(data)
+            return
+        # Quart tells a handler that its client has left by cancelling it, and drops what it says
+        # then. It is about to; who asks for longer would keep from ending what waits for it.
+        await asyncio.sleep(0 if task.cancelling() else 2 * GRACE)
+        if not task.cancelling():
+            raise OSError(ENDED)
 
     bond, send = Bond(exchange, close, task), websocket.send
     websocket.send = sending  # type: ignore[method-assign]
@@ -75,10 +86,11 @@ class BoundBody(ResponseBody):
         self._body = body
 
     async def __aenter__(self) -> AsyncIterator[Any]:
+        body = await self._body.__aenter__()
         # Quart tells a generator that its client has left by cancelling it, and so does this.
         self._bond = Bond(self._exchange, _nothing, running_task(), hinted=False)
         self._bond.begin_at_a_look()
-        return self._parts(await self._body.__aenter__())
+        return self._parts(body)
 
     async def _parts(self, body: Any) -> AsyncIterator[Any]:
         async for part in body:
