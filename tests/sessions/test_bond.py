@@ -421,6 +421,44 @@ async def test_a_rotation_by_age_ends_nothing_after_the_old_secret_is_forgotten_
     await held.done(2)
 
 
+@pytest.mark.parametrize("rotate_after", [0, 3600], ids=["never renewed", "renewed"])
+@pytest.mark.parametrize("looks", ["later", "before"])
+async def test_a_secret_killed_while_nobody_heard_is_dead_also_when_it_is_forgotten(
+    key_prefix: str, rotate_after: int, looks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bond, "_SPREAD", 0.02)
+    settings = Settings(secret_key=KEY, key_prefix=key_prefix, session_rotate_after=rotate_after)
+    later, look = 0.0, asyncio.Event()
+    store = MemorySessionStore(clock=lambda: time.time() + later)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        session = scope["session"]
+        if looks == "before":
+            dict(get_session(scope))
+        await send({"type": "websocket.accept"})
+        await look.wait()
+        session.mark_accessed()
+        await asyncio.sleep(60)
+
+    doing = Doing()
+    browser = Browser(SessionMiddleware(doing, store=store, settings=settings))
+    doing.handle = lambda session: session.update(user_id=7)
+    await browser.get()
+    socket = Browser(SessionMiddleware(app, store=store, settings=settings), dict(browser.cookies))
+    held = await Held(socket, "websocket").opened()
+    if looks == "before":
+        # As where the connection to Redis is lost: nobody hears of the next ending.
+        monkeypatch.setattr(endings(runtime(settings)), "tell", lambda *_: None)
+    doing.handle = lambda session: session.regenerate_id()
+    await browser.get()
+    later = 31.0
+    look.set()
+    if looks == "before":
+        doubt(settings)
+    await held.done(10)
+    assert held.answer.messages[-1]["code"] == 1008
+
+
 async def test_while_nobody_can_say_whether_a_session_lives_its_stream_does(
     fresh_redis: RedisServer, key_prefix: str
 ) -> None:

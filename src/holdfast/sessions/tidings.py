@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("holdfast.sessions")
 
+# Stores keep milliseconds.
+_SAME_END = 0.002
+
 
 class Tidings:
     """Tells events, and keeps the index.
@@ -61,10 +64,12 @@ class Tidings:
         except CorruptData as error:
             logger.error("the index of a user's sessions cannot be written: %s", error)  # noqa: TRY400
 
-    async def end_of(self, id_hash: str, idle: float) -> float | None:
-        """Return when a session ends, whatever its secret, as seconds since the epoch.
+    async def end_of(self, id_hash: str, idle: float, expires_at: float) -> float | None:
+        """Return when a session that may have a new secret ends, as seconds since the epoch.
 
-        ``None`` where it is not there, or nobody can say. *idle* is the idle timeout in seconds.
+        ``None`` where it is not there, where nobody can say, or where older secrets were killed:
+        that gave it a new lifetime, which a rotation by age does not. *idle* is the idle timeout in
+        seconds, *expires_at* the end of the lifetime that it had.
 
         Raises:
             SessionUnavailable: Redis is away.
@@ -72,6 +77,9 @@ class Tidings:
         if self._index is None:
             return None
         try:
+            found = await perform(self._index.link, self._index.showing(id_hash, 0.0))
+            if found is None or abs(found.expires_at.timestamp() - expires_at) > _SAME_END:
+                return None
             info = await perform(self._index.link, self._index.showing(id_hash, idle))
         except CorruptData:
             return None

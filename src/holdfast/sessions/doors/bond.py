@@ -72,6 +72,7 @@ class Bond:
         self._told = asyncio.Event()
         self._part: Callable[[], None] | None = None
         self._finished = False
+        self._expires_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._work: asyncio.Task[None] | None = None
 
@@ -80,7 +81,9 @@ class Bond:
         held, announcer = self._exchange.credential, self._exchange.setup.tidings.announcer
         if held is None or announcer is None or announcer.endings is None:
             return
-        if self._exchange.standing is Standing.FOUND and _on_asyncio():
+        record = self._exchange.record
+        if self._exchange.standing is Standing.FOUND and record is not None and _on_asyncio():
+            self._expires_at = record.expires_at
             self._part = announcer.endings.watch(*held.key, self._end, self._doubt)
             # It may have ended between its load and now.
             self._doubt()
@@ -170,9 +173,8 @@ class Bond:
 
     async def _look(self) -> None:
         """See whether it is really over: other requests may have prolonged it, or ended it."""
-        held, record = self._exchange.credential, self._exchange.record
-        idle = self._exchange.setup.terms.idle_timeout
-        if held is not None and record is not None and time.time() < record.expires_at:
+        held, idle = self._exchange.credential, self._exchange.setup.terms.idle_timeout
+        if held is not None and time.time() < self._expires_at:
             try:
                 end = await self._end_now(held.key, idle)
             except SessionUnavailable:
@@ -189,12 +191,13 @@ class Bond:
         setup = self._exchange.setup
         found = await setup.store.load(key, idle_timeout=idle)
         if isinstance(found, Record):
-            end = found.expires_at
+            # As it is stored: what this request has written itself was reckoned by its own clock.
+            self._expires_at = end = found.expires_at
             return min(end, found.seen_at + idle) if idle > 0 else end
         if found is Missing.SUPERSEDED:
             return None
-        # A secret that was only replaced by age is forgotten after its grace.
-        return await setup.tidings.end_of(key.id_hash, idle)
+        # A secret that was replaced is forgotten after a while, be it by age or by being killed.
+        return await setup.tidings.end_of(key.id_hash, idle, self._expires_at)
 
     def _end(self) -> None:
         if not (self.over or self._finished):
