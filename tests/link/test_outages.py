@@ -194,15 +194,16 @@ async def test_a_black_hole_from_the_start_costs_one_deadline(
         await until(lambda: link.status.state is LinkState.DOWN)
 
 
+@pytest.mark.parametrize("trip", [0.6, 0.45], ids=["two-too-long", "two-in-time-and-three-not"])
 async def test_a_connect_slower_than_the_deadline_is_finished_for_the_commands_that_follow(
-    make_link: MakeLink,
+    make_link: MakeLink, trip: float
 ) -> None:
-    """AUTH and SELECT over a slow network: each step is in time, all of them together are not."""
+    """AUTH, SELECT and a command over a slow network: each is in time, all of them are not."""
     with (
         redis_server("--requirepass", "pw") as server,
         FaultProxy.threaded("127.0.0.1", server.port) as proxy,
     ):
-        proxy.delay(0.6)
+        proxy.delay(trip)
         link = make_link(f"redis://:pw@127.0.0.1:{proxy.port}/1", timeout=TIMEOUT)
         link.start()
         await until(lambda: link.up)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import os
 import time
 from collections import deque
@@ -71,6 +72,7 @@ class Conversation(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._patience = Patience(lane.timeout)
         self._spin = Spin()
+        self._answers_by = 0.0
         self._stream: Stream | None = None
         self._transport: asyncio.Transport | None = None
 
@@ -82,6 +84,7 @@ class Conversation(asyncio.Protocol):
     async def adopt(self, stream: Stream) -> None:
         """Take the connection over from the driver."""
         self._stream = stream
+        self._answers_by = self._lane.loop.time() + self._lane.timeout
         early = await stream.hand_over(self)
         if early:
             self.data_received(early)
@@ -198,14 +201,21 @@ class Conversation(asyncio.Protocol):
 
     def _oldest_due(self) -> float:
         """When the oldest command is due; one that its caller cancelled is still owed a reply."""
-        if not self.retired:
-            return self._pending[0][1]
-        return min((due for future, due in self._pending if not future.done()), default=0.0)
+        return self._pending[0][1] if not self.retired else self._next_due(0.0)
+
+    def _next_due(self, otherwise: float = math.inf) -> float:
+        """When the first is due of those that somebody still waits for."""
+        return min((due for future, due in self._pending if not future.done()), default=otherwise)
 
     def _expire(self, now: float) -> None:
         for future, due in self._pending:
             if due <= now:
                 fail(future, RedisUnavailable("timeout"))
+        if now < self._answers_by:
+            # What had waited for the connect was due too early. A connection that is begun anew for
+            # the next command would be as late for it; this one is as good as it is fast.
+            self._arm(min(self._next_due(), self._answers_by))
+            return
         first = not self.retired
         self.retire()
         if first:

@@ -46,12 +46,14 @@ class SyncConversation:
 
     Args:
         stream: the connection, handed over by the driver.
+        generation: the gate's count of outages when it was opened; a later outage makes it stale.
+        answers_by: by when, on ``time.monotonic()``, a new connection has to have answered.
 
     Attributes:
         used: when it answered last, by ``time.monotonic()``.
     """
 
-    def __init__(self, stream: SyncStream, generation: int = 0) -> None:
+    def __init__(self, stream: SyncStream, generation: int = 0, answers_by: float = 0.0) -> None:
         self.generation = generation
         self.used = 0.0
         self._stream = stream
@@ -64,7 +66,9 @@ class SyncConversation:
         self._looks = not type(stream.socket).__module__.startswith("gevent")
         self._spin = Spin()
         self._glances = 0
-        self._asked = False
+        self._owed = 0
+        self._whole = True
+        self._answers_by = answers_by
 
     @classmethod
     def open(cls, target: Target, timeout: float, generation: int = 0) -> SyncConversation:
@@ -73,7 +77,8 @@ class SyncConversation:
         Raises:
             RedisUnavailable: it could not be opened.
         """
-        return cls(connect_sync(target, timeout), generation)
+        stream = connect_sync(target, timeout)
+        return cls(stream, generation, time.monotonic() + timeout)
 
     def canaries(self, key: str) -> list[str]:
         """The keys to write so that every server has been tried: here there is one."""
@@ -81,6 +86,8 @@ class SyncConversation:
 
     def stale(self) -> bool:
         """Whether the server has closed the connection, or spoken, while nobody asked."""
+        if self._owed:
+            return False
         try:
             self._socket.recv(1)
         except _NOTHING:
@@ -93,19 +100,29 @@ class SyncConversation:
         """Send *commands* in one write and return their answers, errors in place.
 
         Raises:
-            RedisUnavailable: not all were answered by *deadline*. The connection is of no more use.
+            RedisUnavailable: not all were answered by *deadline*. The connection is of no more use,
+                unless it `may_answer_yet`.
         """
         self._glances = 0
-        self._asked = True
         try:
+            if self._owed:
+                self._replies(deadline)
+            self._owed, self._whole = len(commands), False
             self._send(b"".join(map(pack, map(tuple, commands))), deadline)
-            answers = self._replies(len(commands), deadline)
+            self._whole = True
+            answers = self._replies(deadline)
         except hiredis.HiredisError:
             raise RedisUnavailable("protocol", "it does not speak its protocol") from None
         except OSError as error:
             raise lost(error) from None
-        self._asked = False
         return answers
+
+    def may_answer_yet(self) -> bool:
+        """Whether it is so new that what it owes is no reason to begin another connection.
+
+        What had waited for the connect was due too early, and would be again.
+        """
+        return self._whole and time.monotonic() < self._answers_by
 
     def _send(self, data: bytes, deadline: float) -> None:
         try:
@@ -116,13 +133,14 @@ class SyncConversation:
             with self._patient(_left(deadline)):
                 self._socket.sendall(memoryview(data)[sent:])
 
-    def _replies(self, count: int, deadline: float) -> Answers:
+    def _replies(self, deadline: float) -> Answers:
         answers: Answers = []
-        while len(answers) < count:
+        while self._owed:
             reply = self._reader.gets()
             if reply is NOT_YET:
                 self._reader.feed(self._receive(deadline))
             else:
+                self._owed -= 1
                 answers.append(reply)
         return answers
 
@@ -174,7 +192,7 @@ class SyncConversation:
 
     def close(self) -> None:
         """Close the connection; what was asked and is not answered goes no further."""
-        if self._asked:
+        if self._owed:
             take_back_unsent(self._socket)
         self._stream.close()
 
@@ -213,12 +231,18 @@ class SyncLane:
         try:
             conversation = self._take(generation, deadline)
             answers = conversation.call(commands, deadline)
-        except BaseException as error:
-            # Also for what a gevent timeout or a signal raises: the next would get its reply.
+        except RedisUnavailable as error:
+            if conversation and error.reason == "timeout" and conversation.may_answer_yet():
+                self._keep(conversation)
+            else:
+                if conversation is not None:
+                    conversation.close()
+                self._report(error, generation)
+            raise
+        except BaseException:
+            # What a gevent timeout or a signal raises: the next would get its reply.
             if conversation is not None:
                 conversation.close()
-            if isinstance(error, RedisUnavailable):
-                self._report(error, generation)
             raise
         self._keep(conversation)
         for answer in answers:
