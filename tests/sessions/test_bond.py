@@ -324,6 +324,50 @@ async def test_a_session_looked_at_when_all_is_over_is_followed_by_nobody(
     assert repr(endings(runtime(settings))) == "<Endings, 0 watching>"
 
 
+@pytest.mark.parametrize("kind", ["http", "closed", "left"])
+@pytest.mark.parametrize("looks", ["before", "after"])
+async def test_what_goes_on_after_its_answer_is_not_ended_with_the_session(
+    key_prefix: str, kind: str, looks: str
+) -> None:
+    settings = Settings(secret_key=KEY, key_prefix=key_prefix)
+    sent, end, in_order = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if looks == "before":
+            dict(get_session(scope))
+        if kind == "http":
+            headers = [(b"content-type", b"text/event-stream")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await send({"type": "websocket.accept"})
+            await (receive() if kind == "left" else send({"type": "websocket.close"}))
+        # As a background task does.
+        dict(get_session(scope))
+        sent.set()
+        await end.wait()
+        in_order.set()
+
+    browser, id_hash = await logged_in(settings, app)
+    scope = browser.scope()
+    if kind != "http":
+        scope = {**scope, "type": "websocket", "scheme": "ws"}
+    leave = {"type": "websocket.disconnect", "code": 1000}
+    task = asyncio.ensure_future(browser.run(scope, [leave]))
+    async with asyncio.timeout(10):
+        await sent.wait()
+        await asyncio.sleep(0)
+        watching = repr(endings(runtime(settings)))
+        await SessionIndex(settings).revoke(id_hash)
+        end.set()
+        answer = await task
+    assert watching == "<Endings, 0 watching>"
+    assert in_order.is_set()
+    expected = {"http": 3, "closed": 2, "left": 1}
+    assert len(answer.messages) == expected[kind]
+
+
 async def test_a_revocation_in_a_thread_ends_streams_on_a_loop(settings: Settings) -> None:
     browser, id_hash = await logged_in(settings, Hold())
     held = await Held(browser, "http").opened()

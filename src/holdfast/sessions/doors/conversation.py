@@ -65,7 +65,7 @@ class Conversation:
         self._bond: Bond | None = None
         self._replaced = False
         self._spoiled = False
-        self._returned = False
+        self._answered = False
 
     def send(self, message: Message) -> Awaitable[None]:
         """Pass *message* on, after the commit where it starts the response."""
@@ -91,7 +91,7 @@ class Conversation:
 
     async def finish(self) -> None:
         """Store what was written after the start; the application has returned."""
-        self._returned = True
+        self._answered = True
         if self._bond is not None:
             await self._bond.finish()
         if self._replaced or self._spoiled:
@@ -104,7 +104,7 @@ class Conversation:
 
     async def failed(self, error: BaseException) -> None:
         """Deal with what the application raised: it is raised again, unless it is answered here."""
-        self._returned = True
+        self._answered = True
         if self._bond is not None:
             ended = self._bond.caused(error)
             await self._bond.finish()
@@ -149,6 +149,7 @@ class Conversation:
         self._exchange.started = True
         dressed = self._dressed(message)
         if is_event_stream(message):
+            self._send = self._until_over(self._send)
             if self._exchange.session.accessed:
                 return self._send_and_bind(dressed)
             self._bind_when_looked_at()
@@ -157,6 +158,23 @@ class Conversation:
     async def _send_and_bind(self, message: Message) -> None:
         await self._send(message)
         await self._bind().catch_up()
+
+    def _until_over(self, send: Send) -> Send:
+        def sending(message: Message) -> Awaitable[None]:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                self._let_be()
+            return send(message)
+
+        return sending
+
+    def _let_be(self) -> None:
+        """Bind nothing from now on: the answer is out, or nobody is left to read it.
+
+        What the application does after it, as in a background task, is its own affair.
+        """
+        self._answered = True
+        if self._bond is not None:
+            self._bond.leave()
 
     def _bind(self) -> Bond:
         """End what is served from now on with the session."""
@@ -169,7 +187,7 @@ class Conversation:
         at_first_look(self._exchange, self._task, self._looked_at)
 
     def _looked_at(self) -> None:
-        if self._bond is None and not self._returned and self._exchange.scope is not None:
+        if self._bond is None and not self._answered and self._exchange.scope is not None:
             self._exchange.session._on_access = None  # noqa: SLF001 - ours
             self._bind()
 
@@ -236,6 +254,7 @@ class Socket(Conversation):
             message = await receive()
             if message["type"] == "websocket.disconnect":
                 self._disconnected = True
+                self._let_be()
             return message
 
         return watching
@@ -252,6 +271,8 @@ class Socket(Conversation):
         if kind == "websocket.http.response.start":
             # A framework answers our 503 the only way it knows, also on a socket long open.
             return self._close_later() if self._accepted else self._start(message)
+        if kind == "websocket.close":
+            self._let_be()
         return self._send(message)
 
     async def _accept(self, message: Message) -> None:
