@@ -33,9 +33,8 @@ async def test_publishing_goes_on_and_everybody_is_told_the_truth(
     redis: RedisServer, key_prefix: str, other: RedisEventStore
 ) -> None:
     with FaultProxy("127.0.0.1", redis.port) as proxy:
-        url = f"redis://127.0.0.1:{proxy.port}/0"
         values = {"stream_enabled": False, "redis_timeout": 5}
-        async with opened(url, key_prefix, **values) as away:
+        async with opened(proxy.url, key_prefix, **values) as away:
             async with reading(away) as here, reading(other) as there:
                 await away.add("r", "t", 1)
                 await until(lambda: here.events and there.events)
@@ -67,9 +66,8 @@ async def test_a_run_that_begins_and_ends_without_redis_is_published_when_it_is_
     redis: RedisServer, key_prefix: str, other: RedisEventStore
 ) -> None:
     with FaultProxy("127.0.0.1", redis.port) as proxy:
-        url = f"redis://127.0.0.1:{proxy.port}/0"
         values = {"stream_enabled": False, "redis_timeout": 5}
-        async with opened(url, key_prefix, **values) as away, reading(other) as there:
+        async with opened(proxy.url, key_prefix, **values) as away, reading(other) as there:
             await away.status("elsewhere")
             proxy.refuse()
             proxy.cut()

@@ -1,4 +1,4 @@
-"""What the tests of streams begin with: a store of each kind, at rest again when they end."""
+"""What the tests of streams begin with: a store of each kind, and a Redis that may fail."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import pytest
 from tests.streams.redis_stores import at_rest, opened
 
 from holdfast.streams.stores.memory import MemoryEventStore
+from holdfast.testing import FaultProxy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from holdfast.streams.store import EventStore
     from holdfast.testing import RedisServer
@@ -27,3 +28,10 @@ async def store(
     else:
         async with opened(redis.url, key_prefix) as stored, at_rest(stored):
             yield stored
+
+
+@pytest.fixture
+def proxy(redis: RedisServer) -> Iterator[FaultProxy]:
+    """What stands before Redis, and may fail."""
+    with FaultProxy("127.0.0.1", redis.port) as made:
+        yield made

@@ -370,8 +370,7 @@ def test_a_reader_of_this_process_gets_what_is_published_at_once() -> None:
 
 async def test_while_redis_is_away_nothing_is_taken(redis: RedisServer, key_prefix: str) -> None:
     with FaultProxy("127.0.0.1", redis.port) as proxy:
-        url = f"redis://127.0.0.1:{proxy.port}/0"
-        async with opened(url, key_prefix, redis_timeout=5) as store:
+        async with opened(proxy.url, key_prefix, redis_timeout=5) as store:
             async with client_of(app_of(store)) as http:
                 assert (await http.post(EVENTS, json=EVENT)).status_code == 201
                 proxy.refuse()

@@ -366,8 +366,7 @@ class TestWhileRedisIsAway:
         self, redis: RedisServer, key_prefix: str
     ) -> None:
         with FaultProxy.threaded("127.0.0.1", redis.port) as proxy:
-            url = f"redis://127.0.0.1:{proxy.port}"
-            async with opened(url, key_prefix, redis_timeout=1) as store:
+            async with opened(proxy.url, key_prefix, redis_timeout=1) as store:
                 await store.add("other", "t", 1)
                 beginning = runs.Beginning(store, RUN, two, owner=None)
                 proxy.blackhole("replies")

@@ -35,14 +35,13 @@ from holdfast.streams.publishing.publisher import RunPublisher
 from holdfast.streams.publishing.sync_publisher import SyncRunPublisher
 from holdfast.streams.stores.memory import MemoryEventStore
 from holdfast.streams.stores.turns import Turn
-from holdfast.testing import FaultProxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
     from holdfast.streams.store import EventStore
     from holdfast.streams.stores.redis import RedisEventStore
-    from holdfast.testing import RedisServer
+    from holdfast.testing import FaultProxy, RedisServer
 
 RUN = "run"
 
@@ -66,20 +65,10 @@ def shared(redis: RedisServer, key_prefix: str) -> Iterator[RedisEventStore]:
 
 
 @pytest.fixture
-def proxy(redis: RedisServer) -> Iterator[FaultProxy]:
-    with FaultProxy("127.0.0.1", redis.port) as made:
-        yield made
-
-
-@pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """The link tries again at once after an outage, not after two seconds."""
     monkeypatch.setattr(supervisor, "HOLD_DOWN", 0.05)
     monkeypatch.setattr(supervisor, "PROBE_INTERVAL", 0.05)
-
-
-def url_of(proxy: FaultProxy) -> str:
-    return f"redis://127.0.0.1:{proxy.port}/0"
 
 
 def told(store: EventStore) -> list[tuple[str, Any]]:
@@ -406,7 +395,7 @@ class TestLease:
     ) -> None:
         proxy.refuse()
         with (
-            opened_sync(url_of(proxy), key_prefix, redis_timeout=5) as store,
+            opened_sync(proxy.url, key_prefix, redis_timeout=5) as store,
             SyncRunPublisher(RUN, store=store) as run,
         ):
             run.emit("t", 1)
@@ -493,7 +482,7 @@ class TestAway:
     def test_events_wait_and_are_written_in_order_without_any_loop(
         self, proxy: FaultProxy, key_prefix: str, soon: None
     ) -> None:
-        with opened_sync(url_of(proxy), key_prefix, redis_timeout=5) as store:
+        with opened_sync(proxy.url, key_prefix, redis_timeout=5) as store:
             run = SyncRunPublisher(RUN, store=store)
             first = run.emit("t", [0, 0])
             proxy.refuse()
@@ -515,7 +504,7 @@ class TestAway:
         self, proxy: FaultProxy, key_prefix: str, soon: None
     ) -> None:
         proxy.refuse()
-        with opened_sync(url_of(proxy), key_prefix, redis_timeout=5) as store:
+        with opened_sync(proxy.url, key_prefix, redis_timeout=5) as store:
             with SyncRunPublisher(RUN, store=store) as run:
                 event = run.emit("t", 1)
             assert event.id == f"0-0~{store.producer}.1"
@@ -528,7 +517,7 @@ class TestAway:
     def test_a_lost_reply_doubles_nothing(
         self, proxy: FaultProxy, key_prefix: str, soon: None
     ) -> None:
-        with opened_sync(url_of(proxy), key_prefix, redis_timeout=5) as store:
+        with opened_sync(proxy.url, key_prefix, redis_timeout=5) as store:
             run = SyncRunPublisher(RUN, store=store)
             stop = threading.Event()
 
@@ -550,7 +539,7 @@ class TestAway:
         self, proxy: FaultProxy, key_prefix: str, soon: None
     ) -> None:
         values: dict[str, Any] = {"redis_timeout": 5, "stream_journal": 3}
-        with opened_sync(url_of(proxy), key_prefix, **values) as store:
+        with opened_sync(proxy.url, key_prefix, **values) as store:
             run = SyncRunPublisher(RUN, store=store)
             run.emit("t", 0)
             proxy.refuse()
@@ -569,7 +558,7 @@ class TestAway:
     ) -> None:
         proxy.refuse()
         values: dict[str, Any] = {"redis_timeout": 5, "stream_journal": 0}
-        with opened_sync(url_of(proxy), key_prefix, **values) as store:
+        with opened_sync(proxy.url, key_prefix, **values) as store:
             for _ in range(2):
                 with pytest.raises(JournalFull):
                     SyncRunPublisher(RUN, store=store).emit("t")
@@ -608,7 +597,7 @@ class TestAway:
                 run.emit("t", [name, number])
                 time.sleep(chance.uniform(0.0, 0.02))
 
-        with opened_sync(url_of(proxy), key_prefix, redis_timeout=0.5) as store:
+        with opened_sync(proxy.url, key_prefix, redis_timeout=0.5) as store:
             stores.append(store)
             troublemaker = threading.Thread(target=trouble)
             troublemaker.start()
@@ -690,7 +679,7 @@ class TestTurns:
     def test_a_sender_that_is_torn_away_holds_nobody_up(
         self, proxy: FaultProxy, key_prefix: str
     ) -> None:
-        with opened_sync(url_of(proxy), key_prefix, redis_timeout=5) as store:
+        with opened_sync(proxy.url, key_prefix, redis_timeout=5) as store:
             run = SyncRunPublisher(RUN, store=store)
             run.emit("t", 0)
             proxy.delay(0.3)
@@ -705,7 +694,7 @@ class TestTurns:
     def test_one_that_waits_and_is_torn_away_gives_up_its_turn(
         self, proxy: FaultProxy, key_prefix: str
     ) -> None:
-        with opened_sync(url_of(proxy), key_prefix, redis_timeout=5) as store:
+        with opened_sync(proxy.url, key_prefix, redis_timeout=5) as store:
             run, sender = torn_while_another_sends(store, proxy)
             third = threading.Thread(target=run.emit, args=("t", 3))
             third.start()
@@ -718,7 +707,7 @@ class TestTurns:
     def test_what_the_last_one_left_behind_is_sent_by_who_is_done(
         self, proxy: FaultProxy, key_prefix: str
     ) -> None:
-        with opened_sync(url_of(proxy), key_prefix, redis_timeout=5) as store:
+        with opened_sync(proxy.url, key_prefix, redis_timeout=5) as store:
             _, sender = torn_while_another_sends(store, proxy)
             sender.join(15)
             assert data(store) == [0, 1, 2]
@@ -726,7 +715,7 @@ class TestTurns:
     def test_a_thread_goes_on_where_a_loop_left_its_batch(
         self, proxy: FaultProxy, key_prefix: str
     ) -> None:
-        with opened_sync(url_of(proxy), key_prefix, redis_timeout=1) as store:
+        with opened_sync(proxy.url, key_prefix, redis_timeout=1) as store:
 
             async def leave() -> None:
                 run = RunPublisher(RUN, store=store)
@@ -821,7 +810,7 @@ class TestForks:
         self, proxy: FaultProxy, key_prefix: str, soon: None
     ) -> None:
         proxy.refuse()
-        with opened_sync(url_of(proxy), key_prefix, redis_timeout=5) as store:
+        with opened_sync(proxy.url, key_prefix, redis_timeout=5) as store:
             run = SyncRunPublisher(RUN, store=store)
             run.emit("t", "parent")
             child = os.fork()

@@ -223,8 +223,7 @@ class TestGuards:
         self, redis: RedisServer, store: RedisEventStore, key_prefix: str
     ) -> None:
         with FaultProxy("127.0.0.1", redis.port) as proxy:
-            url = f"redis://127.0.0.1:{proxy.port}/0"
-            async with opened(url, key_prefix, redis_timeout=1) as away:
+            async with opened(proxy.url, key_prefix, redis_timeout=1) as away:
                 publisher = RunPublisher(RUN, store=away)
                 for n in WARM:
                     await publisher.emit("t", n)

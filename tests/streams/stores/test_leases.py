@@ -335,8 +335,7 @@ class TestOutages:
         self, redis: RedisServer, key_prefix: str, other: RedisEventStore
     ) -> None:
         with FaultProxy.threaded("127.0.0.1", redis.port) as proxy:
-            url = f"redis://127.0.0.1:{proxy.port}"
-            async with opened(url, key_prefix, redis_timeout=5) as store:
+            async with opened(proxy.url, key_prefix, redis_timeout=5) as store:
                 async with RunPublisher(RUN, store=store):
                     await asyncio.sleep(0.1)
                     proxy.refuse()

@@ -20,13 +20,10 @@ from holdfast.streams.fanout.subscription import Subscription
 from holdfast.streams.frames import Frame
 from holdfast.streams.stores import outbox
 from holdfast.streams.stores.lost import read
-from holdfast.testing import FaultProxy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from holdfast.streams.stores.redis import RedisEventStore
-    from holdfast.testing import RedisServer
+    from holdfast.testing import FaultProxy, RedisServer
 
 pytestmark = pytest.mark.anyio
 RUN = "run"
@@ -35,16 +32,6 @@ RUN = "run"
 @pytest.fixture(autouse=True)
 def short_hold_down(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "HOLD_DOWN", 0.05)
-
-
-@pytest.fixture
-def proxy(redis: RedisServer) -> Iterator[FaultProxy]:
-    with FaultProxy("127.0.0.1", redis.port) as made:
-        yield made
-
-
-def url_of(proxy: FaultProxy) -> str:
-    return f"redis://127.0.0.1:{proxy.port}/0"
 
 
 def lose(redis: RedisServer, store: RedisEventStore, keep: int) -> None:
@@ -80,7 +67,7 @@ class TestWrittenAgain:
         key_prefix: str,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        async with opened(url_of(proxy), key_prefix, redis_timeout=5) as store:
+        async with opened(proxy.url, key_prefix, redis_timeout=5) as store:
             for n in range(5):
                 await store.add(RUN, "t", n)
             proxy.refuse()
@@ -96,7 +83,7 @@ class TestWrittenAgain:
     async def test_a_lost_end_is_written_again_though_nobody_publishes(
         self, redis: RedisServer, proxy: FaultProxy, key_prefix: str
     ) -> None:
-        async with opened(url_of(proxy), key_prefix, redis_timeout=5) as store:
+        async with opened(proxy.url, key_prefix, redis_timeout=5) as store:
             await store.add(RUN, "t", 0)
             await store.add(RUN, "workflow_complete", 1)
             proxy.refuse()
@@ -110,7 +97,7 @@ class TestWrittenAgain:
     async def test_a_run_that_is_gone_whole_is_begun_anew_with_all_it_had(
         self, redis: RedisServer, proxy: FaultProxy, key_prefix: str
     ) -> None:
-        async with opened(url_of(proxy), key_prefix, redis_timeout=5) as store:
+        async with opened(proxy.url, key_prefix, redis_timeout=5) as store:
             for n in range(3):
                 await store.add(RUN, "t", n)
             proxy.refuse()
@@ -124,7 +111,7 @@ class TestWrittenAgain:
         self, redis: RedisServer, proxy: FaultProxy, key_prefix: str
     ) -> None:
         async with (
-            opened(url_of(proxy), key_prefix, redis_timeout=5) as store,
+            opened(proxy.url, key_prefix, redis_timeout=5) as store,
             opened(redis.url, key_prefix, redis_timeout=5) as other,
         ):
             await store.add(RUN, "t", 0)
@@ -139,7 +126,7 @@ class TestWrittenAgain:
     async def test_readers_who_had_it_are_told_that_the_run_is_another(
         self, redis: RedisServer, proxy: FaultProxy, key_prefix: str
     ) -> None:
-        async with opened(url_of(proxy), key_prefix, redis_timeout=5) as store:
+        async with opened(proxy.url, key_prefix, redis_timeout=5) as store:
             hub = Hub(store)
             async with Subscription(hub, RUN, Cursor()) as had:
                 for n in range(3):
@@ -214,7 +201,7 @@ class TestTold:
     ) -> None:
         monkeypatch.setattr(outbox, "MAX_RECENT_EVENTS", 1)
         async with (
-            opened(url_of(proxy), key_prefix, redis_timeout=5) as store,
+            opened(proxy.url, key_prefix, redis_timeout=5) as store,
             opened(redis.url, key_prefix, redis_timeout=5) as other,
         ):
             for n in range(4):

@@ -23,23 +23,11 @@ from holdfast.streams.store import EventStore
 from holdfast.testing import FaultProxy, redis_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from holdfast.streams.stores.redis import RedisEventStore
     from holdfast.testing import RedisServer
 
 pytestmark = pytest.mark.anyio
 RUN = "run"
-
-
-@pytest.fixture
-def proxy(redis: RedisServer) -> Iterator[FaultProxy]:
-    with FaultProxy("127.0.0.1", redis.port) as made:
-        yield made
-
-
-def url_of(proxy: FaultProxy) -> str:
-    return f"redis://127.0.0.1:{proxy.port}/0"
 
 
 async def flushed(store: RedisEventStore) -> None:
@@ -50,7 +38,7 @@ class TestAway:
     async def test_a_publisher_goes_on_without_redis_and_waits_for_nothing(
         self, proxy: FaultProxy, key_prefix: str
     ) -> None:
-        async with opened(url_of(proxy), key_prefix, redis_timeout=1) as store:
+        async with opened(proxy.url, key_prefix, redis_timeout=1) as store:
             run = RunPublisher(RUN, store=store)
             first = await run.emit("t", 0)
             proxy.blackhole()
@@ -157,7 +145,7 @@ class TestAway:
     async def test_replies_that_come_late_double_nothing(
         self, proxy: FaultProxy, key_prefix: str
     ) -> None:
-        async with opened(url_of(proxy), key_prefix, redis_timeout=0.5) as store:
+        async with opened(proxy.url, key_prefix, redis_timeout=0.5) as store:
             run = RunPublisher(RUN, store=store)
             await run.emit("t", 0)
             for number in range(1, 40):
@@ -178,7 +166,7 @@ class TestAway:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         async with (
-            opened(url_of(proxy), key_prefix, redis_timeout=5) as cut_off,
+            opened(proxy.url, key_prefix, redis_timeout=5) as cut_off,
             opened(redis.url, key_prefix) as other,
         ):
             await cut_off.add(RUN, "t", 1)
@@ -201,7 +189,7 @@ class TestAway:
         key_prefix: str,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        async with opened(url_of(proxy), key_prefix, redis_timeout=5) as store:
+        async with opened(proxy.url, key_prefix, redis_timeout=5) as store:
             await store.add(RUN, "t", 1)
             proxy.refuse()
             for run_id in ("spoilt", RUN):
@@ -221,8 +209,8 @@ class TestAway:
             FaultProxy("127.0.0.1", redis.port) as to_two,
         ):
             async with (
-                opened(url_of(to_one), key_prefix, redis_timeout=5) as one,
-                opened(url_of(to_two), key_prefix, redis_timeout=5) as two,
+                opened(to_one.url, key_prefix, redis_timeout=5) as one,
+                opened(to_two.url, key_prefix, redis_timeout=5) as two,
                 opened(redis.url, key_prefix) as reader,
             ):
                 await one.add(RUN, "t", "first")
@@ -248,7 +236,7 @@ class TestAway:
         self, proxy: FaultProxy, key_prefix: str
     ) -> None:
         values: dict[str, Any] = {"redis_timeout": 5, "stream_journal": 10}
-        async with opened(url_of(proxy), key_prefix, **values) as store:
+        async with opened(proxy.url, key_prefix, **values) as store:
             await store.add(RUN, "t", 0)
             proxy.refuse()
             for number in range(1, 11):
@@ -267,7 +255,7 @@ class TestAway:
         # A run's budget in Redis bounds what waits in this process too.
         values: dict[str, Any] = {"redis_timeout": 5, "stream_max_run_bytes": 4096}
         large = "x" * 1022
-        async with opened(url_of(proxy), key_prefix, **values) as store:
+        async with opened(proxy.url, key_prefix, **values) as store:
             run, other = RunPublisher(RUN, store=store), SyncRunPublisher("other", store=store)
             await run.emit("t", 0)
             proxy.refuse()
@@ -289,7 +277,7 @@ class TestAway:
         self, proxy: FaultProxy, key_prefix: str
     ) -> None:
         values: dict[str, Any] = {"redis_timeout": 1, "stream_journal": 5}
-        async with opened(url_of(proxy), key_prefix, **values) as store:
+        async with opened(proxy.url, key_prefix, **values) as store:
             await store.add(RUN, "t", 0)
             proxy.blackhole("requests")
             outcomes = await asyncio.gather(
@@ -319,7 +307,7 @@ class TestLoops:
     async def test_a_cancelled_emit_is_written_and_holds_up_nobody(
         self, proxy: FaultProxy, key_prefix: str
     ) -> None:
-        async with opened(url_of(proxy), key_prefix) as store:
+        async with opened(proxy.url, key_prefix) as store:
             await store.add(RUN, "t", 0)
             proxy.delay(0.1)
             tasks = [asyncio.create_task(store.add(RUN, "t", n)) for n in range(1, 6)]
@@ -335,7 +323,7 @@ class TestLoops:
     def test_a_loop_that_closed_with_a_batch_on_its_way_does_not_stall_another(
         self, proxy: FaultProxy, key_prefix: str
     ) -> None:
-        with opened_sync(url_of(proxy), key_prefix, redis_timeout=1) as store:
+        with opened_sync(proxy.url, key_prefix, redis_timeout=1) as store:
             asyncio.run(_ignored(store.add(RUN, "t", 0)))
             proxy.delay(0.1)
 
@@ -368,7 +356,7 @@ class TestLoops:
                 assert [each for each in data if each[0] == name] == [[name, n] for n in range(100)]
 
     def test_threads_go_on_through_an_outage(self, proxy: FaultProxy, key_prefix: str) -> None:
-        with opened_sync(url_of(proxy), key_prefix, redis_timeout=5) as store:
+        with opened_sync(proxy.url, key_prefix, redis_timeout=5) as store:
 
             async def worker(name: int) -> None:
                 run = RunPublisher(RUN, store=store)

@@ -110,8 +110,7 @@ class TestRetries:
         self, redis: RedisServer, store: RedisEventStore, key_prefix: str
     ) -> None:
         with FaultProxy("127.0.0.1", redis.port) as proxy:
-            url = f"redis://127.0.0.1:{proxy.port}/0"
-            async with opened(url, key_prefix, redis_timeout=1) as away:
+            async with opened(proxy.url, key_prefix, redis_timeout=1) as away:
                 run = RunPublisher(RUN, store=away)
                 await run.emit("t", 1)
                 proxy.blackhole("replies")
