@@ -195,9 +195,9 @@ class Session(dict[str, Any]):
 
     # --- writing --------------------------------------------------------------------------------
 
-    def _check(self, values: Mapping[str, Any]) -> None:
+    def _check(self, values: dict[str, Any]) -> None:
         if self._exchange is not None:
-            self._exchange.check_values(values)
+            self._exchange.ledger.note(values, self)
 
     def __setitem__(self, key: str, value: Any) -> None:
         self.mark_modified()

@@ -148,7 +148,7 @@ class Door:
     async def open(self, scope: Scope, cookie_name: bytes | None = None) -> Exchange:
         """Return the session of a connection, loaded; *cookie_name* in place of the settings'."""
         setup, headers = self.setup, scope["headers"]
-        if self.excludes(scope):
+        if self.excluded_paths and self.excludes(scope):
             return Exchange(setup, NoCredential.NO_COOKIE, excluded=True)
         answer = setup.signer.choose(candidates(headers, cookie_name or self.cookie_name))
         if answer is NoCredential.AMBIGUOUS:
@@ -168,8 +168,6 @@ class Door:
 
     def excludes(self, scope: Scope) -> bool:
         """Whether the path is below one of ``SESSION_EXCLUDE``, by whole segments."""
-        if not self.excluded_paths:
-            return False
         path, root = scope["path"], scope.get("root_path", "")
         if root and (path == root or path.startswith(root + "/")):
             path = path[len(root) :]

@@ -38,17 +38,13 @@ class Copies:
         self._max_sessions = max_sessions
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._changes = 0
+        #: The present moment, for :meth:`put`; to be taken before Redis is asked.
+        self.asked = 0
         self._outdated: OrderedDict[str, int] = OrderedDict()
 
     def __len__(self) -> int:
         """How many are kept."""
         return len(self._copies)
-
-    @property
-    def asked(self) -> int:
-        """The present moment, for :meth:`put`; to be taken before Redis is asked."""
-        return self._changes
 
     def put(self, key: SessionKey, record: Record, at: float, asked: int | None = None) -> None:
         """Keep *record*.
@@ -94,14 +90,14 @@ class Copies:
     def outdate(self, id_hash: str) -> None:
         """Forget one, and whatever answer of Redis about it is still on its way."""
         self.drop(id_hash)
-        self._changes += 1
-        self._outdated[id_hash] = self._changes
+        self.asked += 1
+        self._outdated[id_hash] = self.asked
         self._outdated.move_to_end(id_hash)
         if len(self._outdated) > _MAX_OUTDATED:
             self._outdated.popitem(last=False)
 
     def _outdated_since(self, id_hash: str, asked: int) -> bool:
-        forgotten = self._changes - asked >= _MAX_OUTDATED
+        forgotten = self.asked - asked >= _MAX_OUTDATED
         return forgotten or self._outdated.get(id_hash, 0) > asked
 
     def drop(self, id_hash: str) -> None:

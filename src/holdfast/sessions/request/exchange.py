@@ -273,10 +273,6 @@ class Exchange:
         if self.standing is Standing.UNAVAILABLE or not self.setup.store.writable:
             self.refuse_unavailable()
 
-    def check_values(self, values: Any) -> None:
-        """Refuse values that cannot be kept. See :meth:`Ledger.note` for the errors."""
-        self.ledger.note(values, self.session)
-
     # --- verbs that change the whole ------------------------------------------------------------
 
     def refuse_unavailable(self) -> Never:

@@ -8,7 +8,7 @@ calls over different wires. The layout, one hash per session, is told in
 from __future__ import annotations
 
 import hmac
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
@@ -255,6 +255,8 @@ def bare_record(meta: bytes) -> Record:
     return Record({}, created, expires, seen, since)
 
 
+# It changes with a session's activity, and that is noted but now and then.
+@lru_cache(maxsize=1024)
 def _meta(text: bytes | None) -> tuple[bytes, float, float, float, float]:
     try:
         version, secret, created, expires, seen, since = (text or b"").split(b" ")
@@ -283,7 +285,7 @@ def _old_standing(old: bytes | None, given: bytes, now: float) -> Missing | None
 
 def _fields(raw: dict[bytes, bytes]) -> dict[str, bytes]:
     try:
-        return dict(zip(map(bytes.decode, raw), raw.values(), strict=True))
+        return {key.decode(): value for key, value in raw.items()}
     except UnicodeDecodeError:
         raise CorruptData("the stored session has a key that is no text") from None
 

@@ -111,7 +111,7 @@ class RedisSessionStore(SessionStore):
     ) -> Outcome:
         """See :meth:`SessionStore.create`."""
         call = self._calls.create(key, fields, max_age=max_age, idle_timeout=idle_timeout)
-        return calls.outcome(await self._written(call))
+        return calls.outcome(await self._run(call))
 
     async def save(self, key: SessionKey, change: Change, *, idle_timeout: float = 0.0) -> Outcome:
         """See :meth:`SessionStore.save`.
@@ -121,7 +121,7 @@ class RedisSessionStore(SessionStore):
         began = time.monotonic()
         noted = self._noted.asked(key, change, idle_timeout, began)
         call = self._calls.save(key, change, idle_timeout=idle_timeout, noted=noted)
-        reply = await self._written(call)
+        reply = await self._run(call)
         if not isinstance(reply, bytes):
             return calls.outcome(reply)
         self._noted.learn(key, reply, idle_timeout, began)
@@ -132,24 +132,18 @@ class RedisSessionStore(SessionStore):
     ) -> int | Outcome:
         """See :meth:`SessionStore.increment`."""
         call = self._calls.increment(key, name, by, idle_timeout=idle_timeout)
-        return calls.incremented(await self._written(call))
+        return calls.incremented(await self._run(call))
 
     async def touch(
         self, key: SessionKey, *, idle_timeout: float, interval: float = 0.0
     ) -> Outcome:
         """See :meth:`SessionStore.touch`."""
         call = self._calls.touch(key, idle_timeout=idle_timeout, interval=interval)
-        return calls.outcome(await self._run(call))
+        return calls.outcome(await self._run(call, wait=False))
 
     async def delete(self, id_hash: str) -> Outcome:
         """See :meth:`SessionStore.delete`."""
-        return calls.deleted(await self._written(self._calls.delete(id_hash)))
-
-    async def _written(self, call: calls.Call) -> Reply:
-        reply = await self._run(call)
-        if self._replicas:
-            await self._replicated(call.keys[0])
-        return reply
+        return calls.deleted(await self._run(self._calls.delete(id_hash)))
 
     async def _replicated(self, name: str) -> None:
         try:
@@ -165,12 +159,16 @@ class RedisSessionStore(SessionStore):
                 f"{self._replicas}"
             )
 
-    async def _run(self, call: calls.Call) -> Reply:
+    async def _run(self, call: calls.Call, *, wait: bool = True) -> Reply:
         try:
             if blocking():
-                return self.link.run_sync(call.script, call.keys, call.args)
-            return await self.link.run(call.script, call.keys, call.args)
+                reply = self.link.run_sync(call.script, call.keys, call.args)
+            else:
+                reply = await self.link.run(call.script, call.keys, call.args)
         except RedisUnavailable as error:
             raise SessionUnavailable(str(error)) from error
         except RedisReplyError as error:
             raise calls.corrupt(error) from error
+        if wait and self._replicas:
+            await self._replicated(call.keys[0])
+        return reply
