@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
-from holdfast.agents.wire import Encoder, Speller, WireResponse, as_text, error_text, text_of
+from holdfast.agents.wire import KINDS, Encoder, Speller, WireResponse, as_text, error_text, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -58,29 +58,6 @@ _TYPES = _ENDS | {
     "TOOL_CALL_RESULT",
     "TOOL_CALL_START",
 }
-_KINDS = frozenset(
-    {
-        "interrupt",
-        "model_error",
-        "model_finished",
-        "model_started",
-        "node_error",
-        "node_output",
-        "node_started",
-        "run_lost",
-        "run_stopped",
-        "state",
-        "thinking",
-        "token",
-        "tool_call",
-        "tool_call_delta",
-        "tool_error",
-        "tool_result",
-        "tool_started",
-        "workflow_complete",
-        "workflow_error",
-    }
-)
 
 
 class AGUIResponse(WireResponse):
@@ -120,7 +97,7 @@ class AGUIResponse(WireResponse):
 class AGUIEncoder(Speller):
     """Spells the events of one run as frames of AG-UI."""
 
-    kinds = _KINDS
+    kinds = KINDS | {"interrupt", "model_started", "state"}
 
     def __init__(self, run_id: str, thread_id: str) -> None:
         super().__init__()

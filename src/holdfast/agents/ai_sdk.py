@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from holdfast.agents.wire import Encoder, Speller, WireResponse, error_text, text_of
+from holdfast.agents.wire import KINDS, Encoder, Speller, WireResponse, error_text, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -47,26 +47,6 @@ _TYPES = _ENDS | {
     "tool-output-denied",
     "tool-output-error",
 }
-_KINDS = frozenset(
-    {
-        "model_error",
-        "model_finished",
-        "node_error",
-        "node_output",
-        "node_started",
-        "run_lost",
-        "run_stopped",
-        "thinking",
-        "token",
-        "tool_call",
-        "tool_call_delta",
-        "tool_error",
-        "tool_result",
-        "tool_started",
-        "workflow_complete",
-        "workflow_error",
-    }
-)
 
 
 class UIMessageStreamResponse(WireResponse):
@@ -93,7 +73,7 @@ class UIMessageStreamResponse(WireResponse):
 class UIMessageEncoder(Speller):
     """Spells the events of one run as chunks of a UI message stream."""
 
-    kinds = _KINDS
+    kinds = KINDS
 
     def __init__(self, run_id: str) -> None:
         super().__init__()

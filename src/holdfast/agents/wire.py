@@ -30,6 +30,28 @@ if TYPE_CHECKING:
 Frame = dict[str, Any]
 """One frame of the format, which becomes a line of ``data``."""
 
+KINDS = frozenset(
+    {
+        "model_error",
+        "model_finished",
+        "node_error",
+        "node_output",
+        "node_started",
+        "run_lost",
+        "run_stopped",
+        "thinking",
+        "token",
+        "tool_call",
+        "tool_call_delta",
+        "tool_error",
+        "tool_result",
+        "tool_started",
+        "workflow_complete",
+        "workflow_error",
+    }
+)
+"""The types of events that every format has a word for."""
+
 _ENDS = frozenset({"workflow_complete", "workflow_error", "run_stopped", "run_lost"})
 _PRIVATE = {"cache-control": "no-store"}
 _AWAY = {**_PRIVATE, "retry-after": "2"}
