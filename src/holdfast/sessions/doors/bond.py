@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
@@ -230,13 +232,24 @@ def at_first_look(
 ) -> None:
     """Have *act* called, on the loop of *task*, at looks at a session that is there from now on.
 
-    It may be called more than once. Without a *task*, or without a stored session, it never is.
+    *act* is a method of what lives as long as what is served. It may be called more than once;
+    without a *task*, or without a stored session, it never is.
     """
     if task is None or exchange.standing is not Standing.FOUND:
         return
     # A generator that is no coroutine runs in a thread.
     soon = task.get_loop().call_soon_threadsafe
-    exchange.session._on_access = lambda: soon(act)  # noqa: SLF001 - ours
+    # Weakly: what acts holds the session, which somebody may keep, and look at, for ever.
+    held = weakref.WeakMethod(act)
+
+    def look() -> None:
+        acting = held()
+        if acting is not None:
+            # Nothing is served any more on a loop that is closed.
+            with suppress(RuntimeError):
+                soon(acting)
+
+    exchange.session._on_access = look  # noqa: SLF001 - ours
 
 
 def bound(exchange: Exchange, app: ASGIApp) -> ASGIApp:

@@ -7,6 +7,7 @@ The order of messages alone, for HTTP and WebSocket. What is decided and stored 
 from __future__ import annotations
 
 import logging
+import weakref
 from typing import TYPE_CHECKING
 
 import anyio
@@ -160,9 +161,14 @@ class Conversation:
         await self._bind().catch_up()
 
     def _until_over(self, send: Send) -> Send:
+        # Weakly: it is held by ourselves, and would keep us and the session.
+        held = weakref.WeakMethod(self._let_be)
+
         def sending(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.body" and not message.get("more_body", False):
-                self._let_be()
+                let_be = held()
+                if let_be is not None:
+                    let_be()
             return send(message)
 
         return sending
