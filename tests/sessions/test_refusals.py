@@ -7,12 +7,13 @@ the browser keeps that cookie, and so it is good again: for what was there befor
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.sessions.browser import Browser
 from tests.sessions.outage import HOUR, KEY, Outage, back, settings_for, until
-from tests.sessions.simulated import Connection, World
+from tests.sessions.simulated import Connection, Recovery, World, in_thread
 
 from holdfast.errors import SessionUnavailable
 from holdfast.link import LinkState, supervisor
@@ -25,7 +26,7 @@ from holdfast.sessions.store import (
     Record,
     Rotation,
 )
-from holdfast.sessions.stores.calls import OLD, Calls
+from holdfast.sessions.stores.calls import META, OLD, Calls, record
 from holdfast.sessions.stores.redis import RedisSessionStore
 from holdfast.sessions.stores.sync import pause
 from holdfast.settings import Settings
@@ -126,9 +127,8 @@ async def test_a_refused_login_leaves_nothing_to_the_secret_before_it(
 
 
 async def test_who_came_with_the_new_secret_is_not_taken_back(alone: RedisServer) -> None:
-    store = FallbackSessionStore(settings_for(alone, redis_wait=1, redis_timeout=2))
     other = RedisSessionStore(settings_for(alone))
-    merge = Calls("").merge
+    merge, take_back = Calls("").merge, Calls("").take_back
     comings: list[Callable[[SessionKey], Awaitable[Any]]] = [
         lambda key: other.save(key, Change({"cart": b"2"})),
         lambda key: other.increment(key, "n", 1),
@@ -141,14 +141,13 @@ async def test_who_came_with_the_new_secret_is_not_taken_back(alone: RedisServer
         await other.create(key, {"cart": b"1"}, max_age=HOUR)
         after = new_secret(key)
         login = Change({"user_id": b"7"}, rotation=Rotation(after.secret_hash))
-        with pytest.raises(SessionUnavailable):
-            await store.save(key, login)
+        await other.save(key, login)
         assert b"|" in kept_of(alone, key)
-        # Not in the same millisecond, which would look again.
         await pause(0.005)
         await come(after)
         assert b"|" not in kept_of(alone, key)
-        assert await store.load(key) is Missing.SUPERSEDED
+        assert await other.link.run(*take_back(key.id_hash, after.secret_hash)) == 0
+        assert await other.load(key) is Missing.SUPERSEDED
         assert fields_of(await other.load(after))["user_id"] == b"7"
 
     await asyncio.gather(*map(refused_and_come, comings))
@@ -197,8 +196,6 @@ async def test_what_is_taken_back_is_not_the_grace_of_an_older_secret(alone: Red
     await other.save(oldest, Change(rotation=Rotation(present.secret_hash, grace=GRACE_SECONDS)))
     with pytest.raises(SessionUnavailable):
         await store.save(oldest, Change({"a": b"2"}, rotation=Rotation(unheard.secret_hash)))
-    for each in (oldest, present):
-        assert await other.load(each) is Missing.SUPERSEDED
     found = await store.load(oldest)
     assert fields_of(found) == {"a": b"1"}
     assert isinstance(found, Record)
@@ -211,18 +208,18 @@ async def test_what_is_taken_back_is_not_the_grace_of_an_older_secret(alone: Red
 async def test_what_others_write_in_the_grace_of_a_refused_renewal_stays(
     alone: RedisServer,
 ) -> None:
-    store = FallbackSessionStore(settings_for(alone, redis_wait=1, redis_timeout=2))
     other = RedisSessionStore(settings_for(alone))
     key = new_key()
     await other.create(key, {"a": b"1", "b": b"1"}, max_age=HOUR)
     unheard = new_secret(key)
     renewal = Rotation(unheard.secret_hash, grace=GRACE_SECONDS)
-    with pytest.raises(SessionUnavailable):
-        await store.save(key, Change({"a": b"2"}, rotation=renewal))
+    await other.save(key, Change({"a": b"2"}, rotation=renewal))
     assert await other.increment(key, "a", 1) == 3
     assert await other.save(key, Change({"c": b"1"}, ("b",))) is Outcome.DONE
     alone.execute("HSET", f"session:{key.id_hash}", OLD, over(kept_of(alone, key)))
-    found = await store.load(key)
+    take_back = Calls("").take_back(key.id_hash, unheard.secret_hash)
+    assert await other.link.run(*take_back) == 1
+    found = await other.load(key)
     assert fields_of(found) == {"a": b"3", "c": b"1"}
     assert isinstance(found, Record)
     assert found.current
@@ -233,6 +230,40 @@ def over(kept: bytes) -> bytes:
     secrets, mark, rest = kept.partition(b";|")
     kind, secret, _ = secrets.split(b":")
     return b":".join((kind, secret, b"1")) + mark + rest
+
+
+async def test_a_login_that_lacks_a_replica_is_taken_back_before_it_is_answered(
+    alone: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "BEAT_INTERVAL", 60.0)
+    store = FallbackSessionStore(settings_for(alone, redis_wait=1, redis_timeout=2))
+    other = RedisSessionStore(settings_for(alone))
+    key = new_key()
+    await other.create(key, {"cart": b"1"}, max_age=HOUR)
+    login = Change({"user_id": b"7"}, rotation=Rotation(new_secret(key).secret_hash))
+    with pytest.raises(SessionUnavailable):
+        await store.save(key, login)
+    assert fields_of(await other.load(key)) == {"cart": b"1"}
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["a login made twice", "a write in its grace"])
+async def test_what_was_kept_goes_with_the_first_write_of_the_new_secret(
+    alone: RedisServer, again: bool
+) -> None:
+    store = RedisSessionStore(settings_for(alone))
+    key = new_key()
+    await store.create(key, {"cart": b"1"}, max_age=HOUR)
+    after = new_secret(key)
+    rotation = Rotation(after.secret_hash, grace=0.0 if again else GRACE_SECONDS)
+    rotating = Change({"cart": b"2"}, rotation=rotation)
+    await store.save(key, rotating)
+    # Not in the same millisecond, so that the session is seen later than its secret was made.
+    await pause(0.005)
+    assert await store.save(key, rotating if again else Change({"n": b"1"})) is Outcome.DONE
+    assert b"|" in kept_of(alone, key)
+    assert await store.save(after, Change({"n": b"2"})) is Outcome.DONE
+    assert kept_of(alone, key)
+    assert b"|" not in kept_of(alone, key)
 
 
 # --- and what waits -------------------------------------------------------------------------------
@@ -322,3 +353,117 @@ async def test_a_login_that_another_overtook_in_an_outage_leaves_nothing(
     assert await overtaken is Outcome.GONE
     await world.recover(process, surely=True)
     await sees(world, after, {"n": b"2"})
+
+
+def stored(connection: Connection, key: SessionKey) -> dict[str, bytes]:
+    """What anybody else finds with *key*."""
+    reply = connection.call("HGETALL", Calls("").name(key.id_hash))
+    return fields_of(record(reply, key.secret_hash, time.time(), 0.0))
+
+
+async def refused(connection: Connection) -> tuple[World, SessionKey]:
+    """A login that Redis has made and that is refused, with nothing that waits."""
+    world, key = World(connection, 1, 1), new_key()
+    (process,) = world.processes
+    store = FallbackSessionStore(process.settings, link=process.link, max_bytes=20)  # type: ignore[arg-type]
+    process.store = store
+    await world.driven(process, store.create(key, {"n": b"1"}, max_age=60))
+    rotation = Rotation(new_secret(key).secret_hash)
+    login = await carried(world, Change({"user_id": b"1" * 21, "n": b"3"}, rotation=rotation), key)
+    process.link.old[0].lose()
+    with pytest.raises(SessionUnavailable, match="as many"):
+        await login
+    assert store.waiting == 0
+    return world, key
+
+
+async def test_a_refused_login_is_taken_back_as_soon_as_the_link_is_up(
+    connection: Connection,
+) -> None:
+    world, key = await refused(connection)
+    world.processes[0].link.tell(LinkState.UP)
+    assert stored(connection, key) == {"n": b"1"}
+
+
+async def test_two_refused_secrets_in_a_row_give_back_the_one_before_both(
+    connection: Connection,
+) -> None:
+    world, key = World(connection, 1, 1), new_key()
+    (process,) = world.processes
+    # No copy has room for it, and so nothing of it can wait.
+    store = FallbackSessionStore(process.settings, link=process.link, max_bytes=20)  # type: ignore[arg-type]
+    before = {"cart": b"1" * 21}
+    await world.driven(process, store.create(key, before, max_age=60))
+    renewal = Rotation(new_secret(key).secret_hash, grace=GRACE_SECONDS)
+    login = Rotation(new_secret(key).secret_hash)
+    changes = (Change(rotation=renewal), Change({"user_id": b"7"}, rotation=login))
+    late = [asyncio.create_task(store.save(key, change)) for change in changes]
+    while len(process.link.wire.sent) < len(late):
+        await asyncio.sleep(0)
+    for _ in late:
+        await world.carry_one(process)
+    await world.part(process, LinkState.SUSPECT)
+    process.link.old[0].lose()
+    answers = await asyncio.gather(*late, return_exceptions=True)
+    assert [type(each) for each in answers] == [SessionUnavailable] * 2
+    name = Calls("").name(key.id_hash)
+    meta = connection.call("HGET", name, META)
+    assert login.secret_hash.encode() in meta
+    process.link.tell(LinkState.UP)
+    assert stored(connection, key) == before
+    assert key.secret_hash.encode() in connection.call("HGET", name, META)
+    assert connection.call("HGET", name, OLD) is None
+
+
+async def test_who_meets_a_refused_login_with_a_write_does_it_all_the_same(
+    connection: Connection,
+) -> None:
+    async def saves(store: FallbackSessionStore, key: SessionKey) -> bool:
+        return await store.save(key, Change({"n": b"2"})) is Outcome.DONE
+
+    async def adds(store: FallbackSessionStore, key: SessionKey) -> bool:
+        return await store.increment(key, "n", 1) == 2
+
+    async def touches(store: FallbackSessionStore, key: SessionKey) -> bool:
+        return await store.touch(key, idle_timeout=60.0) is Outcome.DONE
+
+    for do in (saves, adds, touches):
+        world, key = await refused(connection)
+        (process,) = world.processes
+        # It is up, and its callbacks have not been called.
+        process.link.up = True
+        late = asyncio.create_task(do(process.store, key))
+        await world.driven(process, late)
+        assert await late
+        assert stored(connection, key) == {"n": b"1" if do is touches else b"2"}
+
+
+async def test_a_login_whose_request_is_cancelled_is_taken_back(connection: Connection) -> None:
+    world, key = World(connection, 1, 1), new_key()
+    (process,) = world.processes
+    await world.driven(process, process.store.create(key, {"n": b"1"}, max_age=60))
+    login = Change({"user_id": b"7"}, rotation=Rotation(new_secret(key).secret_hash))
+    late = asyncio.create_task(process.store.save(key, login))
+    while not process.link.wire.sent:
+        await asyncio.sleep(0)
+    await world.carry_one(process)
+    late.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await late
+    in_thread(lambda: [beat(Recovery(world, 10)) for beat in process.link.beats])
+    assert stored(connection, key) == {"n": b"1"}
+
+
+async def test_a_logout_that_waits_is_told_though_a_refused_login_cannot_be_taken_back(
+    connection: Connection,
+) -> None:
+    world, key = await refused(connection)
+    (process,) = world.processes
+    assert await process.store.delete(key.id_hash) is Outcome.DONE
+    name = Calls("").name(key.id_hash)
+    connection.call("HSET", name, META, "no metadata of ours")
+    process.link.up = True
+    late = asyncio.create_task(process.store.load(key))
+    await world.driven(process, late)
+    assert await late is Missing.ABSENT
+    assert connection.call("EXISTS", name) == 0

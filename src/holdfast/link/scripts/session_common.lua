@@ -4,9 +4,11 @@
 -- META: '1 <secret> <created> <expires> <seen> <since>', hashes in hex, times in milliseconds.
 -- OLD: '<kind>:<secret>:<until>', several joined by ';'. Kind 'g': in grace, reads and writes;
 -- 'k': killed, and remembered so that its bearer is told to wait for the newer cookie.
--- Until somebody comes with the present secret, what its rotation replaced follows after ';|', which
--- session_take_back puts back: META, OLD, and of each key its name and '=' .. value or '-', joined
--- by '|'. There is no ':' in it, so that whoever knows nothing of it finds no secret there.
+-- Until somebody writes or is touched with the present secret (one who only reads is not noticed),
+-- what its rotation replaced follows after ';|', which session_take_back puts back: META, OLD, and of
+-- each key its name and '=' .. value or '-', joined by '|'. OLD has such an end of its own where who
+-- rotated came in the grace. There is no ':' in it, so that whoever knows nothing of it finds no
+-- secret there.
 local META, OLD = '\255meta', '\255old'
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -33,10 +35,10 @@ local function olds_of(key)
   return string.sub(text, 1, at - 1), string.sub(text, at + 2)
 end
 
--- Who comes with the secret of the last rotation was told of it: it is not taken back any more. Only
--- the first has to look, before its activity is noted.
-local function settle(key, meta, who)
-  if who ~= 'current' or meta.seen ~= meta.since then return end
+-- Who comes with the secret of the last rotation was told of it: it is not taken back any more. That
+-- the session was seen since says nothing: it may have been with a secret in its grace.
+local function settle(key, who)
+  if who ~= 'current' then return end
   local olds, replaced = olds_of(key)
   if replaced then redis.call('HSET', key, OLD, olds) end
 end

@@ -10,7 +10,7 @@ local who = standing(KEYS[1], meta, ARGV[1])
 if who ~= 'current' and who ~= 'grace' then return -1 end
 local added = redis.pcall('HINCRBY', KEYS[1], ARGV[3], ARGV[4])
 if type(added) == 'table' then return 4 end
-settle(KEYS[1], meta, who)
+settle(KEYS[1], who)
 meta.seen = now
 write(KEYS[1], meta, tonumber(ARGV[2]))
 return redis.call('HGET', KEYS[1], ARGV[3])

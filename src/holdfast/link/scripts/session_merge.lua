@@ -35,7 +35,7 @@ if removed and redis.call('HLEN', KEYS[1]) == 1 + redis.call('HEXISTS', KEYS[1],
   ended(KEYS[1], '')
   return {2}
 end
-settle(KEYS[1], meta, who)
+settle(KEYS[1], who)
 meta.seen = now
 write(KEYS[1], meta, tonumber(ARGV[2]))
 return result

@@ -32,7 +32,10 @@ if ARGV[more] then
   end
   first, last = last + 1, last + 3 * tonumber(ARGV[more + 5])
   if fresh ~= '' then
-    replaced = {meta.text, (olds_of(KEYS[1]))}
+    -- Who comes in the grace does not say that the present secret was told: that may be taken back
+    -- as well, after this one.
+    local all = who == 'grace' and redis.call('HGET', KEYS[1], OLD)
+    replaced = {meta.text, all or (olds_of(KEYS[1]))}
     if tonumber(ARGV[more + 1]) == 0 then
       -- What is written with a new secret alone is not for who has the old one, as a login is not
       -- (CWE-384). In its grace the old one opens it as well, and others may build on it.
@@ -70,7 +73,7 @@ while more - set > 1000 do
 end
 
 local result = 1
-if not again then settle(KEYS[1], meta, who) end
+if not again then settle(KEYS[1], who) end
 meta.seen = now
 if fresh ~= '' then
   local grace = tonumber(ARGV[more + 1])

@@ -8,7 +8,7 @@ if meta.err then return meta end
 local who = standing(KEYS[1], meta, ARGV[1])
 if who ~= 'current' and who ~= 'grace' then return -1 end
 if now - meta.seen >= tonumber(ARGV[3]) then
-  settle(KEYS[1], meta, who)
+  settle(KEYS[1], who)
   meta.seen = now
   write(KEYS[1], meta, tonumber(ARGV[2]))
 end

@@ -62,6 +62,8 @@ _REPLAY_SECONDS = 1.0
 _TURNS = 50
 _TURN_SECONDS = 0.25
 _TURN_PAUSE = 0.002
+# For which a command that was refused is looked out for, every few seconds.
+_LATE_SECONDS = 30.0
 _SEVERAL = (
     "HOLDFAST_SESSION_ON_OUTAGE=local, and %d other processes share the sessions: while Redis is "
     "away each serves what it has seen itself, a session that began in one is not known to the "
@@ -245,31 +247,50 @@ class FallbackSessionStore(SessionStore):
 
     async def save(self, key: SessionKey, change: Change, *, idle_timeout: float = 0.0) -> Outcome:
         """See :meth:`SessionStore.save`."""
-        asked = self._asks_redis()
-        if asked:
-            try:
-                if len(self._journal):
-                    await self._write_waiting(key.id_hash)
-                outcome = await self._remote.save(key, change, idle_timeout=idle_timeout)
-            except SessionUnavailable as error:
-                with self._refusing(key, change):
+        again, asks = self._refusals.forget(change.rotation), self._asks_redis()
+        try:
+            if asks:
+                try:
+                    outcome = await self._saved(key, change, idle_timeout)
+                except SessionUnavailable as error:
                     self._only_where_kept(error)
-            else:
-                self._follow(key, change, outcome)
-                self._refusals.forget(change.rotation)
-                return outcome
-        self._only_if_local()
+                else:
+                    self._follow(key, change, outcome)
+                    return outcome
+            self._only_if_local()
+            return await self._save_here(key, change, idle_timeout, asked=again or asks)
+        except BaseException:
+            # Whoever was cancelled does not tell its browser either.
+            self._note_refused(key, change.rotation, asked=again or asks)
+            raise
+
+    async def _saved(self, key: SessionKey, change: Change, idle_timeout: float) -> Outcome:
+        try:
+            if len(self._journal):
+                await self._write_waiting(key.id_hash)
+            outcome = await self._remote.save(key, change, idle_timeout=idle_timeout)
+            if outcome is Outcome.GONE and await self._taken_back(key):
+                outcome = await self._remote.save(key, change, idle_timeout=idle_timeout)
+        except SessionNotReplicated:
+            # At once, since Redis is there: other processes know nothing of it.
+            self._note_refused(key, change.rotation, asked=True)
+            with contextlib.suppress(SessionUnavailable):
+                await self._taken_back(key)
+            raise
+        return outcome
+
+    async def _save_here(
+        self, key: SessionKey, change: Change, idle_timeout: float, *, asked: bool
+    ) -> Outcome:
         now = time.time()
-        with self._refusing(key, change, asked=asked), self._lock:
+        with self._lock:
             known = self._copy(key)
             outcome = self._journal.save(key, known, change, idle_timeout, now, asked=asked)
             self._copies.outdate(key.id_hash)
         if outcome is Outcome.DESTROYED:
             self._restoration.departed(key.id_hash)
-        if outcome is Outcome.DONE:
-            self._refusals.forget(change.rotation)
-        elif asked and outcome is not Outcome.DESTROYED:
-            self._note_refused(key, change.rotation)
+        elif outcome is not Outcome.DONE:
+            self._note_refused(key, change.rotation, asked=asked)
         await self._settle_race(key.id_hash)
         return outcome
 
@@ -293,27 +314,40 @@ class FallbackSessionStore(SessionStore):
     ) -> int | Outcome:
         """See :meth:`SessionStore.increment`."""
         asked = self._asks_redis()
-        if asked:
-            try:
-                if len(self._journal):
-                    await self._write_waiting(key.id_hash)
-                value = await self._remote.increment(key, name, by, idle_timeout=idle_timeout)
-            except SessionUnavailable as error:
-                with self._refusing(key):
+        try:
+            if asked:
+                try:
+                    value = await self._added(key, name, by, idle_timeout)
+                except SessionUnavailable as error:
                     self._only_where_kept(error)
-            else:
-                if isinstance(value, Outcome):
-                    self._follow(key, Change(), value)
                 else:
-                    self._follow(key, Change({name: b"%d" % value}), Outcome.DONE)
-                return value
-        self._only_if_local()
-        now = time.time()
-        with self._refusing(key, asked=asked), self._lock:
-            known = self._copy(key)
-            value = self._journal.increment(key, known, name, by, idle_timeout, now, asked=asked)
-            self._copies.outdate(key.id_hash)
+                    if isinstance(value, Outcome):
+                        self._follow(key, Change(), value)
+                    else:
+                        self._follow(key, Change({name: b"%d" % value}), Outcome.DONE)
+                    return value
+            self._only_if_local()
+            now = time.time()
+            with self._lock:
+                known = self._copy(key)
+                value = self._journal.increment(
+                    key, known, name, by, idle_timeout, now, asked=asked
+                )
+                self._copies.outdate(key.id_hash)
+        except BaseException:
+            self._note_refused(key, None, asked=asked)
+            raise
         await self._settle_race(key.id_hash)
+        return value
+
+    async def _added(
+        self, key: SessionKey, name: str, by: int, idle_timeout: float
+    ) -> int | Outcome:
+        if len(self._journal):
+            await self._write_waiting(key.id_hash)
+        value = await self._remote.increment(key, name, by, idle_timeout=idle_timeout)
+        if value is Outcome.GONE and await self._taken_back(key):
+            value = await self._remote.increment(key, name, by, idle_timeout=idle_timeout)
         return value
 
     async def touch(
@@ -325,6 +359,10 @@ class FallbackSessionStore(SessionStore):
                 outcome = await self._remote.touch(
                     key, idle_timeout=idle_timeout, interval=interval
                 )
+                if outcome is Outcome.GONE and await self._taken_back(key):
+                    outcome = await self._remote.touch(
+                        key, idle_timeout=idle_timeout, interval=interval
+                    )
             except SessionUnavailable:
                 pass
             else:
@@ -376,27 +414,18 @@ class FallbackSessionStore(SessionStore):
         """Note that Redis was told of a logout by somebody else in this process."""
         self._depart(id_hash)
 
-    @contextlib.contextmanager
-    def _refusing(
-        self, key: SessionKey, change: Change | None = None, *, asked: bool = True
-    ) -> Iterator[None]:
+    def _note_refused(self, key: SessionKey, rotation: Rotation | None, *, asked: bool) -> None:
         """Note what is refused and, where Redis was *asked*, may have been done."""
-        try:
-            yield
-        except SessionUnavailable:
-            if asked:
-                self._note_refused(key, None if change is None else change.rotation)
-            raise
-
-    def _note_refused(self, key: SessionKey, rotation: Rotation | None) -> None:
+        if not asked:
+            return
         if self._mode == "local":
             # Redis may hold something else by now: nothing may be merged onto what this shows.
             with self._lock:
                 self._copies.outdate(key.id_hash)
         self._refusals.note(key.id_hash, rotation)
 
-    def _take_all_back(self, recovery: Recovery) -> None:
-        for _ in run_all(recovery, [(each,) for each in self._refusals.undoing()]):
+    def _take_all_back(self, recovery: Recovery, *, since: float = 0.0) -> None:
+        for _ in run_all(recovery, [(each,) for each in self._refusals.undoing(since=since)]):
             pass
 
     async def _taken_back(self, key: SessionKey) -> bool:
@@ -482,6 +511,9 @@ class FallbackSessionStore(SessionStore):
             since = restorable_since(loss, self._bridged_since(), time.time())
             self._restoration.tell_departed(recovery, self._bridged_since() - COPY_SECONDS)
             self._put_back(recovery, loss, since)
+        lately = time.time() - _LATE_SECONDS
+        # Others know nothing of it, and one that was late may be done only now.
+        self._take_all_back(recovery, since=0.0 if self._link.status.since > lately else lately)
         self._restoration.settle(census)
         if census is not None and census.others:
             self._tell_of_others(census.others)
@@ -523,8 +555,7 @@ class FallbackSessionStore(SessionStore):
         # A request may have seen the link down and noted something just after the last replay.
         with contextlib.suppress(RedisUnavailable):
             waiting, recovery = self._waiting_now(), _ByLink(self._link)
-            if waiting:
-                self._take_all_back(recovery)
+            self._take_all_back(recovery)
             for _ in self._write_all(waiting, recovery):
                 pass
 
@@ -614,7 +645,9 @@ class FallbackSessionStore(SessionStore):
     async def _take_turn(self, entry: Entry) -> None:
         reply: Reply = None
         try:
-            for call in (*self._refusals.undoing(entry.id_hash), *self._calls_of(entry)):
+            # A logout waits for nothing that may fail, and needs no secret.
+            undoing = [] if entry.record is None else self._refusals.undoing(entry.id_hash)
+            for call in (*undoing, *self._calls_of(entry)):
                 reply = self._link.run_sync(*call) if blocking() else await self._link.run(*call)
         except RedisUnavailable as error:
             raise SessionUnavailable(str(error)) from error

@@ -44,18 +44,26 @@ class Refusals:
             while len(self._refused) > _MAX_REFUSED:
                 self._refused.popitem(last=False)
 
-    def forget(self, rotation: Rotation | None) -> None:
-        """Note that it is told after all: the same was tried again, and was done."""
-        if rotation is not None and self._refused:
-            with self._lock:
-                self._refused.pop(rotation.secret_hash, None)
+    def forget(self, rotation: Rotation | None) -> bool:
+        """Note that the same is tried again, and may be told; return whether it was refused."""
+        if rotation is None or not self._refused:
+            return False
+        with self._lock:
+            return self._refused.pop(rotation.secret_hash, None) is not None
 
-    def undoing(self, id_hash: str | None = None) -> list[Call]:
-        """Return what undoes those of one session, or of all, that are not too old to be done."""
-        since = time.time() - TOMBSTONE_SECONDS
+    def undoing(self, id_hash: str | None = None, *, since: float = 0.0) -> list[Call]:
+        """Return what undoes those of one session, or of all, that are not too old to be done.
+
+        The last that was refused comes first: it may have been made onto one before it.
+
+        Args:
+            id_hash: of the session; ``None`` for all.
+            since: those that were refused later, in seconds since the epoch.
+        """
+        since = max(since, time.time() - TOMBSTONE_SECONDS)
         with self._lock:
             return [
                 self._calls.take_back(each, secret_hash)
-                for secret_hash, (each, at) in self._refused.items()
+                for secret_hash, (each, at) in reversed(self._refused.items())
                 if at > since and id_hash in {None, each}
             ]
