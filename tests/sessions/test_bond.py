@@ -574,8 +574,8 @@ async def test_closing_the_runtime_forgets_who_watches(settings: Settings) -> No
 class Watched(MemorySessionStore):
     """A store during whose next load, when it has an answer, something happens, maybe to that."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**more)
         self.loads = 0
         self.meanwhile: Callable[[SessionKey], Any] | None = None
 
@@ -655,6 +655,40 @@ async def test_a_doubt_during_a_look_is_not_settled_by_it(
     held = await Held(await waiting(store, settings, hold), "http").opened()
     await held.done(10)
     assert isinstance(hold.ended, asyncio.CancelledError)
+
+
+async def test_a_stream_that_began_its_session_by_another_clock_outlives_a_renewal_by_age(
+    key_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bond, "_SPREAD", 0.02)
+    settings = Settings(secret_key=KEY, key_prefix=key_prefix, session_rotate_after=4)
+    ahead = -5.0
+    store = Watched(clock=lambda: time.time() + ahead)
+    hold = Hold()
+    hold.before = lambda session: session.update(user_id=7)
+    browser = Browser(SessionMiddleware(hold, store=store, settings=settings))
+    held = await Held(browser, "http").opened()
+
+    async def looked() -> None:
+        asked = store.loads
+        doubt(settings)
+        async with asyncio.timeout(10):
+            while store.loads == asked:
+                await asyncio.sleep(0.01)
+        # What the look leads to comes at once.
+        await asyncio.sleep(0.1)
+
+    await looked()
+    used = Browser(SessionMiddleware(app_of(dict), store=store, settings=settings))
+    used.cookies = dict(browser.cookies)
+    await used.get()
+    assert used.cookies != browser.cookies
+    ahead += 31
+    await looked()
+    assert [message["type"] for message in held.answer.messages] == ["http.response.start"]
+    held.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await held.done()
 
 
 async def test_a_look_that_outlasts_its_stream_sends_nobody_away(
