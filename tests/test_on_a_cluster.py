@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from tests.link.conftest import until
@@ -13,7 +13,7 @@ from tests.oauth.door import Browser as OAuthBrowser
 from tests.oauth.door import Door
 from tests.sessions.browser import Browser, app_of
 from tests.support.store_suites import SessionsOnRedis, StreamsOnRedis
-from tests.test_smallest_user import PASSWORD, rule_of_the_page
+from tests.test_smallest_user import PASSWORD, rule_of_the_page, settings_of
 
 from holdfast import OAuthStateStore, RunPublisher, SessionIndex, SessionMiddleware, Settings
 from holdfast.link import Link
@@ -47,11 +47,6 @@ def url() -> Iterator[str]:
         yield cluster.url.replace("://", f"://holdfast:{PASSWORD}@")
         for server in cluster.masters:
             assert server.execute("ACL", "LOG") == [], "holdfast was refused something"
-
-
-def settings_of(url: str, **more: Any) -> Settings:
-    values: dict[str, Any] = {"redis_timeout": 5, "key_prefix": "app:", "secret_key": "k" * 32}
-    return Settings(redis_url=url, **values, **more)
 
 
 @pytest.fixture
