@@ -32,7 +32,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl
 
-from tests.benchmarks.streams import DATA, KIND, Results, report, tuned
+from tests.benchmarks.measures import tuned
+from tests.benchmarks.streams import DATA, KIND, Results, report
 from tests.support.process import ServerProcess
 
 from holdfast import EventStreamApp, RunPublisher
@@ -101,7 +102,7 @@ class Polled:
     """sse-starlette's ``EventSourceResponse`` with an XREAD for each client."""
 
     def __init__(self) -> None:
-        self._client = tuned(os.environ["HOLDFAST_REDIS_URL"], connections=20_000)
+        self._client = tuned(os.environ["HOLDFAST_REDIS_URL"], max_connections=20_000)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send every entry from now on, until the client leaves."""

@@ -17,7 +17,8 @@ import flask
 import flask_session
 from flask import Flask
 from redis import Redis
-from tests.benchmarks.sessions import KEY, ratio, session_of, spread
+from tests.benchmarks.measures import ratio, spread
+from tests.benchmarks.sessions import KEY, session_of
 from tests.frameworks.wsgi_client import answer_of, environ_of
 
 from holdfast.flask import FlaskSessionInterface

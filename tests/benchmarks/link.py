@@ -15,9 +15,7 @@ from contextlib import AsyncExitStack
 from typing import NamedTuple
 
 from redis.asyncio import Redis
-from redis.backoff import NoBackoff
-from redis.maint_notifications import MaintNotificationsConfig
-from redis.retry import Retry
+from tests.benchmarks.measures import tuned
 
 from holdfast.link import Link
 from holdfast.settings import Settings
@@ -52,18 +50,6 @@ async def measure(get: Get, in_flight: int, commands: int) -> Measure:
 def plain(url: str) -> Redis:
     """redis-py as it comes."""
     return Redis.from_url(url)
-
-
-def tuned(url: str) -> Redis:
-    """redis-py at its best: no socket timeout (a task per command on 3.11), a short handshake."""
-    return Redis.from_url(
-        url,
-        protocol=2,
-        socket_timeout=None,
-        driver_info=None,
-        maint_notifications_config=MaintNotificationsConfig(enabled=False),
-        retry=Retry(NoBackoff(), 0),
-    )
 
 
 async def contest(url: str, rounds: int) -> dict[tuple[str, int], list[Measure]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -18,15 +17,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.asyncio import Redis
-from redis.backoff import NoBackoff
-from redis.maint_notifications import MaintNotificationsConfig
-from redis.retry import Retry
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starsessions import SessionAutoloadMiddleware
 from starsessions import SessionMiddleware as Starsessions
 from starsessions.stores.redis import RedisStore
+from tests.benchmarks.measures import ratio, spread, tuned
 from tests.sessions.browser import Browser
 
 from holdfast import SessionMiddleware
@@ -111,28 +108,6 @@ async def measure(redis: Redis, work: Work, in_flight: int, operations: int) -> 
     took, used = time.perf_counter() - start, time.process_time() - cpu
     server = await server_cpu(redis) - server
     return Measure(operations / took, used / operations * 1e6, server / operations * 1e6)
-
-
-def spread(values: list[float]) -> str:
-    """Median, least and most."""
-    return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
-
-
-def ratio(values: list[float]) -> str:
-    """Median, least and most, as a factor."""
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
-def tuned(url: str) -> Redis:
-    """redis-py at its best: no socket timeout (a task per command on 3.11), a short handshake."""
-    return Redis.from_url(
-        url,
-        protocol=2,
-        socket_timeout=None,
-        driver_info=None,
-        maint_notifications_config=MaintNotificationsConfig(enabled=False),
-        retry=Retry(NoBackoff(), 0),
-    )
 
 
 def session_of(size: int) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from starlette.routing import Route
 from starsessions import SessionAutoloadMiddleware
 from starsessions import SessionMiddleware as Starsessions
 from starsessions.stores.redis import RedisStore
-from tests.benchmarks.sessions import KEY, ratio, session_of, spread, tuned
+from tests.benchmarks.measures import ratio, spread, tuned
+from tests.benchmarks.sessions import KEY, session_of
 from tests.support.process import ServerProcess
 
 from holdfast import SessionMiddleware

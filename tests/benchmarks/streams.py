@@ -16,10 +16,7 @@ from collections import defaultdict
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from redis.asyncio import Redis
-from redis.backoff import NoBackoff
-from redis.maint_notifications import MaintNotificationsConfig
-from redis.retry import Retry
+from tests.benchmarks.measures import spread, tuned
 
 from holdfast import EventStreamApp, RunPublisher
 from holdfast.link import Link
@@ -31,6 +28,7 @@ from holdfast.testing import redis_server
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from redis.asyncio import Redis
     from starlette.types import ASGIApp, Message
 
 KIND = "node_output"
@@ -44,19 +42,6 @@ Results: TypeAlias = dict[str, list[tuple[float, ...]]]
 
 
 # --- an emit --------------------------------------------------------------------------------------
-
-
-def tuned(url: str, connections: int = 200) -> Redis:
-    """redis-py at its best: no socket timeout (a task per command on 3.11), a short handshake."""
-    return Redis.from_url(
-        url,
-        protocol=2,
-        socket_timeout=None,
-        driver_info=None,
-        maint_notifications_config=MaintNotificationsConfig(enabled=False),
-        retry=Retry(NoBackoff(), 0),
-        max_connections=connections,
-    )
 
 
 async def timed(
@@ -77,7 +62,7 @@ async def timed(
 async def emits(url: str, rounds: int) -> None:  # noqa: C901 - each contender is a function
     """Measure an emit one at a time, from 100 tasks into one run, and into 100 runs."""
     async with AsyncExitStack() as stack:
-        client = tuned(url)
+        client = tuned(url, max_connections=200)
         stack.push_async_callback(client.aclose)
         settings = Settings(redis_url=url)
         link = Link(settings)
@@ -131,7 +116,7 @@ async def emits(url: str, rounds: int) -> None:  # noqa: C901 - each contender i
 async def catch_ups(url: str, rounds: int) -> None:
     """Measure ``EVENTS`` events of history as a stream against reading and encoding by hand."""
     async with AsyncExitStack() as stack:
-        client = tuned(url)
+        client = tuned(url, max_connections=200)
         stack.push_async_callback(client.aclose)
         settings = Settings(redis_url=url, stream_access="open", stream_maxlen=2 * EVENTS)
         link = Link(settings)
@@ -198,11 +183,6 @@ def report(title: str, columns: list[str], results: Results, warm_up: int) -> No
             pairs = zip(results[name][warm_up:], results[names[0]][warm_up:], strict=True)
             ratios = [mine[index] / theirs[index] for mine, theirs in pairs]
             print(f"  {name + ' / ' + names[0]:30}{spread(ratios, 2):>24} {column}")
-
-
-def spread(values: list[float], digits: int = 1) -> str:
-    middle, least, most = statistics.median(values), min(values), max(values)
-    return f"{middle:.{digits}f} ({least:.{digits}f} to {most:.{digits}f})"
 
 
 def _medians(found: list[tuple[float, ...]]) -> tuple[float, ...]:

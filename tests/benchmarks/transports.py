@@ -26,7 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tests.benchmarks.streams import tuned
+from tests.benchmarks.measures import tuned
 from tests.support.charts import bars
 
 from holdfast.link import Link
@@ -150,7 +150,7 @@ async def follow_holdfast(
 async def follow_raw(
     stack: AsyncExitStack, url: str, contender: str, names: list[str], tally: Tally
 ) -> Callable[[], Awaitable[None]]:
-    client = tuned(url)
+    client = tuned(url, max_connections=200)
     stack.push_async_callback(client.aclose)
     subscribed = asyncio.Event()
 
@@ -198,7 +198,7 @@ def publisher(
         stack.push_async_callback(link.aclose)
         store = RedisEventStore(link, settings)
         return lambda name, data: store.add(name, "t", data)
-    client = tuned(url)
+    client = tuned(url, max_connections=200)
     stack.push_async_callback(client.aclose)
 
     gate = asyncio.Semaphore(100)  # a connection for each call in flight

@@ -8,7 +8,6 @@ redis-py has a connection for each thread, as holdfast has.
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
+from tests.benchmarks.measures import spread
 
 from holdfast import SyncRunPublisher
 from holdfast.link import Link
@@ -97,12 +97,6 @@ def contest(url: str, rounds: int) -> dict[tuple[str, int], list[Measure]]:
     link.close()
     client.close()
     return results
-
-
-def spread(values: list[float], digits: int = 1) -> str:
-    """Median, least and most."""
-    middle, least, most = statistics.median(values), min(values), max(values)
-    return f"{middle:.{digits}f} ({least:.{digits}f} to {most:.{digits}f})"
 
 
 def report(results: dict[tuple[str, int], list[Measure]]) -> None:
