@@ -415,6 +415,19 @@ async def test_two_refused_secrets_in_a_row_give_back_the_one_before_both(
     assert connection.call("HGET", name, OLD) is None
 
 
+async def test_a_login_that_is_refused_twice_is_taken_back_where_the_first_was_done(
+    connection: Connection,
+) -> None:
+    world, key = await refused(connection)
+    (process,) = world.processes
+    secret_hash = connection.call("HGET", Calls("").name(key.id_hash), META).split(b" ")[1].decode()
+    login = Change({"user_id": b"1" * 21, "n": b"3"}, rotation=Rotation(secret_hash))
+    with pytest.raises(SessionUnavailable):
+        await process.store.save(key, login)
+    process.link.tell(LinkState.UP)
+    assert stored(connection, key) == {"n": b"1"}
+
+
 async def test_who_meets_a_refused_login_with_a_write_does_it_all_the_same(
     connection: Connection,
 ) -> None:
