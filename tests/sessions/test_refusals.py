@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.sessions.browser import Browser
-from tests.sessions.outage import HOUR, KEY, Outage, back, settings_for, until
+from tests.sessions.outage import HOUR, KEY, Outage, back, session_keys, settings_for, until
 from tests.sessions.simulated import Connection, Recovery, World, in_thread
 
 from holdfast.errors import SessionUnavailable
@@ -244,6 +244,48 @@ async def test_a_login_that_lacks_a_replica_is_taken_back_before_it_is_answered(
     with pytest.raises(SessionUnavailable):
         await store.save(key, login)
     assert fields_of(await other.load(key)) == {"cart": b"1"}
+
+
+@pytest.mark.parametrize("user", [None, 8], ids=["nobody", "another"])
+async def test_who_is_logged_out_by_a_refused_write_stays_so(
+    alone: RedisServer, user: int | None
+) -> None:
+    plain, outage = Outage(alone), Outage(alone, redis_wait=1, redis_timeout=2)
+    await plain.log_in()
+    before = dict(plain.browser.cookies)
+    held = Browser(outage.app, dict(before))
+
+    def leave(session: Any) -> None:
+        session.pop("user_id")
+        session.update({} if user is None else {"user_id": user})
+
+    outage.doing.handle = leave
+    assert (await held.get()).status == 503
+    (name,) = session_keys(alone)
+    kept = alone.execute("HGET", name, OLD)
+    assert isinstance(kept, bytes)
+    assert b"|" not in kept
+    for each in (outage, plain):
+        assert await each.do(dict, Browser(each.app, dict(before))) == b"{}"
+
+
+async def test_a_logout_whose_request_is_cancelled_stays_one(connection: Connection) -> None:
+    world, key = World(connection, 1, 1), new_key()
+    (process,) = world.processes
+    fields = {"user_id": b"7", "cart": b"1"}
+    await world.driven(process, process.store.create(key, fields, max_age=60))
+    after = new_secret(key)
+    logout = Change({}, ("user_id",), Rotation(after.secret_hash, final=True))
+    late = asyncio.create_task(process.store.save(key, logout))
+    while not process.link.wire.sent:
+        await asyncio.sleep(0)
+    await world.carry_one(process)
+    late.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await late
+    in_thread(lambda: [beat(Recovery(world, 10)) for beat in process.link.beats])
+    assert stored(connection, after) == {"cart": b"1"}
+    assert not any("session_take_back" in line for line in world.log)
 
 
 @pytest.mark.parametrize("again", [True, False], ids=["a login made twice", "a write in its grace"])

@@ -58,6 +58,8 @@ class Record(NamedTuple):
         current: the secret presented is the present one, not one in its grace after a rotation.
         degraded: ``None``, or what it is served from while the real store is away: ``"stale"``, a
             copy of earlier, or ``"local"``, a session born meanwhile.
+        skew: seconds by which the store's clock is ahead of this process's, as far as is known.
+            With it, ``expires_at`` is to the millisecond what is stored.
     """
 
     fields: Mapping[str, bytes]
@@ -67,6 +69,7 @@ class Record(NamedTuple):
     secret_since: float
     current: bool = True
     degraded: Degraded | None = None
+    skew: float = 0.0
 
     def __repr__(self) -> str:
         # Values are what a log, a traceback or a debugger must not show (CWE-532).
@@ -84,7 +87,9 @@ class Record(NamedTuple):
             if change.rotation.max_age is not None:
                 end = now + change.rotation.max_age
         fields = change.applied(self.fields)
-        return Record(fields, self.created_at, end, now, since, self.current, self.degraded)
+        return Record(
+            fields, self.created_at, end, now, since, self.current, self.degraded, self.skew
+        )
 
 
 class Missing(enum.Enum):
@@ -103,11 +108,14 @@ class Rotation:
         secret_hash: SHA-256 of the new secret.
         grace: seconds for which the old one reads and writes; 0 kills every older secret at once.
         max_age: a new absolute lifetime in seconds from now, ``None`` to keep the old end.
+        final: whoever was logged in is not any more, and so it is never taken back, as another is
+            of which the browser was not told. Only with a *grace* of 0.
     """
 
     secret_hash: str
     grace: float = 0.0
     max_age: float | None = None
+    final: bool = False
 
 
 _NONE: Mapping[str, Any] = MappingProxyType({})

@@ -3,7 +3,8 @@
 -- KEYS: session, tombstone
 -- ARGV: 1 secret   2 idle timeout (ms), 0 for none   3 see session_again.lua   4 number of keys to
 --       set; then key, value of each to set, which is all that most writes ask; else there follow
---       1 new secret, or ''   2 grace of the old one (ms), 0 to kill every older one
+--       1 new secret, or ''   2 grace of the old one (ms), 0 to kill every older one, -1 to kill them
+--       for good, so that nothing of before is kept to be taken back
 --       3 new lifetime from now (ms), or -1 to keep the end   4 how long a killed one is known (ms)
 --       5 how long a tombstone stays (ms)   6 number of keys to renew   7 number of keys to compare
 --       then key, '=' .. value or '-' for none of each to compare; key, old, new of each to renew;
@@ -85,7 +86,7 @@ if fresh ~= '' then
     for kind, hash, till in string.gmatch(replaced[2], '(%a):(%x+):(%d+)') do
       if tonumber(till) > now then
         -- Who regenerates wants every older secret dead, those in their grace as well.
-        if grace == 0 then kind, till = 'k', killed end
+        if grace <= 0 then kind, till = 'k', killed end
         olds[#olds + 1] = kind .. ':' .. hash .. ':' .. till
       end
     end
@@ -94,10 +95,13 @@ if fresh ~= '' then
     else
       olds[#olds + 1] = 'k:' .. meta.secret .. ':' .. killed
     end
-    for at = 1, #replaced do replaced[at] = string.gsub(replaced[at], '[%%:|]', SPELLED) end
-    redis.call('HSET', KEYS[1], OLD, table.concat(olds, ';', math.max(1, #olds - 3)) ..
-      ';|' .. table.concat(replaced, '|'))
-    if grace == 0 then ended(KEYS[1], fresh) end
+    local kept = table.concat(olds, ';', math.max(1, #olds - 3))
+    if grace >= 0 then
+      for at = 1, #replaced do replaced[at] = string.gsub(replaced[at], '[%%:|]', SPELLED) end
+      kept = kept .. ';|' .. table.concat(replaced, '|')
+    end
+    redis.call('HSET', KEYS[1], OLD, kept)
+    if grace <= 0 then ended(KEYS[1], fresh) end
     meta.secret, meta.since = fresh, now
     if tonumber(ARGV[more + 2]) >= 0 then meta.expires = now + tonumber(ARGV[more + 2]) end
   end

@@ -207,7 +207,7 @@ async def _carry_out(exchange: Exchange, command: Command, plan: Plan) -> None:
         settle(exchange, command, await written(exchange, touched), Change(), exchange.user)
     else:
         before, key = exchange.user, exchange.held().key
-        credential, rotation = _rotation(exchange, command)
+        credential, rotation = _rotation(exchange, command, user)
         change = Change(changed, removed, rotation)
         if command is Command.REGENERATE:
             await _note(exchange, user, key.id_hash)
@@ -262,14 +262,18 @@ def _settle_created(
     exchange.setup.tidings.tell(SessionCreated(id_hash=credential.key.id_hash, user=exchange.user))
 
 
-def _rotation(exchange: Exchange, command: Command) -> tuple[Credential | None, Rotation | None]:
+def _rotation(
+    exchange: Exchange, command: Command, user: str | None
+) -> tuple[Credential | None, Rotation | None]:
     if command is Command.SAVE:
         return None, None
     credential = exchange.held().rotated()
     secret_hash = credential.key.secret_hash
     if command is Command.RENEW:
         return credential, Rotation(secret_hash, grace=GRACE_SECONDS)
-    return credential, Rotation(secret_hash, max_age=exchange.setup.terms.lifetime)
+    # Whoever was logged in is not any more, also where the answer is lost.
+    final = exchange.user is not None and user != exchange.user
+    return credential, Rotation(secret_hash, max_age=exchange.setup.terms.lifetime, final=final)
 
 
 def settle(

@@ -172,7 +172,8 @@ def _beside(change: Change) -> Iterator[Arg]:
     """What ``session_save`` is asked beside setting keys."""
     rotation = change.rotation or Rotation("")
     max_age = -1 if rotation.max_age is None else _ms(rotation.max_age)
-    yield from (rotation.secret_hash, _ms(rotation.grace), max_age)
+    grace = -1 if rotation.final else _ms(rotation.grace)
+    yield from (rotation.secret_hash, grace, max_age)
     yield from (_ms(SUPERSEDED_SECONDS), _ms(TOMBSTONE_SECONDS))
     yield from (len(change.renewed), len(change.expected))
     yield from _expectations(change)
@@ -242,7 +243,8 @@ def record(
         standing = _old_standing(old, given, now)
         if standing is not None:
             return standing
-    return Record(_fields(raw), created - skew, expires - skew, seen - skew, since - skew, current)
+    times = (created - skew, expires - skew, seen - skew, since - skew)
+    return Record(_fields(raw), *times, current, skew=skew)
 
 
 def bare_record(meta: bytes) -> Record:
