@@ -10,16 +10,19 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.link.conftest import until_sync
 
 from holdfast.errors import RedisReplyError, RedisUnavailable
 from holdfast.link import Script
 from holdfast.link.client import target
+from holdfast.link.supervisor import Gate
 from holdfast.link.sync import SyncConversation, SyncLane
 from holdfast.settings import Settings
-from holdfast.testing import FaultProxy
+from holdfast.testing import FaultProxy, redis_server
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable, Iterator
 
     from tests.link.conftest import MakeLink
 
@@ -198,3 +201,69 @@ def test_a_hundred_threads_get_their_own_replies(redis: RedisServer, make_link: 
     # What a crowd has opened is not kept for ever.
     assert isinstance(link._threads, SyncLane)
     assert len(link._threads._idle) <= 64
+
+
+def too_early(call: Callable[..., object]) -> None:
+    """Have a command wait for a connect that is slow, and be given up on its way."""
+    with pytest.raises(RedisUnavailable) as error:
+        call()
+    assert error.value.reason == "timeout"
+
+
+@pytest.fixture
+def far() -> Iterator[tuple[RedisServer, FaultProxy, str]]:
+    """A Redis with a password behind a slow network, the way there, and its URL."""
+    with (
+        redis_server("--requirepass", "pw") as server,
+        FaultProxy.threaded("127.0.0.1", server.port) as proxy,
+    ):
+        proxy.delay(0.45)
+        yield server, proxy, f"redis://:pw@127.0.0.1:{proxy.port}/1"
+
+
+def test_a_new_connection_that_ends_while_it_owes_a_reply_is_no_outage(
+    far: tuple[RedisServer, FaultProxy, str],
+) -> None:
+    _, proxy, url = far
+    gate, told, place = Gate(), list[RedisUnavailable](), target(Settings(redis_url=url))
+    gate.up = True
+    lane = SyncLane(lambda: place, 1.0, gate, lambda error, _: told.append(error))
+    too_early(lambda: lane.call([("ECHO", "too early")], time.monotonic() + 1.0))
+    (conversation,) = lane._owing
+    proxy.cut()
+    proxy.delay(0)
+    until_sync(conversation.stale)
+    assert lane.call([("ECHO", "mine")], time.monotonic() + 15) == [b"mine"]
+    assert not told
+    lane.close()
+
+
+def test_a_new_connection_is_not_waited_for_longer_than_one_timeout(
+    far: tuple[RedisServer, FaultProxy, str],
+) -> None:
+    _, proxy, url = far
+    gate, place = Gate(), target(Settings(redis_url=url))
+    gate.up = True
+    lane = SyncLane(lambda: place, 1.0, gate, lambda error, _: None)
+    too_early(lambda: lane.call([("ECHO", "too early")], time.monotonic() + 1.0))
+    proxy.blackhole("replies")
+    (conversation,) = lane._owing
+    assert not conversation.stale()
+    until_sync(conversation.stale)
+    lane.close()
+    assert not lane._owing
+
+
+def test_what_was_given_up_on_a_new_connection_goes_no_further_in_an_outage(
+    far: tuple[RedisServer, FaultProxy, str], make_link: MakeLink
+) -> None:
+    server, _, url = far
+    link = make_link(url, timeout=1.0)
+    link.start()
+    until_sync(lambda: link.up)
+    too_early(lambda: link.execute_sync("ECHO", "too early"))
+    threads = link._threads
+    assert isinstance(threads, SyncLane)
+    assert threads._owing
+    server.kill()
+    until_sync(lambda: not threads._owing)

@@ -57,6 +57,7 @@ class Link:
         self._inherited: list[object] = []
         self._tally = Tally(self._supervisor)
         self.on_transition(self._tally.note)
+        self.on_transition(_letting_go(self._threads))
         self._replication = Replication(self.pipeline_sync, self.slot, self.timeout)
         _watch_process(self)
 
@@ -363,6 +364,16 @@ class Link:
         self._listeners = weakref.WeakSet()
         self._threads.close()
         self._supervisor.forked()
+
+
+def _letting_go(threads: SyncLane | ClusterThreads) -> Callable[[LinkStatus], None]:
+    """Return what has nothing arrive after an outage that threads had given up before it."""
+
+    def let_go(status: LinkStatus) -> None:
+        if status.state is LinkState.DOWN:
+            threads.close()
+
+    return let_go
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -11,7 +11,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 import hiredis
@@ -85,15 +85,16 @@ class SyncConversation:
         return [key]
 
     def stale(self) -> bool:
-        """Whether the server has closed the connection, or spoken, while nobody asked."""
-        if self._owed:
-            return False
+        """Whether the server has closed it, has spoken while nobody asked, or owes for too long."""
         try:
-            self._socket.recv(1)
+            early = self._socket.recv(RECEIVE_BYTES)
         except _NOTHING:
-            return False
+            return bool(self._owed) and not self.may_answer_yet()
         except OSError:
             return True
+        if early and self._owed:
+            self._reader.feed(early)
+            return False
         return True
 
     def call(self, commands: Sequence[Command], deadline: float) -> Answers:
@@ -219,6 +220,9 @@ class SyncLane:
         self._gate = gate
         self._report = report
         self._idle: deque[SyncConversation] = deque()
+        # Those that still owe a reply: taken first, so that none of them is left with a command
+        # that was given up.
+        self._owing: deque[SyncConversation] = deque()
 
     def call(self, commands: Sequence[Command], deadline: float) -> Answers:
         """Send *commands* as one batch; errors stay in place.
@@ -233,7 +237,7 @@ class SyncLane:
             answers = conversation.call(commands, deadline)
         except RedisUnavailable as error:
             if conversation and error.reason == "timeout" and conversation.may_answer_yet():
-                self._keep(conversation)
+                self._keep(conversation, self._owing)
             else:
                 if conversation is not None:
                     conversation.close()
@@ -244,18 +248,18 @@ class SyncLane:
             if conversation is not None:
                 conversation.close()
             raise
-        self._keep(conversation)
+        self._keep(conversation, self._idle)
         for answer in answers:
             if isinstance(answer, RedisUnavailable):
                 self._report(answer, generation)
         return answers
 
     def _take(self, generation: int, deadline: float) -> SyncConversation:
-        while self._idle:
+        while idle := self._owing or self._idle:
             try:
-                conversation = self._idle.pop()
+                conversation = idle.pop()
             except IndexError:
-                break
+                continue
             fresh = time.monotonic() - conversation.used < FRESH_SECONDS
             if conversation.generation == generation and (fresh or not conversation.stale()):
                 return conversation
@@ -263,14 +267,14 @@ class SyncLane:
         conversation = SyncConversation.open(self._where(), _left(deadline), generation)
         if time.monotonic() > deadline:
             # The handshake took it all. Kept, the connection serves the next command in time.
-            self._keep(conversation)
+            self._keep(conversation, self._idle)
             raise RedisUnavailable("timeout", "it did not answer in time")
         return conversation
 
-    def _keep(self, conversation: SyncConversation) -> None:
+    def _keep(self, conversation: SyncConversation, idle: deque[SyncConversation]) -> None:
         conversation.used = time.monotonic()
-        if len(self._idle) < MOST_IDLE:
-            self._idle.append(conversation)
+        if len(idle) < MOST_IDLE:
+            idle.append(conversation)
         else:
             conversation.close()
         if not self._gate.up:
@@ -279,5 +283,7 @@ class SyncLane:
 
     def close(self) -> None:
         """Close the idle connections; one in use is closed or kept by its thread."""
-        while self._idle:
-            self._idle.pop().close()
+        while idle := self._owing or self._idle:
+            # Another thread may have taken the last one.
+            with suppress(IndexError):
+                idle.pop().close()
