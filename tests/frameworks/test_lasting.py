@@ -167,6 +167,30 @@ async def test_a_stream_that_ends_by_itself_is_followed_no_longer(here: Here) ->
     assert here.watching == "<Endings, 0 watching>"
 
 
+async def test_a_stream_that_ends_by_itself_with_its_session_sends_the_last_of_its_answer(
+    here: Here,
+) -> None:
+    async def body() -> AsyncIterator[str]:
+        yield "data: 1\n\n"
+        await here.end()
+        # In which turn of the loop the ending is heard is for the loop to say.
+        while here.app.config["ANSWER"].response._bond.over is False:
+            await asyncio.sleep(0)
+
+    async def page() -> quart.Response:
+        dict(quart.session)
+        answer = quart.Response(body(), mimetype="text/event-stream")
+        here.app.config["ANSWER"] = answer
+        return answer
+
+    here.app.add_url_rule("/stream", "stream", page)
+    parts = [b"data: 1\n\n", b""]
+    with anyio.fail_after(10):
+        async with here.client.request("/stream") as connection:
+            await connection.send_complete()
+            assert [await connection.receive() for _ in parts] == parts
+
+
 async def test_a_captured_stream_is_left_to_the_capture(here: Here) -> None:
     def body() -> Iterator[str]:
         yield here.watching

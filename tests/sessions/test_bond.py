@@ -465,6 +465,29 @@ async def test_a_rotation_by_age_ends_nothing_after_the_old_secret_is_forgotten_
     await held.done(2)
 
 
+@pytest.mark.parametrize("ahead", [-60.0, 60.0], ids=["behind", "ahead"])
+async def test_a_rotation_by_age_ends_nothing_where_our_clock_is_not_that_of_redis(
+    redis: RedisServer, key_prefix: str, ahead: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commit, "GRACE_SECONDS", 0.1)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + ahead)
+    settings = Settings(
+        secret_key=KEY, redis_url=redis.url, key_prefix=key_prefix, session_rotate_after=1
+    )
+    settings = settings.override(session_idle_timeout=1)
+    browser, _ = await logged_in(settings, Hold())
+    held = await Held(browser, "http").opened()
+    used = Browser(SessionMiddleware(app_of(dict), settings=settings), dict(browser.cookies))
+    for _ in range(25):
+        await used.get()
+        await anyio.sleep(0.1)
+    assert used.cookies != browser.cookies
+    assert not held.task.done()
+    # It is idle from here on, and ends then, whatever the clocks say.
+    await held.done(10)
+
+
 @pytest.mark.parametrize("rotate_after", [0, 3600], ids=["never renewed", "renewed"])
 @pytest.mark.parametrize("looks", ["later", "before"])
 async def test_a_secret_killed_while_nobody_heard_is_dead_also_when_it_is_forgotten(

@@ -65,11 +65,12 @@ class Tidings:
             logger.error("the index of a user's sessions cannot be written: %s", error)  # noqa: TRY400
 
     async def end_of(self, id_hash: str, idle: float, expires_at: float) -> float | None:
-        """Return when a session that may have a new secret ends, as seconds since the epoch.
+        """Return when a session that may have a new secret ends, by the clock of its store.
 
         ``None`` where it is not there, where nobody can say, or where older secrets were killed:
         that gave it a new lifetime, which a rotation by age does not. *idle* is the idle timeout in
-        seconds, *expires_at* the end of the lifetime that it had.
+        seconds, *expires_at* the end of the lifetime that it had, by the same clock: ours may be
+        seconds off.
 
         Raises:
             SessionUnavailable: Redis is away.

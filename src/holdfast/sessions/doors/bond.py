@@ -74,7 +74,9 @@ class Bond:
         self._told = asyncio.Event()
         self._part: Callable[[], None] | None = None
         self._finished = False
+        self._handled = False
         self._expires_at = 0.0
+        self._skew = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._work: asyncio.Task[None] | None = None
 
@@ -85,7 +87,7 @@ class Bond:
             return
         record = self._exchange.record
         if self._exchange.standing is Standing.FOUND and record is not None and _on_asyncio():
-            self._expires_at = record.expires_at
+            self._expires_at, self._skew = record.expires_at, record.skew
             self._part = announcer.endings.watch(*held.key, self._end, self._doubt)
             # It may have ended between its load and now.
             self._doubt()
@@ -113,6 +115,7 @@ class Bond:
         self.leave()
         if self._work is None:
             return
+        self._handled = True
         # A handler may be gone before its client has heard.
         try:
             if self.over:
@@ -194,12 +197,14 @@ class Bond:
         found = await setup.store.load(key, idle_timeout=idle)
         if isinstance(found, Record):
             # As it is stored: what this request has written itself was reckoned by its own clock.
-            self._expires_at = end = found.expires_at
+            end = found.expires_at
+            self._expires_at, self._skew = end, found.skew
             return min(end, found.seen_at + idle) if idle > 0 else end
         if found is Missing.SUPERSEDED:
             return None
         # A secret that was replaced is forgotten after a while, be it by age or by being killed.
-        return await setup.tidings.end_of(key.id_hash, idle, self._expires_at)
+        stored = await setup.tidings.end_of(key.id_hash, idle, self._expires_at + self._skew)
+        return None if stored is None else stored - self._skew
 
     def _end(self) -> None:
         if not (self.over or self._finished):
@@ -222,7 +227,8 @@ class Bond:
             self._told.set()
         # Where the hint was itself a cancellation, another would interrupt what is put in order.
         hinted = self._cancellations() > before
-        if self._task is not None and not (self._task.done() or hinted):
+        # And one that has ended by itself is sending the last of its answer.
+        if self._task is not None and not (self._task.done() or hinted or self._handled):
             self._cancelled = True
             self._task.cancel()
 
