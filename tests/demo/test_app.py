@@ -6,6 +6,7 @@ import runpy
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
 
 import pytest
 from starlette.testclient import TestClient
@@ -59,9 +60,9 @@ def test_the_page_allows_no_other_host_and_nothing_inline(client: TestClient) ->
     assert "set-cookie" not in answer.headers
 
 
-@pytest.mark.parametrize("name", ["main.js", "run-stream.js", "style.css", "icon.svg"])
+@pytest.mark.parametrize("name", ["main.js", "../streams/holdfast.js", "style.css", "icon.svg"])
 def test_the_files_of_the_page_are_served(client: TestClient, name: str) -> None:
-    assert client.get(f"/assets/{name}").status_code == 200
+    assert client.get(urljoin("/assets/", name)).status_code == 200
 
 
 def test_a_login_is_kept_and_ends_with_the_logout(ada: TestClient) -> None:
@@ -92,6 +93,14 @@ def test_a_run_is_published_whole_and_read_by_its_token(ada: TestClient) -> None
     assert numbers == list(range(1, len(events) + 1))
     assert events[-1]["type"] == "workflow_complete"
     assert f"run:{run_id}" in ada.get("/api/session").json()["data"]
+
+
+def test_the_token_of_a_run_stops_it(ada: TestClient) -> None:
+    run_id = start(ada, speed=0.1)
+    token = ada.get(f"/api/runs/{run_id}/token").json()["token"]
+    bearer = {"Authorization": f"Bearer {token}"}
+    assert ada.post(f"/streams/runs/{run_id}/stop", headers=bearer).status_code == 202
+    assert read_all(ada, run_id)[-1]["type"] == "run_stopped"
 
 
 def test_only_the_newest_runs_stay_in_the_session(ada: TestClient) -> None:

@@ -82,6 +82,7 @@ def test_everything_the_page_loads_is_there() -> None:
         for name in re.findall(r'from "\./([\w.-]+)"', path.read_text())
     ]
     assert loaded
+    assert imported
     for value in {*loaded, *imported}:
         assert (STATIC / value.removeprefix("assets/")).is_file(), value
 

@@ -265,6 +265,52 @@ def test_the_tabs_and_the_theme_work_from_the_keyboard(page: DemoPage) -> None:
     page.wait(f"document.getElementById('theme').ariaPressed !== '{before}'", "the theme, kept")
 
 
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.slow
+def test_the_stop_button_ends_the_run_from_the_keyboard(page: DemoPage, transport: str) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    page.log_in("?speed=1")
+    page.switch_to(transport)
+    page.start()
+    page.wait("document.querySelector('.result.waiting')", "a call that waits")
+    page.driver.find_element(By.ID, "stop").send_keys(Keys.ENTER)
+    page.wait_for_state("ended")
+    assert page.state == "Stopped"
+    assert "The run was stopped." in page.text("story")
+    assert not page.script("return document.querySelectorAll('.result.waiting').length")
+    assert page.driver.switch_to.active_element.get_attribute("id") == "run-title"
+    assert page.script("return document.getElementById('stop').disabled")
+    assert page.delivery.endswith("each once, in order.")
+    page.driver.refresh()
+    page.wait_for_state("ended")
+    assert page.state == "Stopped"
+    page.expect_no_complaint()
+
+
+@pytest.mark.slow
+def test_a_stop_that_cannot_be_asked_for_is_told_and_can_be_tried_again(
+    browser: Chrome, demo: ServerProcess
+) -> None:
+    with FaultProxy.threaded("127.0.0.1", demo.port) as proxy:
+        page = DemoPage(browser, f"http://127.0.0.1:{proxy.port}")
+        page.log_in("?speed=0.3")
+        page.start()
+        page.wait_past(3)
+        proxy.refuse()
+        proxy.cut()
+        page.wait_for_state("waiting")
+        page.click("#stop")
+        page.wait("!document.getElementById('notice').hidden", "the notice")
+        assert "did not answer" in page.text("notice")
+        proxy.heal()
+        page.wait_for_state("live")
+        page.click("#stop")
+        page.wait_for_state("ended")
+        assert page.state == "Stopped"
+
+
 @pytest.mark.slow
 def test_what_a_screen_reader_hears_is_not_flooded(page: DemoPage) -> None:
     page.log_in("?speed=40")

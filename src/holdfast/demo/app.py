@@ -152,14 +152,14 @@ async def publish(run_id: str, owner: str, task: str, rounds: int, speed: float)
 
 
 async def show_token(request: Request) -> Response:
-    """Answer a token for one of this session's runs: ``EventSource`` can send no header."""
+    """Answer a token for one of this session's runs: to read it, and to stop it."""
     require_user(request)
     run_id = request.path_params["run_id"]
     session = get_session(request)
     if f"run:{run_id}" not in session:
         raise HTTPException(404, "This session started no such run.")
     # Bound to the session: whoever logs out ends the streams of every tab with it.
-    token = stream_token(run_id, ttl=3600, session=session)
+    token = stream_token(run_id, ttl=3600, actions=("read", "stop"), session=session)
     return JSONResponse({"token": token}, headers={"Cache-Control": "no-store"})
 
 

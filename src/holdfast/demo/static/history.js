@@ -35,8 +35,9 @@ export class History {
     this.#asking = true;
     const run = this.#run;
     try {
-      const query = new URLSearchParams({ start_id: this.#next, limit: PAGE, token: await run.token() });
-      const page = await ask(`streams/runs/${encodeURIComponent(run.runId)}/events?${query}`);
+      const query = new URLSearchParams({ start_id: this.#next, limit: PAGE });
+      const headers = { Authorization: `Bearer ${await run.token()}` }; // in the address, logs would have it
+      const page = await ask(`streams/runs/${encodeURIComponent(run.runId)}/events?${query}`, { headers });
       if (run === this.#run) this.#add(page);
     } catch (error) {
       this.#caption.textContent = `The history cannot be read now: ${error.message}`;

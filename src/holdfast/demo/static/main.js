@@ -1,14 +1,18 @@
 // The page: who is logged in, which run is shown, and what is known about both. What follows a run and never
-// loses an event is in run-stream.js; here it is only put on the screen.
+// loses an event is holdfast.js, served where the streams are; here it is only put on the screen.
 
+import { follow } from "../streams/holdfast.js";
 import { ask } from "./api.js";
 import { $, element } from "./dom.js";
 import { History, numberOf, row } from "./history.js";
 import { Ledger } from "./ledger.js";
-import { RunStream } from "./run-stream.js";
 import { Story } from "./story.js";
 
 const REFRESH_MS = 5000;
+const CUT_MS = 3000;
+// Longer than a stream's heartbeats are apart, so that only a dead connection is silent for so long.
+const SILENCE_MS = 20000;
+const LONGEST_DELAY_MS = 5000; // somebody is looking
 const STATES = {
   connecting: "Connecting",
   live: "Live",
@@ -28,15 +32,15 @@ const FAILURES = {
 const story = new Story($("story"));
 const history = new History({ rows: $("history-rows"), more: $("more"), caption: $("history-caption") });
 let session = null;
-let shown = null; // { runId, stream, ledger, memory, why, ending } of the run on the screen
-let following = true;
+let shown = null; // the run on the screen, see show()
+let scrolling = true; // with what comes
 
 // --- The run on the screen ------------------------------------------------------------------------------
 
 function show(runId) {
   if (shown?.runId === runId) return;
-  shown?.stream.close();
-  shown = runId ? { runId, ledger: new Ledger(), memory: remember(runId), why: "", ending: "", stream: null } : null;
+  leave();
+  shown = runId ? { runId, ledger: new Ledger(), memory: remember(runId), state: "", why: "", ending: "" } : null;
   clear();
   $("run-id").textContent = runId || "No run yet";
   $("run-title").textContent = titleOf(runId);
@@ -53,47 +57,66 @@ function show(runId) {
 
 function connect() {
   const run = shown;
-  const lastId = run.stream?.lastId ?? "";
-  run.stream?.close();
-  run.stream = new RunStream({
-    base: "streams/",
-    runId: run.runId,
+  const lastId = run.stream?.lastId;
+  leave();
+  run.stream = follow(`streams/runs/${encodeURIComponent(run.runId)}/events/stream`, {
     transport: transport(),
+    token: () => tokenOf(run.runId).catch((error) => refuse(run, error)),
     lastId,
-    token: () => tokenOf(run.runId),
-    onFrame: (frame) => run === shown && receive(frame),
-    onState: (state, why) => run === shown && showState(state, why),
+    silence: SILENCE_MS,
+    maxDelay: LONGEST_DELAY_MS,
+    onEvent: receive,
+    onReset: startAgain,
+    onGap: (gap) => tell(`Events before ${gap.earliest} are no longer kept.`),
+    onState: (state, refusal) => state !== "closed" && showState(state, refusal?.status),
   });
-  run.stream.open();
 }
 
-function receive(frame) {
-  if (frame.kind === "reset") {
-    shown.ledger = new Ledger();
-    clear();
-    return say("The run began anew on the server; what was shown belongs to its earlier life.");
+/** Leave the connection for good. The run goes on without us. */
+function leave() {
+  clearTimeout(shown?.timer);
+  shown?.stream?.close();
+}
+
+/** There is no token: either never will be, or the server does not answer now and is asked again. */
+function refuse(run, error) {
+  if (run === shown && error.status >= 400 && error.status < 500) {
+    leave();
+    showState("failed", error.status);
   }
-  if (frame.kind === "gap") return tell(`Events before ${frame.earliest} are no longer kept.`);
-  if (frame.kind !== "event") return undefined;
-  const before = shown.ledger.last;
-  const number = numberOf(frame);
-  const mark = shown.memory.marks[before];
-  shown.ending = ENDINGS[frame.type] ?? "";
-  if (number) shown.ledger.add(number, frame.type === "workflow_complete");
-  story.add(frame, number, mark);
-  $("log-rows").append(row(frame, frame.id));
-  $("tape").append(element("i", { title: mark ?? "", data: { type: frame.type, ...(mark && { mark }) } }));
-  if (shown.ledger.last > shown.memory.last) keep({ last: shown.ledger.last });
-  if (frame.type === "tool_call" && shown.stream.state === "live") say(`The agent calls ${frame.data.tool}.`);
-  later(showDelivery);
-  return undefined;
+  throw error;
 }
 
-function showState(state, why) {
+function startAgain() {
+  shown.ledger = new Ledger();
+  clear();
+  say("The run began anew on the server; what was shown belongs to its earlier life.");
+}
+
+function receive(event) {
+  const before = shown.ledger.last;
+  const number = numberOf(event);
+  const mark = shown.memory.marks[before];
+  shown.ending = ENDINGS[event.type] ?? "";
+  if (number) shown.ledger.add(number, event.type === "workflow_complete");
+  story.add(event, number, mark);
+  $("log-rows").append(row(event, event.id));
+  $("tape").append(element("i", { title: mark ?? "", data: { type: event.type, ...(mark && { mark }) } }));
+  if (shown.ledger.last > shown.memory.last) keep({ last: shown.ledger.last });
+  if (event.type === "tool_call" && shown.state === "live") say(`The agent calls ${event.data.tool}.`);
+  later(showDelivery);
+}
+
+function showState(next, status) {
+  // Who was connected and connects again has lost something, however soon the next try comes.
+  const again = shown.state === "waiting" || (shown.state === "live" && !shown.why);
+  const state = next === "connecting" && again ? "waiting" : next;
+  shown.state = state;
   $("state").dataset.state = state;
   $("state-text").textContent = (state === "ended" && shown.ending) || STATES[state];
   $("story").dataset.state = state;
   $("cut").disabled = state !== "live";
+  showStop();
   if (state === "waiting") shown.why ||= "connection lost";
   if (state === "live" && shown.why) {
     note(shown.why, shown.ledger.last);
@@ -104,8 +127,23 @@ function showState(state, why) {
     keep({ over: true });
     say(`The run is over. ${shown.ledger}`);
   }
-  if (state === "failed") tell(FAILURES[why] ?? "The server refuses this run.");
+  if (state === "failed") tell(FAILURES[status] ?? "The server refuses this run.");
   later(showDelivery);
+}
+
+function setStopping(run, asked) {
+  run.stopping = asked;
+  if (run === shown) showStop();
+}
+
+/** The button keeps the focus while the run is being stopped, and hands it on once there is nothing to stop. */
+function showStop() {
+  const over = ["ended", "failed"].includes(shown.state);
+  const asked = Boolean(shown.stopping && !over);
+  $("stop-text").textContent = asked ? "Stopping…" : "Stop the run";
+  $("stop").setAttribute("aria-disabled", String(asked));
+  if (over && document.activeElement === $("stop")) $("run-title").focus();
+  $("stop").disabled = over;
 }
 
 function showDelivery() {
@@ -116,7 +154,7 @@ function showDelivery() {
   $("joins").replaceChildren(
     ...marks.map(([after, why]) => element("li", {}, element("b", {}, `after ${after}`), ` ${why}`)),
   );
-  if (!following) return;
+  if (!scrolling) return;
   for (const panel of [$("story"), $("log")]) if (!panel.hidden) panel.scrollTop = panel.scrollHeight;
 }
 
@@ -130,7 +168,7 @@ function clear() {
   for (const id of ["log-rows", "history-rows", "tape", "joins"]) $(id).replaceChildren();
   showVerdict(new Ledger());
   $("notice").hidden = true;
-  follow(true);
+  scroll(true);
 }
 
 // --- What a refresh should not forget (this tab's own, gone with it) ------------------------------------
@@ -267,8 +305,8 @@ function later(act) {
   else requestAnimationFrame(run);
 }
 
-function follow(on) {
-  following = on;
+function scroll(on) {
+  scrolling = on;
   $("follow").hidden = on;
 }
 
@@ -279,7 +317,7 @@ function choose(name) {
     tab.tabIndex = chosen ? 0 : -1;
     $(tab.getAttribute("aria-controls")).hidden = !chosen;
   }
-  follow(true);
+  scroll(true);
   later(showDelivery);
   if (name === "history") history.show(shown.runId, () => tokenOf(shown.runId));
 }
@@ -289,7 +327,8 @@ async function attempt(act) {
   try {
     await act();
   } catch (error) {
-    tell(error.status ? error.message : "The server did not answer. Nothing was lost; try again.");
+    const words = error.message ?? error.title ?? "The server refused it.";
+    tell(error.status ? words : "The server did not answer. Nothing was lost; try again.");
   }
 }
 
@@ -325,13 +364,29 @@ $("start").addEventListener("submit", (event) => {
 
 $("cut").addEventListener("click", () => {
   shown.why = "network cut for 3 s";
-  shown.stream.cut(3000);
+  leave();
+  showState("cut");
+  shown.timer = setTimeout(connect, CUT_MS);
+});
+
+$("stop").addEventListener("click", () => {
+  const run = shown;
+  if (run.stopping) return;
+  setStopping(run, true);
+  attempt(async () => {
+    try {
+      await run.stream.stop();
+    } catch (error) {
+      setStopping(run, false);
+      throw error;
+    }
+  });
 });
 
 for (const radio of document.querySelectorAll("input[name=transport]")) {
   radio.addEventListener("change", () => {
     localStorage.setItem("holdfast:transport", radio.value);
-    if (!shown || ["ended", "failed"].includes(shown.stream.state)) return;
+    if (!shown || ["cut", "ended", "failed"].includes(shown.state)) return;
     shown.why = radio.value === "ws" ? "switched to WebSocket" : "switched to SSE";
     connect();
   });
@@ -341,12 +396,12 @@ for (const radio of document.querySelectorAll("input[name=transport]")) {
 for (const panel of [$("story"), $("log")]) {
   panel.addEventListener("scroll", () => {
     const below = panel.scrollHeight - panel.scrollTop - panel.clientHeight;
-    if (following ? below > 160 : below < 40) follow(!following);
+    if (scrolling ? below > 160 : below < 40) scroll(!scrolling);
   });
 }
 
 $("follow").addEventListener("click", () => {
-  follow(true);
+  scroll(true);
   showDelivery();
 });
 

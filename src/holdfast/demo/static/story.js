@@ -32,14 +32,19 @@ export class Story {
     tool_call: (data, n) => this.#call(data, n),
     tool_result: (data, n) => this.#result(data, n),
     workflow_complete: (data, n) => this.#block("end", n, `Complete: ${n} events in ${data.output.seconds} s`),
-    workflow_error: (data, n) => this.#block("end wrong", n, `The run failed: ${reason(data.error)}`),
-    run_stopped: (_, n) => this.#block("end wrong", n, "The run was stopped."),
-    run_lost: (_, n) => this.#block("end wrong", n, "The process that worked on this run died, and the run with it."),
+    workflow_error: (data, n) => this.#end("wrong", n, `The run failed: ${reason(data.error)}`),
+    run_stopped: (_, n) => this.#end("stopped", n, "The run was stopped."),
+    run_lost: (_, n) => this.#end("wrong", n, "The process that worked on this run died, and the run with it."),
   };
+
+  /** The end of a run that did not come to its own. */
+  #end(how, number, text) {
+    for (const { result } of this.#calls.values()) leave(result);
+    this.#block(`end ${how}`, number, text);
+  }
 
   #block(kind, number, text) {
     this.#open = null;
-    if (kind === "end wrong") for (const { result } of this.#calls.values()) leave(result);
     const block = element("div", { className: `block ${kind}` }, margin(number), element("p", {}, text));
     this.#root.append(block);
     return block;
