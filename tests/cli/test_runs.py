@@ -115,6 +115,7 @@ def test_what_is_not_there_is_shown_as_absent(shell: Shell) -> None:
     assert json.loads(done.stdout)["status"] == "absent"
 
 
+@pytest.mark.slow
 def test_the_runs_are_listed_and_nothing_else(
     shell: Shell, redis: RedisServer, key_prefix: str
 ) -> None:
@@ -183,6 +184,7 @@ def test_a_call_that_cannot_work_is_a_usage_error(shell: Shell, arguments: tuple
     assert "Usage: holdfast runs" in done.stderr
 
 
+@pytest.mark.slow
 def test_events_expire_when_they_are_told_to(
     shell: Shell, redis: RedisServer, key_prefix: str
 ) -> None:
@@ -330,6 +332,7 @@ def terminal() -> Iterator[tuple[int, int]]:
     os.close(person)
 
 
+@pytest.mark.slow
 def test_in_a_terminal_a_line_lives_under_the_events(
     shell: Shell, terminal: tuple[int, int]
 ) -> None:

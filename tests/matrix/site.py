@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 TIMEOUT = 0.25
 _PATIENCE = 30.0
-# Well before the server closes what is idle, which would look like an answer that never came.
-_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=50, keepalive_expiry=2.0)
+# Before the server closes what is idle, which would look like an answer that never came; and long,
+# for the pool may close what has been idle for so long just as it is given to another request.
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=50, keepalive_expiry=60.0)
 _ENV = {
     "HOLDFAST_SECRET_KEY": "a-key-of-sixteen-characters-or-more",
     "HOLDFAST_REDIS_TIMEOUT": str(TIMEOUT),

@@ -88,6 +88,7 @@ def keys_of(redis: RedisServer, prefix: str) -> list[str]:
     return [key.decode() for key in found if isinstance(key, bytes)]
 
 
+@pytest.mark.slow
 async def test_four_processes_write_a_hundred_keys_and_no_logout_is_undone(
     serve: Serve, redis: RedisServer, key_prefix: str
 ) -> None:
