@@ -13,12 +13,14 @@ from holdfast.runtime import runtime
 from holdfast.sessions.choice import default_store
 from holdfast.sessions.doors.asgi import SessionMiddleware
 from holdfast.sessions.outage.fallback import FallbackSessionStore
+from holdfast.sessions.store import Record
 from holdfast.sessions.stores.redis import RedisSessionStore
 from holdfast.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from holdfast.sessions.store import Missing
     from holdfast.testing import RedisServer
 
 HOUR = 3600.0
@@ -35,6 +37,11 @@ def session_keys(redis: RedisServer) -> list[bytes]:
     found = redis.execute("KEYS", "session:*")
     assert isinstance(found, list)
     return [name for name in found if isinstance(name, bytes)]
+
+
+def fields_of(found: Record | Missing) -> dict[str, bytes]:
+    assert isinstance(found, Record)
+    return dict(found.fields)
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:

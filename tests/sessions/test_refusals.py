@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.sessions.browser import Browser
-from tests.sessions.outage import HOUR, KEY, Outage, back, session_keys, settings_for, until
+from tests.sessions.outage import (
+    HOUR,
+    KEY,
+    Outage,
+    back,
+    fields_of,
+    session_keys,
+    settings_for,
+    until,
+)
 from tests.sessions.simulated import Connection, Recovery, World, in_thread
 
 from holdfast.errors import SessionUnavailable
@@ -39,13 +48,7 @@ if TYPE_CHECKING:
     from holdfast.sessions.store import SessionKey
     from holdfast.testing import RedisServer
 
-pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HOLD_DOWN", "PROBE_INTERVAL", "BEAT_INTERVAL"):
-        monkeypatch.setattr(supervisor, name, 0.1)
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("quick_link")]
 
 
 @pytest.fixture
@@ -53,11 +56,6 @@ def alone() -> Iterator[RedisServer]:
     """A Redis without a replica."""
     with redis_server() as server:
         yield server
-
-
-def fields_of(found: Record | Missing) -> dict[str, bytes]:
-    assert isinstance(found, Record)
-    return dict(found.fields)
 
 
 def kept_of(redis: RedisServer, key: SessionKey) -> bytes:

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from tests.sessions.browser import Browser
-from tests.sessions.outage import HOUR, KEY, Outage, away, back, settings_for, until
+from tests.sessions.outage import HOUR, KEY, Outage, away, back, fields_of, settings_for, until
 
 from holdfast import SessionIndex, SyncSessionIndex
 from holdfast.errors import SessionUnavailable
-from holdfast.link import supervisor
 from holdfast.runtime import runtime
 from holdfast.sessions.outage.fallback import FallbackSessionStore
 from holdfast.sessions.outage.presence import Census, Loss, loss
@@ -33,13 +32,7 @@ if TYPE_CHECKING:
 
     from holdfast.testing import RedisServer
 
-pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HOLD_DOWN", "PROBE_INTERVAL", "BEAT_INTERVAL"):
-        monkeypatch.setattr(supervisor, name, 0.1)
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("quick_link")]
 
 
 @pytest.fixture
@@ -47,11 +40,6 @@ def forgetful() -> Iterator[RedisServer]:
     """A Redis that keeps what was there at its last ``SAVE``, and nothing without one."""
     with redis_server() as server:
         yield server
-
-
-def fields_of(found: Record | Missing) -> dict[str, bytes]:
-    assert isinstance(found, Record)
-    return dict(found.fields)
 
 
 async def beats(redis: RedisServer) -> None:
