@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import pickle
 import secrets
+import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,6 +25,8 @@ from holdfast.sessions.stores.redis import RedisSessionStore
 from holdfast.settings import Settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from holdfast.testing import RedisServer
 
 SETTINGS = Settings(secret_key="a key of more than sixteen characters")
@@ -223,3 +228,40 @@ def test_a_store_of_ones_own_is_named_by_its_path() -> None:
 def test_a_path_that_leads_to_no_store_is_told(path: str, told: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"HOLDFAST_SESSION_STORE={path}.*{told}"):
         default_store(Runtime(Settings(session_store=path)))
+
+
+_SHOP = """from holdfast import Settings
+from holdfast.runtime import Runtime
+from holdfast.sessions.choice import default_store
+default_store(Runtime(Settings(session_store="{module}_of_a_test:factory")))
+SIZE = 7
+"""
+_FACTORY = """from holdfast import MemorySessionStore
+def factory(settings):
+    return MemorySessionStore()
+"""
+_IMPORTS_SHOP = "from shop_of_a_test import SIZE\n"
+
+
+@pytest.mark.parametrize(
+    ("shop", "stores", "told"),
+    [
+        (_FACTORY + _SHOP.format(module="shop"), "", None),
+        (_SHOP.format(module="shop") + _FACTORY, "", "above the line that makes the sessions"),
+        (_SHOP.format(module="stores"), _FACTORY, None),
+        (_SHOP.format(module="stores"), _IMPORTS_SHOP + _FACTORY, "in a module of its own"),
+    ],
+    ids=["above", "below", "own module", "own module that imports the application"],
+)
+def test_a_factory_that_is_not_there_yet_is_told_where_to_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shop: str, stores: str, told: str | None
+) -> None:
+    (tmp_path / "shop_of_a_test.py").write_text(shop)
+    (tmp_path / "stores_of_a_test.py").write_text(stores)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        with pytest.raises(ConfigurationError, match=told) if told else nullcontext():
+            importlib.import_module("shop_of_a_test")
+    finally:
+        for name in ("shop_of_a_test", "stores_of_a_test"):
+            sys.modules.pop(name, None)

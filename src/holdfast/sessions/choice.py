@@ -73,8 +73,15 @@ def named_factory(path: str) -> object:
         factory: object = importlib.import_module(module)
         for part in name.split("."):
             factory = getattr(factory, part)
-    except (ImportError, AttributeError) as error:
+    except ModuleNotFoundError as error:
         raise ConfigurationError(f"HOLDFAST_SESSION_STORE={path}: {error}") from error
+    except (ImportError, AttributeError) as error:
+        # This may run while the module of an application is imported: what stands in it further
+        # down is not there yet, nor for a module of the store's that imports it.
+        raise ConfigurationError(
+            f"HOLDFAST_SESSION_STORE={path}: {error}. Define it above the line that makes the "
+            "sessions, or in a module of its own that does not import the application"
+        ) from error
     return factory
 
 
