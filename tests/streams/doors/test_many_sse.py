@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from starlette.datastructures import Headers
 from tests.streams.asgi import Call, taking
 from tests.streams.clients import client, event_source, until
 from tests.streams.doors import test_sse
@@ -22,6 +23,7 @@ from holdfast.streams.stores.memory import MemoryEventStore
 from holdfast.testing import FaultProxy
 
 if TYPE_CHECKING:
+    from starlette.types import Message, Receive, Scope, Send
     from tests.conftest import Serve
 
     from holdfast import EventStore
@@ -211,6 +213,30 @@ async def test_a_list_of_other_runs_than_the_position_knows_stays_within_its_siz
     assert composite is not None
     assert len(composite) == 100
     await close_hubs(store)
+
+
+@pytest.mark.parametrize("path", [f"{PATH}?run=a", "/runs/a/events/stream"])
+async def test_what_a_middleware_writes_into_an_answer_reaches_no_other_visitor(
+    store: EventStore, path: str
+) -> None:
+    await store.add("a", END, None)
+    app, visitors = app_of(store), iter(["ada", "bob"])
+
+    async def naming(scope: Scope, receive: Receive, send: Send) -> None:
+        visitor = next(visitors)
+
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"].append((b"set-cookie", visitor.encode()))
+            await send(message)
+
+        await app(scope, receive, named)
+
+    for visitor in ["ada", "bob"]:
+        async with Call(naming, path) as call:
+            await call.ended()
+        head = Headers(raw=call.sent[0]["headers"])
+        assert head.getlist("set-cookie") == [visitor]
 
 
 # -- how it ends

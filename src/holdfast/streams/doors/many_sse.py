@@ -25,13 +25,6 @@ if TYPE_CHECKING:
     from holdfast.streams.doors.told import Told
 
 
-_START = {
-    "type": "http.response.start",
-    "status": 200,
-    "headers": [(name.encode(), value.encode()) for name, value in sse.HEADERS.items()],
-}
-
-
 async def serve(service: Service, request: Request, send: Send) -> Response | None:
     """Answer one request for the stream of many runs; return the answer if it is none.
 
@@ -113,7 +106,7 @@ class _Sender:
 
     async def _begin(self) -> None:
         self._begun = True
-        await self._deliver(_START)
+        await self._deliver(sse.start())
         await self._write(frames.retry(sse.retry_ms(self._terms.retry)))
         await self._tell(self._refused)
 

@@ -168,6 +168,15 @@ async def head(store: EventStore, run_id: str, position: Position, *, decided: b
     return answer(opening)
 
 
+def start() -> Message:
+    """Return the message that begins a stream.
+
+    A new one for each answer: a middleware around writes its cookie into it, and the next visitor
+    would get it.
+    """
+    return {"type": "http.response.start", "status": 200, "headers": list(_HEADERS)}
+
+
 def opened() -> Response:
     """Answer a HEAD request where a GET would open a stream."""
     found = Response(headers=HEADERS)
@@ -221,10 +230,7 @@ class _Stream:
     async def begin(self, position: Position, permit: Permit | None, *, decided: bool) -> bool:
         """Begin the answer; return whether there are events to relay."""
         try:
-            # Made here and not kept: a middleware may add to the list of headers.
-            await self._deliver(
-                {"type": "http.response.start", "status": 200, "headers": list(_HEADERS)}
-            )
+            await self._deliver(start())
             await self._write(frames.retry(retry_ms(self._terms.retry)))
             return decided or await self._held(position, permit)
         except HoldfastError as error:
