@@ -78,6 +78,14 @@ def test_an_application_that_nobody_touched(name: str, serve: Serve, sites: Path
     assert visited(server) == ["1", "2", "3"]
 
 
+def test_a_factory_after_the_options(serve: Serve, sites: Path) -> None:
+    text = "from of_flask import app\n\ndef create_app(debug=False):\n    return app\n"
+    (sites / "of_a_factory.py").write_text(text)
+    options = ["--app-dir", str(sites), "--port", "{port}", "--factory"]
+    server = serve(["-m", "holdfast", "serve", *options, "of_a_factory:create_app"])
+    assert visited(server) == ["1", "2", "3"]
+
+
 @pytest.mark.slow
 def test_workers_and_a_restart_share_what_redis_keeps(
     serve: Serve, sites: Path, redis: RedisServer, key_prefix: str

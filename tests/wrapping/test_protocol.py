@@ -28,6 +28,12 @@ def wsgi(environ: Any, start_response: Any) -> Any: ...
 def factory() -> Any: ...
 
 
+async def no_arguments() -> None: ...
+
+
+def anything(*each: Any) -> Any: ...
+
+
 class OfASGI:
     async def __call__(self, *each: Any) -> None: ...
 
@@ -91,6 +97,31 @@ def test_what_its_module_raises_is_passed_on(
     (tmp_path / "broken_site.py").write_text("import a_package_that_it_needs")
     with pytest.raises(ModuleNotFoundError, match="a_package_that_it_needs"):
         application_of("broken_site:app")
+
+
+class Site:
+    """Makes an application, by its class and by a method."""
+
+    def __call__(self, environ: Any, start_response: Any) -> Any: ...
+
+    @staticmethod
+    def create(debug: bool = False) -> Any:
+        return wsgi
+
+
+@pytest.mark.parametrize("name", ["Site", "Site.create"])
+def test_what_can_be_called_with_nothing_makes_the_application(name: str) -> None:
+    assert protocol_of(application_of(f"tests.wrapping.test_protocol:{name}")) == "wsgi"
+
+
+@pytest.mark.parametrize("name", ["asgi", "asgi_by_hand", "wsgi", "anything", "no_arguments"])
+def test_an_application_is_not_called_as_a_factory(name: str) -> None:
+    assert application_of(f"tests.wrapping.test_protocol:{name}") is globals()[name]
+
+
+def test_a_factory_that_makes_no_application_is_told() -> None:
+    with pytest.raises(ConfigurationError, match=r"factory\(\) makes no application, but NoneType"):
+        application_of("tests.wrapping.test_protocol:factory")
 
 
 def test_a_name_may_have_dots() -> None:

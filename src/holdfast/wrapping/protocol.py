@@ -14,14 +14,16 @@ _ARGUMENTS: dict[int, Protocol] = {2: "wsgi", 3: "asgi"}
 
 
 def application_of(path: str | None) -> Any:
-    """Return the application that ``HOLDFAST_APP`` names.
+    """Return the application that ``HOLDFAST_APP`` names, or that the factory there makes.
+
+    A factory is what can be called with nothing.
 
     Args:
         path: as ``package.module:name``; the name may have dots.
 
     Raises:
         ConfigurationError: none is named, or it is not there. What the module itself raises while
-            it is imported is passed on as it is.
+            it is imported, and what the factory raises, is passed on as it is.
     """
     if path is None:
         raise ConfigurationError(
@@ -43,7 +45,25 @@ def application_of(path: str | None) -> Any:
         raise ConfigurationError(
             f"HOLDFAST_APP={path}: {module!r} has no application called {name!r}"
         )
-    return found
+    if not _is_factory(found):
+        return found
+    made = found()
+    if not callable(made):
+        raise ConfigurationError(
+            f"HOLDFAST_APP={path}: {name}() makes no application, but {type(made).__name__}"
+        )
+    return made
+
+
+def _is_factory(found: Any) -> bool:
+    try:
+        asked = inspect.signature(found)
+        asked.bind()
+    except (TypeError, ValueError):
+        return False
+    # What takes whatever there is, as the wrapper of a decorator does, may well be an application.
+    everything = any(each.kind is each.VAR_POSITIONAL for each in asked.parameters.values())
+    return not everything and not inspect.iscoroutinefunction(found)
 
 
 def protocol_of(app: Any) -> Protocol:
@@ -72,6 +92,6 @@ def protocol_of(app: Any) -> Protocol:
     if len(needed) not in _ARGUMENTS:
         raise ConfigurationError(
             f"it cannot be seen whether {app!r} is an ASGI or a WSGI application: say "
-            'protocol="asgi" or protocol="wsgi"'
+            'Holdfast(app, protocol="asgi"), or protocol="wsgi", and serve that'
         )
     return _ARGUMENTS[len(needed)]
