@@ -233,6 +233,18 @@ def test_after_a_logout_an_answer_is_not_the_next_visitors(made: Callable[[], AS
         assert CALLS == ["/feed"] * 3
 
 
+@INSIDE
+def test_a_cookie_of_a_session_that_has_ended_opens_no_answer(made: Callable[[], ASGIApp]) -> None:
+    with TestClient(made()) as client:
+        cookie = client.get("/login").headers["set-cookie"].partition(";")[0]
+        first = client.get("/feed")
+        ids = [line[4:] for line in first.text.split("\n") if line.startswith("id: ")]
+        client.get("/logout")
+        client.cookies.clear()
+        client.get("/feed", headers={"last-event-id": ids[0], "cookie": cookie})
+        assert CALLS == ["/feed"] * 2
+
+
 async def all_said() -> None:
     """Wait until what was captured on this loop is over, and all of it is written."""
     await until(lambda: all(task.done() for task in call._running))

@@ -64,7 +64,8 @@ def capturing(app: Any, settings: Settings | None = None) -> ASGIApp:
 def capturing_outside(app: Any, inside: Any, settings: Settings | None = None) -> ASGIApp:
     """Return *app* with capture as :func:`capturing`, told of the sessions that *inside* keeps."""
     made = capturing(app, settings)
-    return made if made is app else Located(made, lambda: sessions_inside(inside))
+    own = runtime(settings).settings
+    return made if made is app else Located(made, lambda: sessions_inside(inside), own)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Which sessions of ours an application keeps inside, and which one of them a request names.
 
-The latter for a capture that stands outside of the sessions, by the signed cookie alone. The store
-is asked once for each answer that is captured, because it ends with its session.
+The latter for a capture that stands outside of the sessions, by the signed cookie. The store is
+asked once for each answer that is captured, because nothing outlives its session.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from holdfast.sessions.request.exchange import Exchange
 from holdfast.sessions.store import Missing
 from holdfast.startup import StartError
 from holdfast.streams.capture.binding import NAMED
-from holdfast.streams.capture.match import RUN_HEADER
+from holdfast.streams.capture.match import RUN_HEADER, captures
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from holdfast.sessions.doors.door import Door
+    from holdfast.settings import Settings
     from holdfast.streams.capture.register import Headers
 
     Found = tuple[Door, str] | None
@@ -38,39 +39,47 @@ class Located:
         app: with the capture, and the sessions inside of it.
         find: returns how the sessions are configured and what their cookie is called; ``None``:
             there are none of ours.
+        settings: say what is captured.
     """
 
-    def __init__(self, app: ASGIApp, find: Callable[[], Found]) -> None:
+    def __init__(self, app: ASGIApp, find: Callable[[], Found], settings: Settings) -> None:
         self._app = app
         self._find = find
+        self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] != "http":
+        own = self._settings
+        if not captures(scope, own.stream_capture, own.stream_mount):
             await self._app(scope, receive, send)
             return
         # An application changes its scope: that of a mount has another root.
         asked = {**scope}
-        scope[NAMED] = self._named
+        given = self._presented(asked, [])
+        # Before the log answers: the cookie of a session that has ended opens nothing of it.
+        seen = None if given is None else await _seen(*given)
 
-        async def found(start: Message) -> Exchange | None:
-            return await self._opened(asked, list(start.get("headers", ())))
+        def named(_: Scope, answered: Headers) -> str | None:
+            found = self._presented(asked, answered)
+            if found is None or (found == given and isinstance(seen, Missing)):
+                return None
+            return found[1].credential.key.id_hash
 
-        await bound_by(found, self._app)(scope, receive, send)
+        async def opened(start: Message) -> Exchange | None:
+            answered = list(start.get("headers", ()))
+            if not any(name == RUN_HEADER for name, _ in answered):
+                return None
+            found = self._presented(asked, answered)
+            if found is None:
+                return None
+            look = seen if found == given else await _seen(*found)
+            return None if isinstance(look, Missing) else look
 
-    def _named(self, scope: Scope, answered: Headers) -> str | None:
-        """Return the ``id_hash`` of the session of a request, as its answer leaves the cookie."""
-        found = self._presented(scope, answered)
-        return None if found is None else found[1].credential.key.id_hash
-
-    async def _opened(self, scope: Scope, answered: Headers) -> Exchange | None:
-        """Return the session with which a captured answer ends, asked for once."""
-        if not any(name == RUN_HEADER for name, _ in answered):
-            return None
-        found = self._presented(scope, answered)
-        return None if found is None else await _seen(*found)
+        scope[NAMED] = named
+        await bound_by(opened, self._app)(scope, receive, send)
 
     def _presented(self, scope: Scope, answered: Headers) -> tuple[Door, Presented] | None:
+        """Return the session of a request, as its answer leaves the cookie."""
         found = self._find()
         if found is None or found[0].excludes(scope):
             return None
@@ -85,13 +94,16 @@ class Located:
         return (door, answer) if isinstance(answer, Presented) else None
 
 
-async def _seen(door: Door, presented: Presented) -> Exchange | None:
-    """Return the session as it is stored, ``None`` where it is not, which is the app's to tell."""
+async def _seen(door: Door, presented: Presented) -> Exchange | Missing | None:
+    """Return the session as it is stored, or that there is none; ``None`` where nobody can say.
+
+    It is the application that tells what it finds wrong with it.
+    """
     setup, key = door.setup, presented.credential.key
     try:
         record = await setup.store.load(key, idle_timeout=setup.terms.idle_timeout)
         if isinstance(record, Missing):
-            return None
+            return record
         setup.decoder.decode(key.id_hash, record.fields)
     except (SessionUnavailable, CorruptData):
         return None
