@@ -6,11 +6,14 @@ Thin: what a session is lies in ``frameworks/tagged.py``, how it is configured a
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import flask
 from flask.sessions import SessionInterface
+from werkzeug.wsgi import ClosingIterator
 
 from holdfast.errors import SessionError
 from holdfast.frameworks.pallets import HTTPSessionUnavailable, PalletsInterface, held_by
@@ -21,7 +24,7 @@ from holdfast.sessions.stores.sync import driven
 from holdfast.sessions.sync_session import SyncSession
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from flask import Flask, Request, Response
     from flask.sessions import SessionMixin
@@ -105,8 +108,25 @@ class FlaskSessionInterface(PalletsInterface, SessionInterface):
         driven(self.store_session(app, session, response))
         if response.is_streamed:
             response.call_on_close(lambda: self._finish(session))
+            # A file is the server's to send.
+            if not response.direct_passthrough:
+                response.response = self._to_its_end(session, response.response)
         else:
             session.let_go()
+
+    def _to_its_end(self, session: FlaskSession, parts: Iterable[Any]) -> Iterable[Any]:
+        """Return *parts*, with which what they write is stored: who has all may ask anew at once.
+
+        The response is closed only after that, and by a test's own client seldom.
+        """
+
+        def end() -> Iterator[Any]:
+            # It is tried again when the response is closed, and then told.
+            with suppress(Exception):
+                driven(self.store_more(session))
+            yield from ()
+
+        return ClosingIterator(chain(parts, end()), getattr(parts, "close", None))
 
     def _finish(self, session: FlaskSession) -> None:
         try:

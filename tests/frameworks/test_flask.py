@@ -448,9 +448,50 @@ def test_a_stream_reads_the_session_and_what_it_writes_is_stored_at_its_end() ->
 
     site.write(n=1)
     answer = site.client.get("/stream")
+    # Whoever has read it to its end may ask anew at once.
     assert (answer.text, set_cookie(answer), told) == ("1", None, [SessionTooLate])
-    answer.close()
     assert site.do(lambda: flask.session["n"]).json == [2]
+
+
+def test_what_a_stream_has_written_is_stored_where_its_reader_leaves() -> None:
+    site = Site()
+    ended: list[bool] = []
+
+    @site.app.get("/stream")
+    def stream() -> flask.Response:
+        def parts() -> Iterator[str]:
+            flask.session["n"] = 2
+            try:
+                yield "part"
+            finally:
+                ended.append(True)
+
+        return flask.Response(flask.stream_with_context(parts()))
+
+    site.write(n=1)
+    answer = site.client.get("/stream")
+    assert next(answer.iter_encoded()) == b"part"
+    answer.close()
+    assert ended == [True]
+    assert site.do(lambda: flask.session["n"]).json == 2
+
+
+def test_what_a_stream_cannot_store_is_told_when_it_is_closed() -> None:
+    site = Site()
+
+    @site.app.get("/stream")
+    def stream() -> flask.Response:
+        def parts() -> Iterator[str]:
+            flask.session["cart"].append(object())
+            yield "part"
+
+        return flask.Response(flask.stream_with_context(parts()))
+
+    site.write(cart=[])
+    answer = site.client.get("/stream")
+    assert answer.text == "part"
+    with pytest.raises(TypeError, match="cart"):
+        answer.close()
 
 
 def test_a_session_begun_in_a_stream_is_too_late(caplog: pytest.LogCaptureFixture) -> None:

@@ -203,17 +203,20 @@ class PalletsInterface:
         session.sent = True
 
     async def store_rest(self, session: TaggedSession) -> None:
-        """Store what was written while the response was streamed."""
-        exchange = session.exchange
-        if exchange is None or session.spoiled:
-            return
-        exchange.started = True
+        """Store what was written while the response was streamed; the log says where it cannot."""
         try:
-            session.put_down()
-            await apply(exchange)
+            await self.store_more(session)
         except SessionUnavailable as error:
             # The answer is out, so nobody else is left to be told.
             logger.error("what was written after the response had started is lost: %s", error)  # noqa: TRY400
+
+    async def store_more(self, session: TaggedSession) -> None:
+        """Store what was written so far after the response had started."""
+        exchange = session.exchange
+        if exchange is not None and not session.spoiled:
+            exchange.started = True
+            session.put_down()
+            await apply(exchange)
 
     async def _tell_browser(
         self, app: Any, session: TaggedSession, exchange: Exchange, response: Response
