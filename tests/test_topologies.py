@@ -85,6 +85,19 @@ def test_the_manifest_mounts_what_its_variables_and_its_url_name() -> None:
     assert {each["name"] for each in volumes} == set(mounted.values())
 
 
+def test_the_nodes_of_the_cluster_are_told_to_clients_by_the_names_of_their_services() -> None:
+    (file,) = documents(PRODUCTION / "deploy" / "cluster.compose.yaml")
+    nodes = {name: each for name, each in file["services"].items() if name.startswith("redis-")}
+    assert {name: each["hostname"] for name, each in nodes.items()} == {n: n for n in nodes}
+    for name, node in nodes.items():
+        _, _, options = node["command"][-1].replace("$$(hostname)", name).partition("redis-server")
+        with redis_server(*options.split()) as server:
+            server.execute("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            slots: Any = server.execute("CLUSTER", "SLOTS")
+            ((_, _, (host, *_)),) = slots
+            assert host == name.encode()
+
+
 def test_the_urls_of_the_page_are_understood() -> None:
     page = (PRODUCTION / "topologies.md").read_text()
     found = re.findall(r"^HOLDFAST_REDIS_URL=(\S+)$", page, re.MULTILINE)
