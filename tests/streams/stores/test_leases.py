@@ -524,6 +524,21 @@ class TestTheThread:
             assert thread is not None
         await until(lambda: not thread.is_alive())
 
+    async def test_a_thread_that_lives_on_in_a_forked_child_ends(
+        self, store: RedisEventStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """As gevent's do, which are greenlets."""
+        kept = store._holds._keeper
+        store.attend(a_hold())
+        parents = kept._thread
+        kept.forked()
+        theirs = a_hold("theirs")
+        store.attend(theirs)
+        await until(lambda: parents is not None and not parents.is_alive())
+        assert kept._thread is not None
+        assert kept._thread.is_alive()
+        assert "could not be looked after" not in caplog.text
+
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
     async def test_a_forked_child_leaves_it_to_its_parent(
         self, redis: RedisServer, store: RedisEventStore, other: RedisEventStore

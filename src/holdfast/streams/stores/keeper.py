@@ -120,11 +120,13 @@ class Keeper:
             while True:
                 channels, now = self._channels(), time.monotonic()
                 needed_at = now if channels else needed_at
-                if self._ended(needed_at, now):
+                if self._ended(listener, needed_at, now):
                     return
                 try:
                     due = self._round(listener, channels, due)
                 except Exception:
+                    if self._listener is not listener:
+                        return
                     log.exception("the leases could not be looked after, and are again in a second")
                     time.sleep(1)
         finally:
@@ -157,12 +159,15 @@ class Keeper:
         with self._lock:
             return [hold for hold, channel in self._holds.items() if channel in channels]
 
-    def _ended(self, needed_at: float, now: float) -> bool:
+    def _ended(self, listener: ThreadListener, needed_at: float, now: float) -> bool:
         """Whether nobody has needed the thread for a while; then the next hold starts another.
 
         A link that is closed stays so, whatever is held; who holds it may be collected much later.
         """
         with self._lock:
+            if self._listener is not listener:
+                # gevent's threads live on in a forked child, and this one was the parent's.
+                return True
             idle = not self._holds and now - needed_at >= LINGER
             if not (idle or self._link.status.reason == "closed"):
                 return False
