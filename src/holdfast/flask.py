@@ -15,7 +15,7 @@ import flask
 from flask.sessions import SessionInterface
 from werkzeug.wsgi import ClosingIterator
 
-from holdfast.errors import SessionError
+from holdfast.errors import SessionError, SessionUnavailable
 from holdfast.frameworks.pallets import HTTPSessionUnavailable, PalletsInterface, held_by
 from holdfast.frameworks.tagged import TaggedSession, tagged, untagged
 from holdfast.sessions.doors.wsgi import connection_of, may_serve
@@ -83,7 +83,9 @@ class FlaskSessionInterface(PalletsInterface, SessionInterface):
         door = self.door(app)
         session = FlaskSession(partial(self._open, app, door, request))
         if self.counts_each_request(door):
-            session.held  # noqa: B018 - opened by a look
+            # Who needs it is told when it is looked at: raised from here it would be a 500.
+            with suppress(SessionUnavailable):
+                session.held  # noqa: B018 - opened by a look
         return session
 
     def _open(self, app: Flask, door: Door, request: Request) -> Exchange:
@@ -100,6 +102,9 @@ class FlaskSessionInterface(PalletsInterface, SessionInterface):
 
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
         """Store what the view did, and set the cookie where the browser needs one."""
+        if session is None:
+            # open_session raised, and Flask is answering with that.
+            return
         if not isinstance(session, FlaskSession):
             raise SessionError(f"this is no session of holdfast's: {type(session).__name__}")
         if isinstance(flask.request.environ.get(ENVIRON_KEY), Session):

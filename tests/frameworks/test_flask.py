@@ -600,6 +600,27 @@ def test_memory_is_refused_where_there_are_other_processes(
     assert answer_of(app, several).code == 503
 
 
+def test_a_cookie_that_cannot_work_is_all_that_the_log_tells(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    site = Site()
+    site.app.testing = False
+    site.app.config["SESSION_COOKIE_NAME"] = "__Host-session"
+    assert site.do(lambda: "page").status_code == 500
+    told = [type(line.exc_info[1]) for line in caplog.records if line.exc_info]
+    assert told == [ConfigurationError]
+
+
+def test_who_needs_no_session_is_served_where_each_request_counts_and_none_can() -> None:
+    site = Site(session_idle_timeout=60)
+    site.app.session_interface = FlaskSessionInterface(Settings(session_idle_timeout=60))
+    several = {"wsgi.multiprocess": True}
+    site.handle = lambda: "page"
+    assert site.client.get("/", environ_overrides=several).json == "page"
+    site.handle = lambda: flask.session.get("n")
+    assert site.client.get("/", environ_overrides=several).status_code == 503
+
+
 def test_what_another_framework_shares_keeps_what_only_flask_can_write(
     store: SessionStore,
 ) -> None:

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 from werkzeug.test import Client
 
-from holdfast import SessionMiddleware, WSGISessionMiddleware
+from holdfast import Holdfast, SessionMiddleware, WSGISessionMiddleware
 from holdfast.errors import ConfigurationError
 from holdfast.flask import FlaskSessionInterface
 from holdfast.quart import QuartSessionInterface
@@ -26,7 +26,7 @@ from holdfast.wrapping.beside_asgi import Beside
 from holdfast.wrapping.beside_wsgi import BesideWSGI
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from wsgiref.types import StartResponse, WSGIEnvironment
 
     from starlette.requests import Request
@@ -203,7 +203,22 @@ def test_a_wsgi_application_on_an_asgi_server_has_sessions_and_streams(app: Any)
         assert client.get("/streams/livez").status_code == 200
 
 
-def test_several_workers_without_redis_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("around", "make"),
+    [
+        *((around, lambda: plain) for around in (bridged, around_wsgi, Holdfast)),
+        *((around, flask_site) for around in (bridged, around_wsgi, Holdfast)),
+        (Holdfast, lambda: quart.Quart("site")),
+    ],
+    ids=[
+        *("plain bridged", "plain wrapped", "plain given to Holdfast"),
+        *("flask bridged", "flask wrapped", "flask equipped", "quart equipped"),
+    ],
+)
+def test_several_workers_without_redis_are_refused(
+    around: Any, make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the application is made, and not by its first request."""
     monkeypatch.setenv("WEB_CONCURRENCY", "2")
     with pytest.raises(ConfigurationError, match="HOLDFAST_REDIS_URL"):
-        bridged(plain, SETTINGS)
+        around(make(), settings=SETTINGS)

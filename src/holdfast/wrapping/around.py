@@ -117,7 +117,9 @@ def around_wsgi(app: WSGIApplication, settings: Settings | None = None) -> WSGIA
     if _has_extension(app):
         return app
     tell_what_is_not_captured(settings)
-    mount = runtime(settings).settings.stream_mount
+    own = runtime(settings).settings
+    own.check_workers()
+    mount = own.stream_mount
     if _equipped(app, settings) or has_sessions(app):
         return BesideWSGI(app, StreamsBesideWSGI(app, settings), mount)
     streams = WSGIEventStreamApp(settings=settings)

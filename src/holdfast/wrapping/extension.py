@@ -125,9 +125,10 @@ class Holdfast:
         from holdfast.flask import FlaskSessionInterface
 
         if "holdfast" not in app.extensions:
+            own = runtime(self._settings).settings
+            own.check_workers()
             _tell_what_is_replaced(app)
             app.session_interface = FlaskSessionInterface(self._settings, key_needed=False)
-            own = runtime(self._settings).settings
             tell_what_is_not_captured(self._settings)
             streams = StreamsBesideWSGI(app, self._settings)
             app.wsgi_app = BesideWSGI(app.wsgi_app, streams, own.stream_mount)
@@ -137,9 +138,10 @@ class Holdfast:
         from holdfast.quart import QuartSessionInterface
 
         if "holdfast" not in app.extensions:
+            own = runtime(self._settings).settings
+            own.check_workers()
             _tell_what_is_replaced(app)
             app.session_interface = QuartSessionInterface(self._settings, key_needed=False)
-            own = runtime(self._settings).settings
             streams = StreamsBesideASGI(app, self._settings, needed=False)
             captured = capturing_outside(app.asgi_app, app, self._settings)
             app.asgi_app = Beside(captured, streams, own.stream_mount)
