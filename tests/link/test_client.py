@@ -131,6 +131,21 @@ async def test_a_password_a_user_and_a_database(make_link: MakeLink) -> None:
         await both_ways(make_link(f"redis://app:secret@127.0.0.1:{server.port}"))
 
 
+async def test_a_password_in_a_file_says_nothing_in_the_drivers_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "redis-url"
+    monkeypatch.setenv("HOLDFAST_REDIS_URL_FILE", str(path))
+    with redis_server("--requirepass", "first") as server:
+        path.write_text(f"redis://:first@127.0.0.1:{server.port}\n")
+        link = Link(Settings(redis_timeout=5))
+        try:
+            await both_ways(link)
+        finally:
+            await link.aclose()
+    assert not [record for record in caplog.records if record.name.startswith("redis")]
+
+
 @pytest.mark.slow  # two hold-downs
 async def test_a_password_in_a_file_can_be_changed_without_a_restart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -148,6 +148,10 @@ class _Renewed(CredentialProvider):
         user, password = self._last
         return (user, password or "") if user else (password or "",)
 
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        # The driver's own does the same, and warns at each connect that it does.
+        return self.get_credentials()
+
 
 def _options(place: RedisTarget) -> dict[str, Any]:
     options: dict[str, Any] = {
