@@ -5,25 +5,33 @@ It is made when a server first asks for ``app``, not when this module is importe
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp
+from holdfast.wrapping.served import Served
 
-    app: ASGIApp
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
 __all__ = ["app"]
 
 
-def __getattr__(name: str) -> Any:
-    if name != "app":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Serve one connection; the first one has the application made."""
+    from holdfast.startup import kept_or_raised
+
+    served: Any = kept_or_raised(lambda: sys.modules[__name__].app)
+    await served(scope, receive, send)
+
+
+def _make() -> Any:
     from holdfast.runtime import runtime
     from holdfast.wrapping.around import around_asgi, bridged, for_asgi
     from holdfast.wrapping.protocol import application_of, protocol_of
 
     with for_asgi():
         found = application_of(runtime().settings.app)
-        made = bridged(found) if protocol_of(found) == "wsgi" else around_asgi(found)
-    globals()["app"] = made
-    return made
+        return bridged(found) if protocol_of(found) == "wsgi" else around_asgi(found)
+
+
+sys.modules[__name__].__class__ = Served

@@ -5,19 +5,26 @@ It is made when a server first asks for ``app``, not when this module is importe
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from wsgiref.types import WSGIApplication
+from holdfast.wrapping.served import Served
 
-    app: WSGIApplication
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from wsgiref.types import StartResponse, WSGIEnvironment
 
 __all__ = ["app"]
 
 
-def __getattr__(name: str) -> Any:
-    if name != "app":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Serve one request; the first one has the application made."""
+    served: Any = sys.modules[__name__].app
+    parts: Iterable[bytes] = served(environ, start_response)
+    return parts
+
+
+def _make() -> Any:
     from holdfast.errors import ConfigurationError
     from holdfast.runtime import runtime
     from holdfast.wrapping.around import around_wsgi
@@ -29,6 +36,7 @@ def __getattr__(name: str) -> Any:
         raise ConfigurationError(
             f"HOLDFAST_APP={path} is an ASGI application: serve holdfast.asgi:app"
         )
-    made = around_wsgi(found)
-    globals()["app"] = made
-    return made
+    return around_wsgi(found)
+
+
+sys.modules[__name__].__class__ = Served

@@ -117,6 +117,21 @@ def test_any_wsgi_server_runs_it(name: str, serve: Serve, sites: Path) -> None:
         assert client.get("/streams/livez").json() == {"status": "ok"}
 
 
+def test_a_server_that_looks_into_the_modules_dict_finds_it(serve: Serve, sites: Path) -> None:
+    pytest.importorskip("hypercorn")
+    env = {"PYTHONPATH": str(sites), "HOLDFAST_APP": "of_flask:app"}
+    command = ["-m", "hypercorn", "--bind", "127.0.0.1:{port}", "holdfast.asgi:app"]
+    assert visited(serve(command, env=env)) == ["1", "2", "3"]
+    asked = "from werkzeug.test import Client; import holdfast.wsgi as w"
+    code, said = told(
+        sites,
+        "-c",
+        f"{asked}; print(Client(vars(w)['app']).get('/').text)",
+        HOLDFAST_APP="of_wsgi:app",
+    )
+    assert (code, said.splitlines()[0]) == (0, "1")
+
+
 def told(sites: Path, *arguments: str, **environment: str) -> tuple[int, str]:
     done = subprocess.run(
         [sys.executable, *arguments],
@@ -139,6 +154,12 @@ def test_what_cannot_be_served_is_told_in_one_line(sites: Path) -> None:
     assert (code, "HOLDFAST_REDIS_URL" in said) == (2, True)
     code, said = told(sites, "-m", "holdfast", "serve", "of_wsgi:app", "--nonsense")
     assert (code, "--nonsense" in said) == (2, True)
+
+
+def test_what_an_application_lacks_is_not_taken_for_its_own_absence(sites: Path) -> None:
+    (sites / "of_a_mistake.py").write_text("import os\n\nos.nothing_of_that_name\n")
+    code, said = told(sites, "-m", "holdfast", "serve", "of_a_mistake:app")
+    assert (code, "has no attribute 'nothing_of_that_name'" in said) == (1, True)
 
 
 def test_its_help_is_that_of_uvicorn(sites: Path) -> None:

@@ -349,5 +349,5 @@ def test_an_application_that_equips_itself_is_captured_where_it_is_served_by_asg
             assert "holdfast-run" in client.get("/feed").headers
     finally:
         # It is made once for a process, and this is not its.
-        vars(holdfast.asgi).pop("app", None)
+        vars(holdfast.asgi).pop("_made", None)
     assert "HOLDFAST_STREAM_CAPTURE needs an ASGI server" not in caplog.text
