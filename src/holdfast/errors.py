@@ -11,7 +11,8 @@ it.
     ├── OAuthStateUnavailable              a login can neither begin nor end now (503)
     ├── SessionError
     │   ├── SessionUnavailable             the session exists, but cannot be served now (503)
-    │   │   └── SessionNotReplicated       written, but on fewer replicas than REDIS_WAIT asks for
+    │   │   ├── SessionNotReplicated       written, but on fewer replicas than REDIS_WAIT asks for
+    │   │   └── SessionUnsettled           replaced, and its browser may not be told of it
     │   ├── SessionTooLarge (ValueError)   the write was refused, the old data is kept
     │   └── SessionTooLate                 the response has started: a cookie can no longer be sent
     └── StreamError
@@ -115,6 +116,17 @@ class SessionNotReplicated(SessionUnavailable):
 
     Nothing is undone: it can be read, and a failover may lose it.
     """
+
+
+class SessionUnsettled(SessionUnavailable):
+    """The cookie was replaced a moment ago, and whether its browser is told is not known yet.
+
+    As long as the process that replaced it says neither, the old cookie may be good again: it opens
+    nothing, and nobody can say that its session is over.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("the session's cookie was replaced, and perhaps nobody was told of it")
 
 
 class SessionTooLarge(SessionError, ValueError):

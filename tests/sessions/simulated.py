@@ -53,6 +53,7 @@ class Process:
         #: How often the link has come up: who saw it down, and as often up, has sent nothing.
         self.times_up = 1
         self.store = FallbackSessionStore(settings, link=self.link, max_sessions=room)  # type: ignore[arg-type]
+        self.store._patience = 0.005
         self.door = SessionMiddleware(_nothing, settings=settings, store=self.store)
 
     async def serve(self, cookies: dict[str, str], handle: Callable[[Any], Any]) -> tuple[int, str]:
@@ -113,19 +114,28 @@ class World(LinkedWorld[Process]):
         processes: how many there are.
         losses: Redis may come back without what it had. Then only who has logged out is looked
             at: who was not seen since the loss before is lost, and so is a new secret.
+        mode: of the processes in an outage. But in ``local`` visitors go anywhere at any time.
     """
 
     def __init__(
-        self, redis: Connection, seed: int, processes: int, *, losses: bool = False
+        self,
+        redis: Connection,
+        seed: int,
+        processes: int,
+        *,
+        losses: bool = False,
+        mode: str = "local",
     ) -> None:
         super().__init__(redis, random.Random(seed), _WEIGHTS)
         self.losses = losses
+        self.kept_here = mode == "local"
         # Some have no room for all that happens; who has forgotten a logout cannot tell it again.
         self.room = 100 if losses else self.chance.choice((1, 2, 3, 100, 100, 100))
         settings = Settings(
             redis_url="redis://unused",
             secret_key=KEY,
             session_idle_timeout=self.chance.choice((0, 3600)),
+            session_on_outage=mode,
         )
         self.processes = [Process(self, number, settings, self.room) for number in range(processes)]
         self.visitors = [
@@ -257,7 +267,10 @@ class World(LinkedWorld[Process]):
             return
         if visitor.inside is None:
             return  # nobody knows; nothing is to be learnt of it any more
-        deeds = _DEEDS if visitor.inside else _ARRIVALS
+        if not self.kept_here:
+            visitor.at = self.chance.randrange(len(self.processes))
+        here = _DEEDS if self.kept_here else _DEEDS_ANYWHERE
+        deeds = here if visitor.inside else _ARRIVALS
         deed = self.chance.choices(*deeds)[0]
         visitor.acting = asyncio.create_task(self._done(deed, visitor))
 
@@ -323,18 +336,21 @@ class World(LinkedWorld[Process]):
                 visitor.dead.append(before)
         elif status == 200:
             # Another has it by now, or it was refused before, and done all the same.
+            if not self.kept_here and not self._lost:
+                self.blame(f"{visitor.name} has logged in, and has the cookie from before")
             visitor.cookies.clear()
             visitor.browsed = None
 
     async def browse(self, visitor: Visitor, process: Process) -> None:
         """Something is put into a cart before the login."""
         before, number = dict(visitor.cookies), next(self._numbers)
-        await self._asked(visitor, process, lambda session: session.update(cart=number))
+        browse = self._asked(visitor, process, lambda session: session.update(cart=number))
+        status, sure = await browse
         if visitor.cookies and visitor.cookies not in visitor.planted:
             visitor.planted.append(dict(visitor.cookies))
-        if visitor.cookies != before:
+        if visitor.cookies != before or (status == 200 and not self.kept_here):
             visitor.browsed = number
-        elif before:
+        elif before and (status == 200 or not sure):
             visitor.browsed = None
 
     async def read(self, visitor: Visitor, process: Process) -> None:
@@ -350,8 +366,12 @@ class World(LinkedWorld[Process]):
     async def remove(self, visitor: Visitor, process: Process) -> None:
         """A key is removed."""
         key = f"k{self.chance.randrange(2)}.{process.name}"
-        answer = await self._asked(visitor, process, lambda session: session.pop(key, None))
-        self._became(visitor, key, None, *answer)
+        removed = []
+        remove = lambda session: removed.append(session.pop(key, None))  # noqa: E731
+        answer = await self._asked(visitor, process, remove)
+        if self.kept_here or removed != [None]:
+            # A copy of earlier may not have it; then nothing is removed.
+            self._became(visitor, key, None, *answer)
 
     async def count(self, visitor: Visitor, process: Process) -> None:
         """A number is added to."""
@@ -386,6 +406,22 @@ class World(LinkedWorld[Process]):
             visitor.dead.append(before)
         if (status == 200) != (visitor.cookies != before) and not self._lost:
             self.blame(f"{visitor.name} rotates, is answered {status}, and has {visitor.cookies}")
+
+    async def leave(self, visitor: Visitor, process: Process) -> None:
+        """The session goes on without a user, under another cookie."""
+        visitor.epoch += 1
+        before = dict(visitor.cookies)
+        # Where nothing else is in it, it ends.
+        leave = lambda session: session.update(cart=session.pop("user_id", 0))  # noqa: E731
+        status, sure = await self._asked(visitor, process, leave)
+        visitor.epoch += 1
+        if status == 200:
+            visitor.dead.append(before)
+            visitor.inside, visitor.values, visitor.browsed = False, {}, None
+            if visitor.cookies == before and not self._lost:
+                self.blame(f"{visitor.name} has left, and keeps its cookie")
+        elif not sure:
+            visitor.inside = None
 
     async def log_out(self, visitor: Visitor, process: Process) -> None:
         """The session is ended."""
@@ -429,7 +465,10 @@ class World(LinkedWorld[Process]):
         if status != 200:
             self.blame(f"a tab of {visitor.name} is answered {status}")
         for data in seen:
-            if data is None or epoch != visitor.epoch or not (known and visitor.inside):
+            # An odd one: the cookie was being given up when it began to look.
+            if data is None or epoch % 2 or epoch != visitor.epoch:
+                continue
+            if not (known and visitor.inside):
                 continue
             if self._lost:
                 continue
@@ -456,7 +495,8 @@ class World(LinkedWorld[Process]):
         visitor = self.chance.choice(self.visitors)
         link = self.processes[visitor.at].link
         waiting = len(self.processes[visitor.at].store._journal)
-        if self.alone or not visitor.idle or not link.up or waiting or visitor.inside is None:
+        held = self.kept_here and (waiting or not link.up)
+        if self.alone or not visitor.idle or held or visitor.inside is None:
             return
         visitor.at = self.processes.index(process)
         self.note(f"{visitor.name} goes to {process.name}")
@@ -522,7 +562,8 @@ class World(LinkedWorld[Process]):
     async def _check_before_login(self, visitor: Visitor, process: Process) -> None:
         if visitor.browsed is not None and not self._lost:
             seen = await self._seen(process, visitor.cookies)
-            if seen != {"cart": visitor.browsed}:
+            # What it had before it left may be there as well.
+            if seen is None or seen.get("cart") != visitor.browsed or "user_id" in seen:
                 self.blame(f"at the end {visitor.name} browses {seen} at {process.name}")
         for cookies in visitor.planted:
             self._judge_planted(visitor, await self._seen(process, cookies) or {})
@@ -579,10 +620,17 @@ _DEEDS = (
     ),
     (4, 10, 3, 5, 7, 2, 1),
 )
+_DEEDS_ANYWHERE = ((*_DEEDS[0], World.leave), (*_DEEDS[1], 2))
 
 
 async def life(
-    redis: Connection, seed: int, *, steps: int = 150, processes: int = 1, losses: bool = False
+    redis: Connection,
+    seed: int,
+    *,
+    steps: int = 150,
+    processes: int = 1,
+    losses: bool = False,
+    mode: str = "local",
 ) -> tuple[list[str], list[str]]:
     """Return what went wrong in one life, and what happened in it.
 
@@ -592,11 +640,12 @@ async def life(
         steps: how much happens before everything is well again.
         processes: how many there are.
         losses: Redis may come back without what it had.
+        mode: of the processes in an outage.
     """
     redis.call("FLUSHALL")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(fallback, "_TURN_SECONDS", 0.01)
-        world = World(redis, seed, processes, losses=losses)
+        world = World(redis, seed, processes, losses=losses, mode=mode)
         try:
             async with asyncio.timeout(60):
                 return await world.live(steps), world.log
@@ -608,4 +657,5 @@ async def life(
 
 if __name__ == "__main__":
     title = (__doc__ or "").partition("\n")[0]
-    sys.exit(tell_of_lives(life, Connection, title, steps=150, processes=1))
+    modes = ("local", "readonly", "closed")
+    sys.exit(tell_of_lives(life, Connection, title, steps=150, processes=1, modes=modes))

@@ -564,6 +564,7 @@ async def test_what_is_replayed_already_is_served_until_redis_is_asked(
     assert isinstance(await store.load(changed), Record)
     kept_redis.start()
     await back(settings)
+    await until(lambda: not store._replayed)
     kept_redis.kill()
     await away(settings)
     # Others may have changed it while nobody could see it: the next outage does not show it.

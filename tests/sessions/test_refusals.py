@@ -24,7 +24,7 @@ from tests.sessions.outage import (
 )
 from tests.sessions.simulated import Connection, Recovery, World, in_thread
 
-from holdfast.errors import SessionUnavailable
+from holdfast.errors import SessionUnavailable, SessionUnsettled
 from holdfast.link import LinkState, supervisor
 from holdfast.sessions.outage.fallback import FallbackSessionStore
 from holdfast.sessions.store import (
@@ -34,6 +34,7 @@ from holdfast.sessions.store import (
     Outcome,
     Record,
     Rotation,
+    SessionKey,
 )
 from holdfast.sessions.stores.calls import META, OLD, Calls, record
 from holdfast.sessions.stores.redis import RedisSessionStore
@@ -45,7 +46,6 @@ from holdfast.testing.session_store import new_key, new_secret
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from holdfast.sessions.store import SessionKey
     from holdfast.testing import RedisServer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("quick_link")]
@@ -106,7 +106,9 @@ async def test_a_refused_login_leaves_nothing_to_the_secret_before_it(
             await store.save(key, login)
         await until(lambda: not store.link.up)
         assert fields_of(await other.load(unheard)) == {"cart": b"2", "user_id": b"7"}
-        assert await other.load(key) is Missing.SUPERSEDED
+        # Whether its browser was told, nobody can say to others yet.
+        with pytest.raises(SessionUnsettled):
+            await other.load(key)
         proxy.heal()
         await back(settings)
         for each in (store, other):
@@ -126,12 +128,14 @@ async def test_a_refused_login_leaves_nothing_to_the_secret_before_it(
 
 async def test_who_came_with_the_new_secret_is_not_taken_back(alone: RedisServer) -> None:
     other = RedisSessionStore(settings_for(alone))
-    merge, take_back = Calls("").merge, Calls("").take_back
+    calls = Calls("")
+    merge, take_back = calls.merge, calls.take_back
     comings: list[Callable[[SessionKey], Awaitable[Any]]] = [
         lambda key: other.save(key, Change({"cart": b"2"})),
         lambda key: other.increment(key, "n", 1),
         lambda key: other.touch(key, idle_timeout=60.0),
         lambda key: other.link.run(*merge(key, {"n": (b"1", (None,))}, idle_timeout=0.0)),
+        lambda key: other.link.run(*calls.settle(*key)),
     ]
 
     async def refused_and_come(come: Callable[[SessionKey], Awaitable[Any]]) -> None:
@@ -139,8 +143,10 @@ async def test_who_came_with_the_new_secret_is_not_taken_back(alone: RedisServer
         await other.create(key, {"cart": b"1"}, max_age=HOUR)
         after = new_secret(key)
         login = Change({"user_id": b"7"}, rotation=Rotation(after.secret_hash))
-        await other.save(key, login)
+        await other.link.run(*calls.save(key, login, idle_timeout=0.0))
         assert b"|" in kept_of(alone, key)
+        with pytest.raises(SessionUnsettled):
+            await other.load(key)
         await pause(0.005)
         await come(after)
         assert b"|" not in kept_of(alone, key)
@@ -259,21 +265,19 @@ async def test_who_is_logged_out_by_a_refused_write_stays_so(
 
     outage.doing.handle = leave
     assert (await held.get()).status == 503
-    (name,) = session_keys(alone)
-    kept = alone.execute("HGET", name, OLD)
-    assert isinstance(kept, bytes)
-    assert b"|" not in kept
+    # Nobody has its new cookie, and the old one must not open it: it has ended.
+    assert session_keys(alone) == []
     for each in (outage, plain):
         assert await each.do(dict, Browser(each.app, dict(before))) == b"{}"
 
 
-async def test_a_logout_whose_request_is_cancelled_stays_one(connection: Connection) -> None:
+async def test_a_logout_whose_request_is_cancelled_ends_the_session(connection: Connection) -> None:
     world, key = World(connection, 1, 1), new_key()
     (process,) = world.processes
     fields = {"user_id": b"7", "cart": b"1"}
     await world.driven(process, process.store.create(key, fields, max_age=60))
-    after = new_secret(key)
-    logout = Change({}, ("user_id",), Rotation(after.secret_hash, final=True))
+    rotation = Rotation(new_secret(key).secret_hash, final=True)
+    logout = Change({}, ("user_id",), rotation)
     late = asyncio.create_task(process.store.save(key, logout))
     while not process.link.wire.sent:
         await asyncio.sleep(0)
@@ -282,24 +286,24 @@ async def test_a_logout_whose_request_is_cancelled_stays_one(connection: Connect
     with pytest.raises(asyncio.CancelledError):
         await late
     in_thread(lambda: [beat(Recovery(world, 10)) for beat in process.link.beats])
-    assert stored(connection, after) == {"cart": b"1"}
-    assert not any("session_take_back" in line for line in world.log)
+    assert connection.call("EXISTS", Calls("").name(key.id_hash)) == 0
 
 
 @pytest.mark.parametrize("again", [True, False], ids=["a login made twice", "a write in its grace"])
 async def test_what_was_kept_goes_with_the_first_write_of_the_new_secret(
     alone: RedisServer, again: bool
 ) -> None:
-    store = RedisSessionStore(settings_for(alone))
+    store, calls = RedisSessionStore(settings_for(alone)), Calls("")
     key = new_key()
     await store.create(key, {"cart": b"1"}, max_age=HOUR)
     after = new_secret(key)
     rotation = Rotation(after.secret_hash, grace=0.0 if again else GRACE_SECONDS)
     rotating = Change({"cart": b"2"}, rotation=rotation)
-    await store.save(key, rotating)
+    await store.link.run(*calls.save(key, rotating, idle_timeout=0.0))
     # Not in the same millisecond, so that the session is seen later than its secret was made.
     await pause(0.005)
-    assert await store.save(key, rotating if again else Change({"n": b"1"})) is Outcome.DONE
+    change = rotating if again else Change({"n": b"1"})
+    assert await store.link.run(*calls.save(key, change, idle_timeout=0.0)) == 1
     assert b"|" in kept_of(alone, key)
     assert await store.save(after, Change({"n": b"2"})) is Outcome.DONE
     assert kept_of(alone, key)
@@ -468,6 +472,29 @@ async def test_a_login_that_is_refused_twice_is_taken_back_where_the_first_was_d
     assert stored(connection, key) == {"n": b"1"}
 
 
+async def test_a_login_that_is_told_at_last_stays_though_the_word_of_it_is_lost(
+    connection: Connection,
+) -> None:
+    world, key = await refused(connection)
+    (process,) = world.processes
+    secret_hash = connection.call("HGET", Calls("").name(key.id_hash), META).split(b" ")[1].decode()
+    login = Change({"user_id": b"1" * 21, "n": b"3"}, rotation=Rotation(secret_hash))
+    process.link.up = True
+    late = asyncio.create_task(process.store.save(key, login))
+    while not process.link.wire.sent:
+        await asyncio.sleep(0)
+    await world.carry_one(process)
+    await world.answer_one(process)
+    while not process.link.wire.sent:
+        await asyncio.sleep(0)
+    await world.part(process, LinkState.SUSPECT)
+    process.link.old[-1].lose()
+    assert await late is Outcome.DONE
+    process.link.tell(LinkState.UP)
+    after = SessionKey(key.id_hash, secret_hash)
+    assert stored(connection, after) == {"user_id": b"1" * 21, "n": b"3"}
+
+
 async def test_who_meets_a_refused_login_with_a_write_does_it_all_the_same(
     connection: Connection,
 ) -> None:
@@ -477,10 +504,7 @@ async def test_who_meets_a_refused_login_with_a_write_does_it_all_the_same(
     async def adds(store: FallbackSessionStore, key: SessionKey) -> bool:
         return await store.increment(key, "n", 1) == 2
 
-    async def touches(store: FallbackSessionStore, key: SessionKey) -> bool:
-        return await store.touch(key, idle_timeout=60.0) is Outcome.DONE
-
-    for do in (saves, adds, touches):
+    for do in (saves, adds):
         world, key = await refused(connection)
         (process,) = world.processes
         # It is up, and its callbacks have not been called.
@@ -488,7 +512,7 @@ async def test_who_meets_a_refused_login_with_a_write_does_it_all_the_same(
         late = asyncio.create_task(do(process.store, key))
         await world.driven(process, late)
         assert await late
-        assert stored(connection, key) == {"n": b"1" if do is touches else b"2"}
+        assert stored(connection, key) == {"n": b"2"}
 
 
 async def test_a_login_whose_request_is_cancelled_is_taken_back(connection: Connection) -> None:

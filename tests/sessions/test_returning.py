@@ -429,7 +429,8 @@ async def test_a_new_secret_that_was_refused_and_made_all_the_same_logs_nobody_o
             assert found.current
         assert await other.load(unheard) is Missing.ABSENT
         # It may be done later still: Redis had it, and was slow.
-        await other.save(key, Change(rotation=rotation))
+        late = Calls("").save(key, Change(rotation=rotation), idle_timeout=0.0)
+        assert await other.link.run(*late) == 1
         assert fields_of(await store.load(key)) == {"a": there}
         # Whoever has renewed it since is not undone.
         newer = new_secret(key)

@@ -356,6 +356,7 @@ def tell_of_lives(
     *,
     steps: int,
     processes: int,
+    modes: Sequence[str] = (),
 ) -> int:
     """Live as many lives as the command line says, and print what went wrong in which.
 
@@ -365,6 +366,7 @@ def tell_of_lives(
         title: what the command line's help says.
         steps: how much happens in a life, unless it is said.
         processes: how many there are, unless it is said.
+        modes: of which one may be said, the first by default; none, and a life is not asked.
     """
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--first", type=int, default=1)
@@ -372,11 +374,14 @@ def tell_of_lives(
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--processes", type=int, default=processes)
     parser.add_argument("--losses", action="store_true")
+    if modes:
+        parser.add_argument("--mode", choices=modes, default=modes[0])
     parser.add_argument("--show", action="store_true")
     chosen = parser.parse_args()
     logging.disable()
     bad, begun = 0, time.monotonic()
-    how = {name: getattr(chosen, name) for name in ("steps", "processes", "losses")}
+    names = ("steps", "processes", "losses", *(["mode"] if modes else []))
+    how = {name: getattr(chosen, name) for name in names}
 
     async def lived(redis: Connection, seed: int) -> tuple[list[str], list[str]]:
         return await life(redis, seed, **how)

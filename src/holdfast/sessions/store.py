@@ -108,14 +108,16 @@ class Rotation:
         secret_hash: SHA-256 of the new secret.
         grace: seconds for which the old one reads and writes; 0 kills every older secret at once.
         max_age: a new absolute lifetime in seconds from now, ``None`` to keep the old end.
-        final: whoever was logged in is not any more, and so it is never taken back, as another is
-            of which the browser was not told. Only with a *grace* of 0.
+        final: whoever was logged in is not any more, and so what was before it never comes back, as
+            it does where the browser is not told of another. Only with a *grace* of 0.
+        told: the browser has it already: what was before it never comes back.
     """
 
     secret_hash: str
     grace: float = 0.0
     max_age: float | None = None
     final: bool = False
+    told: bool = False
 
 
 _NONE: Mapping[str, Any] = MappingProxyType({})

@@ -4,11 +4,11 @@
 -- META: '1 <secret> <created> <expires> <seen> <since>', hashes in hex, times in milliseconds.
 -- OLD: '<kind>:<secret>:<until>', several joined by ';'. Kind 'g': in grace, reads and writes;
 -- 'k': killed, and remembered so that its bearer is told to wait for the newer cookie.
--- Until somebody writes or is touched with the present secret (one who only reads is not noticed),
--- what its rotation replaced follows after ';|', which session_take_back puts back: META, OLD, and of
--- each key its name and '=' .. value or '-', joined by '|'. OLD has such an end of its own where who
--- rotated came in the grace. There is no ':' in it, so that whoever knows nothing of it finds no
--- secret there.
+-- Until the rotation is settled (session_settle, or whoever writes or is touched with its secret),
+-- what it replaced follows after ';|', which session_take_back puts back: META, OLD, and of each key
+-- its name and '=' .. value or '-', joined by '|'. OLD has such an end of its own where who rotated
+-- came in the grace. There is no ':' in it, so that whoever knows nothing of it finds no secret there.
+-- After ';|!' there are only META and OLD: of a logout, which is not taken back but carried to its end.
 local META, OLD = '\255meta', '\255old'
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -35,8 +35,8 @@ local function olds_of(key)
   return string.sub(text, 1, at - 1), string.sub(text, at + 2)
 end
 
--- Who comes with the secret of the last rotation was told of it: it is not taken back any more. That
--- the session was seen since says nothing: it may have been with a secret in its grace.
+-- The secret of the last rotation has been told, or its bearer comes: nothing is taken back any more.
+-- That the session was seen since says nothing: it may have been with a secret in its grace.
 local function settle(key, who)
   if who ~= 'current' then return end
   local olds, replaced = olds_of(key)
@@ -64,15 +64,28 @@ local function ended(key, spared)
   redis.pcall('PUBLISH', string.sub(key, 1, -65) .. 'ended', string.sub(key, -64) .. ' ' .. spared)
 end
 
--- 'current', 'grace', 'killed', or nil for a stranger.
+-- Whether a secret would be good again if what was replaced were put back.
+local function returns(replaced, secret)
+  local present, olds = string.match(replaced, '^!?1 (%x+)[^|]*|?([^|]*)')
+  return present == secret or string.find(olds or '', 'g%1' .. secret, 1, true) ~= nil
+end
+
+-- 'current', 'grace', 'killed', 'open' for a killed one that may be good again, nil for a stranger.
 local function standing(key, meta, secret)
   if meta.secret == secret then return 'current' end
-  local old = redis.call('HGET', key, OLD) or ''
-  for kind, hash, till in string.gmatch(old, '(%a):(%x+):(%d+)') do
+  local olds, replaced = olds_of(key)
+  for kind, hash, till in string.gmatch(olds, '(%a):(%x+):(%d+)') do
     if hash == secret and tonumber(till) > now then
-      return kind == 'g' and 'grace' or 'killed'
+      if kind == 'g' then return 'grace' end
+      return replaced and returns(replaced, secret) and 'open' or 'killed'
     end
   end
   return nil
+end
+
+-- What is answered to one who may not write, nil to one who may: 5 that nobody can say yet, -1 no.
+local function barred(who)
+  if who == 'current' or who == 'grace' then return nil end
+  return who == 'open' and 5 or -1
 end
 

@@ -3,15 +3,16 @@
 -- KEYS: session, tombstone
 -- ARGV: 1 secret   2 idle timeout (ms), 0 for none   3 see session_again.lua   4 number of keys to
 --       set; then key, value of each to set, which is all that most writes ask; else there follow
---       1 new secret, or ''   2 grace of the old one (ms), 0 to kill every older one, -1 to kill them
---       for good, so that nothing of before is kept to be taken back
+--       1 new secret, or ''   2 grace of the old one (ms), 0 to kill every older one; -1 where that is
+--       a logout, -2 where whoever wanted it has been told: nothing of before is kept to be put back
 --       3 new lifetime from now (ms), or -1 to keep the end   4 how long a killed one is known (ms)
 --       5 how long a tombstone stays (ms)   6 number of keys to renew   7 number of keys to compare
 --       then key, '=' .. value or '-' for none of each to compare; key, old, new of each to renew;
 --       the keys to remove
 -- Returns 1 done, 2 destroyed (keys were removed and none is left), 3 done, but not rotated,
--- 4 refused, because something else is stored than was expected, -1 no such session for this
--- secret; the metadata for 1 where that is asked for.
+-- 4 refused, because something else is stored than was expected, 5 refused, because this secret was
+-- replaced by one that may be taken back, -1 no such session for this secret; the metadata for 1 where
+-- that is asked for.
 local SPELLED = {['%'] = '%0', [':'] = '%1', ['|'] = '%2'}
 local meta = read(KEYS[1])
 if not meta then return -1 end
@@ -23,7 +24,7 @@ local again = fresh ~= '' and fresh == meta.secret
 if again then
   who, fresh = 'current', ''  -- rotated before; the answer was lost
 end
-if who ~= 'current' and who ~= 'grace' then return -1 end
+if barred(who) then return barred(who) end
 
 if ARGV[more] then
   local first, last = more + 7, more + 6 + 2 * tonumber(ARGV[more + 6])
@@ -74,7 +75,7 @@ while more - set > 1000 do
 end
 
 local result = 1
-if not again then settle(KEYS[1], who) end
+if not again or ARGV[more + 1] == '-2' then settle(KEYS[1], who) end
 meta.seen = now
 if fresh ~= '' then
   local grace = tonumber(ARGV[more + 1])
@@ -96,9 +97,9 @@ if fresh ~= '' then
       olds[#olds + 1] = 'k:' .. meta.secret .. ':' .. killed
     end
     local kept = table.concat(olds, ';', math.max(1, #olds - 3))
-    if grace >= 0 then
+    if grace > -2 then
       for at = 1, #replaced do replaced[at] = string.gsub(replaced[at], '[%%:|]', SPELLED) end
-      kept = kept .. ';|' .. table.concat(replaced, '|')
+      kept = kept .. (grace < 0 and ';|!' or ';|') .. table.concat(replaced, '|')
     end
     redis.call('HSET', KEYS[1], OLD, kept)
     if grace <= 0 then ended(KEYS[1], fresh) end

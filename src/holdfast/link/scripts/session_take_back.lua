@@ -1,7 +1,8 @@
 -- Take back a rotation of which its browser was never told: it was refused, and done all the same.
--- With it goes what was written in the same step for the bearer of the new secret alone.
+-- With it goes what was written in the same step for the bearer of the new secret alone. A logout is
+-- obeyed: nobody has the new secret and nobody may have the old one, and so the session ends.
 --
--- KEYS: session      ARGV: 1 the secret that nobody has
+-- KEYS: session, tombstone      ARGV: 1 the secret that nobody has   2 how long a tombstone stays (ms)
 -- Returns 1 where it was taken back, 0 where another secret is there or somebody has come with this
 -- one, -1 where there is no session.
 local meta = read(KEYS[1])
@@ -10,6 +11,12 @@ if meta.err then return meta end
 if meta.secret ~= ARGV[1] then return 0 end
 local _, replaced = olds_of(KEYS[1])
 if not replaced then return 0 end
+if string.sub(replaced, 1, 1) == '!' then
+  redis.call('DEL', KEYS[1])
+  redis.call('SET', KEYS[2], 1, 'PX', ARGV[2])
+  ended(KEYS[1], '')
+  return 1
+end
 local MEANT = {['0'] = '%', ['1'] = ':', ['2'] = '|'}
 local parts = {}
 for part in string.gmatch(replaced .. '|', '([^|]*)|') do

@@ -13,7 +13,7 @@ import contextlib
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from holdfast import signals
 from holdfast.errors import (
@@ -21,6 +21,7 @@ from holdfast.errors import (
     RedisUnavailable,
     SessionNotReplicated,
     SessionUnavailable,
+    SessionUnsettled,
 )
 from holdfast.forks import watch_forks
 from holdfast.runtime import runtime
@@ -44,10 +45,12 @@ from holdfast.sessions.stores.sync import blocking, pause
 from holdfast.signals import Reading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 
     from holdfast.link import Link, LinkStatus, Recovery, Reply
     from holdfast.settings import Settings
+
+_T = TypeVar("_T")
 
 logger = logging.getLogger("holdfast.sessions")
 
@@ -62,6 +65,7 @@ _REPLAY_SECONDS = 1.0
 _TURNS = 50
 _TURN_SECONDS = 0.25
 _TURN_PAUSE = 0.002
+_LONGEST_PAUSE = 0.05
 # For which a command that was refused is looked out for, every few seconds.
 _LATE_SECONDS = 30.0
 _SEVERAL = (
@@ -104,6 +108,8 @@ class FallbackSessionStore(SessionStore):
         self._prefix = default.settings.key_prefix
         self._calls = calls.Calls(self._prefix)
         self._mode = default.settings.session_on_outage
+        # Whoever has rotated has its answer by then, or refuses.
+        self._patience = default.settings.redis_timeout
         self._bounds = (max_sessions, max_bytes)
         self.forked()
         watch_forks(self)
@@ -172,18 +178,37 @@ class FallbackSessionStore(SessionStore):
         """See :meth:`SessionStore.load`."""
         if self._asks_redis():
             try:
-                if len(self._journal):
-                    await self._write_waiting(key.id_hash)
-                asked = self._copies.asked
-                found = await self._remote.load(key, idle_timeout=idle_timeout)
-                if isinstance(found, Missing) and self._refusals and await self._taken_back(key):
-                    found = await self._remote.load(key, idle_timeout=idle_timeout)
+                return await self._found(key, idle_timeout)
+            except SessionUnsettled:
+                return await self._settled(key, lambda: self._found(key, idle_timeout))
             except SessionUnavailable:
                 pass
-            else:
-                self._remember(key, found, asked)
-                return found
         return self._load_here(key, idle_timeout)
+
+    async def _found(self, key: SessionKey, idle_timeout: float) -> Record | Missing:
+        if len(self._journal):
+            await self._write_waiting(key.id_hash)
+        asked = self._copies.asked
+        found = await self._remote.load(key, idle_timeout=idle_timeout)
+        self._remember(key, found, asked)
+        return found
+
+    async def _settled(self, key: SessionKey, ask: Callable[[], Awaitable[_T]]) -> _T:
+        """Ask until it is known which secret is the session's, as long as that may be on its way.
+
+        Raises:
+            SessionUnsettled: the process that knows it cannot say it now.
+        """
+        await self._take_back(key)
+        deadline, wait = time.monotonic() + self._patience, _TURN_PAUSE
+        while True:
+            try:
+                return await ask()
+            except SessionUnsettled:
+                if time.monotonic() > deadline:
+                    raise
+            await pause(wait)
+            wait = min(2 * wait, _LONGEST_PAUSE)
 
     def _remember(self, key: SessionKey, found: Record | Missing, asked: int) -> None:
         if self._mode == "closed":
@@ -251,7 +276,12 @@ class FallbackSessionStore(SessionStore):
         try:
             if asks:
                 try:
-                    outcome = await self._saved(key, change, idle_timeout)
+                    try:
+                        outcome = await self._saved(key, change, idle_timeout)
+                    except SessionUnsettled:
+                        outcome = await self._settled(
+                            key, lambda: self._saved(key, change, idle_timeout)
+                        )
                 except SessionUnavailable as error:
                     self._only_where_kept(error)
                 else:
@@ -268,16 +298,13 @@ class FallbackSessionStore(SessionStore):
         try:
             if len(self._journal):
                 await self._write_waiting(key.id_hash)
-            outcome = await self._remote.save(key, change, idle_timeout=idle_timeout)
-            if outcome is Outcome.GONE and await self._taken_back(key):
-                outcome = await self._remote.save(key, change, idle_timeout=idle_timeout)
+            return await self._remote.save(key, change, idle_timeout=idle_timeout)
         except SessionNotReplicated:
             # At once, since Redis is there: other processes know nothing of it.
             self._note_refused(key, change.rotation, asked=True)
             with contextlib.suppress(SessionUnavailable):
-                await self._taken_back(key)
+                await self._take_back(key)
             raise
-        return outcome
 
     async def _save_here(
         self, key: SessionKey, change: Change, idle_timeout: float, *, asked: bool
@@ -317,7 +344,12 @@ class FallbackSessionStore(SessionStore):
         try:
             if asked:
                 try:
-                    value = await self._added(key, name, by, idle_timeout)
+                    try:
+                        value = await self._added(key, name, by, idle_timeout)
+                    except SessionUnsettled:
+                        value = await self._settled(
+                            key, lambda: self._added(key, name, by, idle_timeout)
+                        )
                 except SessionUnavailable as error:
                     self._only_where_kept(error)
                 else:
@@ -345,10 +377,7 @@ class FallbackSessionStore(SessionStore):
     ) -> int | Outcome:
         if len(self._journal):
             await self._write_waiting(key.id_hash)
-        value = await self._remote.increment(key, name, by, idle_timeout=idle_timeout)
-        if value is Outcome.GONE and await self._taken_back(key):
-            value = await self._remote.increment(key, name, by, idle_timeout=idle_timeout)
-        return value
+        return await self._remote.increment(key, name, by, idle_timeout=idle_timeout)
 
     async def touch(
         self, key: SessionKey, *, idle_timeout: float, interval: float = 0.0
@@ -359,10 +388,6 @@ class FallbackSessionStore(SessionStore):
                 outcome = await self._remote.touch(
                     key, idle_timeout=idle_timeout, interval=interval
                 )
-                if outcome is Outcome.GONE and await self._taken_back(key):
-                    outcome = await self._remote.touch(
-                        key, idle_timeout=idle_timeout, interval=interval
-                    )
             except SessionUnavailable:
                 pass
             else:
@@ -428,10 +453,9 @@ class FallbackSessionStore(SessionStore):
         for _ in run_all(recovery, [(each,) for each in self._refusals.undoing(since=since)]):
             pass
 
-    async def _taken_back(self, key: SessionKey) -> bool:
+    async def _take_back(self, key: SessionKey) -> None:
         """Take back what was refused of a session, and done when nobody waited for it any more."""
-        found = self._refusals.undoing(key.id_hash)
-        for call in found:
+        for call in self._refusals.undoing(key.id_hash):
             try:
                 if blocking():
                     self._link.run_sync(*call)
@@ -440,12 +464,12 @@ class FallbackSessionStore(SessionStore):
             except RedisUnavailable as error:
                 raise SessionUnavailable(str(error)) from error
             except RedisReplyError:
-                return False  # what is there now is no session
-        return bool(found)
+                return  # what is there now is no session
 
     def _only_where_kept(self, error: SessionUnavailable) -> None:
-        if isinstance(error, SessionNotReplicated):
-            # Redis is there and has it; to keep it here as well would be no replica.
+        if isinstance(error, (SessionNotReplicated, SessionUnsettled)):
+            # Redis is there: it has it, and to keep it here as well would be no replica; or it will
+            # know, and what is known here is not it.
             raise error
         self._only_if_local()
 

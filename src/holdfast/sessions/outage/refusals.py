@@ -37,8 +37,7 @@ class Refusals:
 
     def note(self, id_hash: str, rotation: Rotation | None) -> None:
         """Note that a session's browser will not be told of its new secret, if there is one."""
-        if rotation is None or rotation.final:
-            # Who asked for a user to be gone is obeyed, as with any logout.
+        if rotation is None:
             return
         with self._lock:
             self._refused[rotation.secret_hash] = (id_hash, time.time())

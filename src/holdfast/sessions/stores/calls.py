@@ -13,7 +13,7 @@ from importlib import resources
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
-from holdfast.errors import CorruptData, RedisReplyError
+from holdfast.errors import CorruptData, RedisReplyError, SessionUnsettled
 from holdfast.sessions.store import (
     SUPERSEDED_SECONDS,
     TOMBSTONE_SECONDS,
@@ -41,6 +41,7 @@ _OUTCOMES = {
     3: Outcome.NOT_ROTATED,
     4: Outcome.CONFLICT,
 }
+_UNSETTLED = 5
 # Of a script that writes: the session is there after it.
 _THERE = {1, 3, 4}
 
@@ -119,9 +120,14 @@ class Calls:
         args = (key.secret_hash, _ms(idle_timeout), _ms(TOMBSTONE_SECONDS), len(keys), *told)
         return Call(_script("session_merge"), self._names(key.id_hash), args)
 
+    def settle(self, id_hash: str, secret_hash: str) -> Call:
+        """Build the word that *secret_hash* is told to whoever asked for it."""
+        return Call(_script("session_settle"), (self.name(id_hash),), (secret_hash,))
+
     def take_back(self, id_hash: str, secret_hash: str) -> Call:
         """Build the return of what was there before *secret_hash*, which nobody has."""
-        return Call(_script("session_take_back"), (self.name(id_hash),), (secret_hash,))
+        args = (secret_hash, _ms(TOMBSTONE_SECONDS))
+        return Call(_script("session_take_back"), self._names(id_hash), args)
 
     def restore(self, key: SessionKey, record: Record, now: float) -> Call:
         """Build the return of *record*, a copy, to a Redis that may have lost it."""
@@ -157,9 +163,16 @@ def is_plain(change: Change) -> bool:
 
 
 def outcome(reply: Reply) -> Outcome:
-    """Return what a writing script's reply means."""
+    """Return what a writing script's reply means.
+
+    Raises:
+        SessionUnsettled: only later can it be said.
+        CorruptData: it means nothing.
+    """
     if isinstance(reply, int) and reply in _OUTCOMES:
         return _OUTCOMES[reply]
+    if reply == _UNSETTLED:
+        raise SessionUnsettled
     raise CorruptData("a session script gave an unknown answer")
 
 
@@ -172,14 +185,19 @@ def _beside(change: Change) -> Iterator[Arg]:
     """What ``session_save`` is asked beside setting keys."""
     rotation = change.rotation or Rotation("")
     max_age = -1 if rotation.max_age is None else _ms(rotation.max_age)
-    grace = -1 if rotation.final else _ms(rotation.grace)
-    yield from (rotation.secret_hash, grace, max_age)
+    yield from (rotation.secret_hash, _grace(rotation), max_age)
     yield from (_ms(SUPERSEDED_SECONDS), _ms(TOMBSTONE_SECONDS))
     yield from (len(change.renewed), len(change.expected))
     yield from _expectations(change)
     for name, forms in change.renewed.items():
         yield from (name, *forms)
     yield from change.removed
+
+
+def _grace(rotation: Rotation) -> int:
+    if rotation.told:
+        return -2
+    return -1 if rotation.final else _ms(rotation.grace)
 
 
 def _expectations(change: Change) -> Iterator[str | bytes]:
@@ -225,6 +243,7 @@ def record(
         skew: seconds by which the clock of Redis is ahead of ours.
 
     Raises:
+        SessionUnsettled: *secret_hash* was replaced, and may be good again.
         CorruptData: it is something else than a session.
     """
     if not isinstance(reply, list):
@@ -277,12 +296,23 @@ def _meta(text: bytes | None) -> tuple[bytes, float, float, float, float]:
 
 def _old_standing(old: bytes | None, given: bytes, now: float) -> Missing | None:
     """``None`` for a secret in its grace."""
-    for entry in (old or b"").split(b";"):
+    olds, _, replaced = (old or b"").partition(b";|")
+    for entry in olds.split(b";"):
         kind, _, rest = entry.partition(b":")
         secret, _, until = rest.partition(b":")
         if secret == given and until.isdigit() and int(until) / 1000 > now:
-            return None if kind == b"g" else Missing.SUPERSEDED
+            if kind == b"g":
+                return None
+            if _returns(replaced, given):
+                raise SessionUnsettled
+            return Missing.SUPERSEDED
     return Missing.ABSENT
+
+
+def _returns(replaced: bytes, given: bytes) -> bool:
+    """Whether a secret would be good again if what was *replaced* were put back."""
+    meta, olds, *_ = (*replaced.split(b"|", 2), b"")
+    return given in meta.split(b" ")[1:2] or b"g%1" + given in olds
 
 
 def _fields(raw: dict[bytes, bytes]) -> dict[str, bytes]:
