@@ -40,7 +40,6 @@ class Life:
     def __init__(self, site: Site, calm: Calm, chance: random.Random, seconds: float) -> None:
         self.site = site
         count = len(site.urls)
-        # Another process may be back before the one that takes a new cookie back which it refused.
         self.story = Story(site.mode, count, loses=False, in_traffic=count > 1)
         self.browser = Browser(site.client, site.urls, self.story)
         self.browser.phase = "during"

@@ -80,8 +80,8 @@ class Story:
         processes: how many there were.
         loses: the fault has Redis lose something of what it had acknowledged.
         gives_back: processes that saw the session just before the fault have to give it back then.
-        in_traffic: a fault may have come between what a request read and what it wrote. A login or
-            a new cookie that was refused then may have been made all the same, and nobody has it.
+        in_traffic: a fault may have come between what a request read and what it wrote. A login as
+            another that was refused then may have ended the session before it all the same.
         acts: in the order of their answers.
         readers: by name, what each was told.
         stored: by publisher, the numbers that Redis holds in the end, in its order.

@@ -76,14 +76,16 @@ _SETS = {"login", "rotate"}
 
 def cookie_kept(story: Story) -> list[str]:
     """Only the app's own word, acknowledged, changes the cookie of a session."""
-    wrong = []
+    model, wrong = _Model(in_traffic=story.in_traffic), []
     for act in story.acts:
         allowed = {"kept"}
+        gone = _may_be_gone(story, act) or model.maybe_ended
+        model.note(act)
         if act.done and act.what in _SETS:
-            allowed = {"set", "kept"} if _may_be_gone(story, act) else {"set"}
+            allowed = {"set", "kept"} if gone else {"set"}
         elif act.done and act.what == "logout":
-            allowed = {"deleted", "kept"} if _may_be_gone(story, act) else {"deleted"}
-        elif act.done and act.what == "write" and (not act.had_cookie or _may_be_gone(story, act)):
+            allowed = {"deleted", "kept"} if gone else {"deleted"}
+        elif act.done and act.what == "write" and (not act.had_cookie or gone):
             allowed = {"set", "kept"}
         if act.cookie not in allowed:
             wrong.append(f"I1: {act.place}, answered {act.status}, had its cookie {act.cookie}")
@@ -139,11 +141,18 @@ class _Model:
             known = self.possible.get(key, {None})
             self.possible[key] = {value} if act.done else known | {value}
             self.ever[key] = self.ever.get(key, {None}) | {value}
-        if act.what in _SETS and not act.done and act.had_cookie and self._in_traffic:
+            if self.maybe_ended and act.cookie == "set":
+                self._may_begin_anew(key)
+        if act.what == "login" and not act.done and act.had_cookie and self._in_traffic:
+            # Whoever was logged in before it may be out.
             self.maybe_ended = True
         if act.what == "logout":
             self.ended = self.ended or act.done
             self.maybe_ended = True
+
+    def _may_begin_anew(self, key: str) -> None:
+        for other in self.possible.keys() - {key}:
+            self.possible[other] |= {None}
 
     def wrong_keys(self, data: dict[str, Any], *, exact: bool) -> list[str]:
         allowed = self.possible if exact else self.ever

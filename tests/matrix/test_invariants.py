@@ -126,10 +126,15 @@ def test_a_history_as_it_should_be_is_not_complained_of(name: str) -> None:
     assert judge(WELL[name]) == []
 
 
-def test_a_new_cookie_that_was_refused_in_traffic_may_have_been_made() -> None:
+def test_a_login_as_another_that_was_refused_in_traffic_may_have_ended_the_session() -> None:
+    refused = Act("during", "login", 503, argument=("user_id", "8"))
+    anew = Act("after", "write", 200, cookie="set", argument=("x", "1"))
+    began_anew = [LOGIN, WRITE, refused, anew, read("after", x="1")]
+    for acts in ([LOGIN, refused, read("after")], began_anew):
+        assert judge(Story("closed", 1, False, acts=acts))
+        assert judge(Story("closed", 1, False, in_traffic=True, acts=acts)) == []
     acts = [LOGIN, Act("during", "rotate", 503), read("after")]
-    assert is_told("I1", "shows a visitor", judge(Story("closed", 1, False, acts=acts)))
-    assert judge(Story("closed", 1, False, in_traffic=True, acts=acts)) == []
+    assert is_told("I1", "shows a visitor", judge(Story("closed", 1, False, False, True, acts)))
 
 
 def test_what_processes_have_seen_they_give_back() -> None:
