@@ -32,11 +32,11 @@ from holdfast.streams.select import close_hubs, hub_of
 from holdfast.streams.stores.memory import MemoryEventStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from starlette.requests import Request
     from starlette.responses import Response
-    from starlette.types import Message, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from holdfast.streams.store import EventStore
 
@@ -276,7 +276,29 @@ async def test_a_stop_ends_the_app_and_the_stream(
     assert again.status == 204
 
 
-async def test_what_is_personal_is_not_said_again(store: EventStore) -> None:
+def as_it_is(app: ASGIApp) -> ASGIApp:
+    return app
+
+
+def in_capitals(app: ASGIApp) -> ASGIApp:
+    """*app* with the names of its headers as Django sends them: not as ASGI has them."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            if "headers" in message:
+                named = [(name.title(), value) for name, value in message["headers"]]
+                message = {**message, "headers": named}
+            await send(message)
+
+        await app(scope, receive, sending)
+
+    return serve
+
+
+@pytest.mark.parametrize("written", [as_it_is, in_capitals])
+async def test_what_is_personal_is_not_said_again(
+    store: EventStore, written: Callable[[ASGIApp], ASGIApp]
+) -> None:
     feed = Feed(
         headers=[
             (b"set-cookie", b"secret=1"),
@@ -285,7 +307,7 @@ async def test_what_is_personal_is_not_said_again(store: EventStore) -> None:
             (b"content-length", b"12"),
         ]
     )
-    browser = Browser(captured(feed, store))
+    browser = Browser(captured(written(feed), store))
     async with browser.get() as call:
         await until(lambda: call.status)
         feed.say("data: 1\n\n")
@@ -500,12 +522,12 @@ async def test_everything_else_is_left_as_it_is(
     feed = Feed(headers=headers)
     feed.status, feed.kind = status, kind
     feed.script(b"id: 1\r\ndata: x\r\n\r\n", None)
-    alone = Browser(feed)
-    async with alone.get(path, method=method) as bare:
-        await bare.ended()
-    async with Browser(captured(feed, store)).get(path, method=method) as call:
-        await call.ended()
-    assert call.sent == bare.sent
+    for app in (feed, in_capitals(feed)):
+        async with Browser(app).get(path, method=method) as bare:
+            await bare.ended()
+        async with Browser(captured(app, store)).get(path, method=method) as call:
+            await call.ended()
+        assert call.sent == bare.sent
 
 
 async def test_what_the_app_raises_before_its_answer_is_its_own(store: EventStore) -> None:

@@ -88,24 +88,25 @@ class Call:
     async def _sent(self, message: Message) -> None:
         if self._first is not None:
             await self._first.recording.take(message)
-        elif (bound := self._bound(message)) is not None:
-            self._first = _First(self._setup, self._scope, message, bound, self._task, self._send)
-            self._intake.detached = True
-            self._decided.set()
-        else:
-            await self._send(message)
+            return
+        if message["type"] == "http.response.start":
+            start = match.in_lower_case(message)
+            if (bound := self._bound(start)) is not None:
+                self._first = _First(self._setup, self._scope, start, bound, self._task, self._send)
+                self._intake.detached = True
+                self._decided.set()
+                return
+        await self._send(message)
 
-    def _bound(self, message: Message) -> Bound | None:
+    def _bound(self, start: Message) -> Bound | None:
         """Return what an answer that begins so is bound to, ``None``: it passes as it is."""
-        if message["type"] != "http.response.start":
-            return None
-        if self._left_alone or not match.is_event_stream(message):
+        if self._left_alone or not match.is_event_stream(start):
             return None
         # One reader too many is served by the application alone, as it would be without us.
         if self._setup.is_full(self._setup.hub()):
             return None
         try:
-            return binding.bind(self._scope, self._setup.keys, list(message.get("headers", ())))
+            return binding.bind(self._scope, self._setup.keys, start["headers"])
         except RedisUnavailable:
             # Bound to the browser, it would be the next visitor's after a logout.
             return None
@@ -138,7 +139,7 @@ class _First:
         }
         self.recording = Recording(
             *(setup.store, self._presence, bound.owner, task),
-            match.headers_to_keep(start.get("headers", ())),
+            match.headers_to_keep(start["headers"]),
             self._upkeep,
         )
 
@@ -217,4 +218,4 @@ class _First:
         more = match.run_headers(self._presence.run_id, root, settings.stream_mount)
         if cookie is not None:
             more.append((b"set-cookie", binding.set_cookie(cookie, settings)))
-        return match.first_headers(list(start.get("headers", ())), more)
+        return match.first_headers(start["headers"], more)

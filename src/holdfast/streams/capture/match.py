@@ -75,6 +75,12 @@ def prepare(scope: Scope, leave_alone: object, last_event_id: bytes | None) -> N
         scope["headers"] = headers + own
 
 
+def in_lower_case(start: Message) -> Message:
+    """Return the start of an answer with its headers as ASGI names them; Django does not."""
+    headers = [(name.lower(), value) for name, value in start.get("headers", ())]
+    return {**start, "headers": headers}
+
+
 def is_event_stream(start: Message) -> bool:
     """Whether an answer that begins so can be recorded: an event stream, as plain text."""
     headers = dict(reversed(list(start.get("headers", ()))))
