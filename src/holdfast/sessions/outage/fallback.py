@@ -276,17 +276,11 @@ class FallbackSessionStore(SessionStore):
         try:
             if asks:
                 try:
-                    try:
-                        outcome = await self._saved(key, change, idle_timeout)
-                    except SessionUnsettled:
-                        outcome = await self._settled(
-                            key, lambda: self._saved(key, change, idle_timeout)
-                        )
+                    return await self._saved(key, change, idle_timeout)
+                except SessionUnsettled:
+                    return await self._settled(key, lambda: self._saved(key, change, idle_timeout))
                 except SessionUnavailable as error:
                     self._only_where_kept(error)
-                else:
-                    self._follow(key, change, outcome)
-                    return outcome
             self._only_if_local()
             return await self._save_here(key, change, idle_timeout, asked=again or asks)
         except BaseException:
@@ -298,13 +292,15 @@ class FallbackSessionStore(SessionStore):
         try:
             if len(self._journal):
                 await self._write_waiting(key.id_hash)
-            return await self._remote.save(key, change, idle_timeout=idle_timeout)
+            outcome = await self._remote.save(key, change, idle_timeout=idle_timeout)
         except SessionNotReplicated:
             # At once, since Redis is there: other processes know nothing of it.
             self._note_refused(key, change.rotation, asked=True)
             with contextlib.suppress(SessionUnavailable):
                 await self._take_back(key)
             raise
+        self._follow(key, change, outcome)
+        return outcome
 
     async def _save_here(
         self, key: SessionKey, change: Change, idle_timeout: float, *, asked: bool
@@ -344,20 +340,13 @@ class FallbackSessionStore(SessionStore):
         try:
             if asked:
                 try:
-                    try:
-                        value = await self._added(key, name, by, idle_timeout)
-                    except SessionUnsettled:
-                        value = await self._settled(
-                            key, lambda: self._added(key, name, by, idle_timeout)
-                        )
+                    return await self._added(key, name, by, idle_timeout)
+                except SessionUnsettled:
+                    return await self._settled(
+                        key, lambda: self._added(key, name, by, idle_timeout)
+                    )
                 except SessionUnavailable as error:
                     self._only_where_kept(error)
-                else:
-                    if isinstance(value, Outcome):
-                        self._follow(key, Change(), value)
-                    else:
-                        self._follow(key, Change({name: b"%d" % value}), Outcome.DONE)
-                    return value
             self._only_if_local()
             now = time.time()
             with self._lock:
@@ -377,7 +366,12 @@ class FallbackSessionStore(SessionStore):
     ) -> int | Outcome:
         if len(self._journal):
             await self._write_waiting(key.id_hash)
-        return await self._remote.increment(key, name, by, idle_timeout=idle_timeout)
+        value = await self._remote.increment(key, name, by, idle_timeout=idle_timeout)
+        if isinstance(value, Outcome):
+            self._follow(key, Change(), value)
+        else:
+            self._follow(key, Change({name: b"%d" % value}), Outcome.DONE)
+        return value
 
     async def touch(
         self, key: SessionKey, *, idle_timeout: float, interval: float = 0.0
@@ -467,9 +461,8 @@ class FallbackSessionStore(SessionStore):
                 return  # what is there now is no session
 
     def _only_where_kept(self, error: SessionUnavailable) -> None:
-        if isinstance(error, (SessionNotReplicated, SessionUnsettled)):
-            # Redis is there: it has it, and to keep it here as well would be no replica; or it will
-            # know, and what is known here is not it.
+        if isinstance(error, SessionNotReplicated):
+            # Redis is there and has it; to keep it here as well would be no replica.
             raise error
         self._only_if_local()
 
