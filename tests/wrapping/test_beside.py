@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import textwrap
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import pytest
 from starlette.testclient import TestClient
 from werkzeug.test import Client
 
-from holdfast import SyncRunPublisher
+from holdfast import Holdfast, SyncRunPublisher
 from holdfast.settings import Settings
 from holdfast.testing import FrozenClock
 from holdfast.wrapping.around import around_wsgi, bridged
@@ -91,7 +92,7 @@ SITES = {
 PUBLISH = """
 import asyncio
 
-from holdfast import SyncRunPublisher
+from holdfast import Holdfast, SyncRunPublisher
 
 def publish():
     SyncRunPublisher("hers", owner="user:ada").emit("t")
@@ -186,3 +187,17 @@ def test_where_an_application_cannot_be_configured_its_streams_say_so_once(
     for _ in range(2):
         assert client.get("/streams/runs/hers/events").status_code == 503
     assert caplog.text.count("is answered 503") == 1
+
+
+@pytest.mark.parametrize("handled", [True, False])
+def test_what_loads_an_application_hears_for_its_streams_that_it_stops(handled: bool) -> None:
+    """gunicorn's threads serve in none that could."""
+
+    def of_the_server(*_: object) -> None: ...
+
+    before = signal.signal(signal.SIGTERM, of_the_server)
+    try:
+        Holdfast(flask.Flask("site"), settings=Settings(stream_handle_signals=handled))
+        assert (signal.getsignal(signal.SIGTERM) is not of_the_server) == handled
+    finally:
+        signal.signal(signal.SIGTERM, before)

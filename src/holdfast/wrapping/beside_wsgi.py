@@ -9,10 +9,12 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import ConfigurationError, SessionUnavailable
+from holdfast.runtime import runtime
 from holdfast.sessions.doors.wsgi import WSGISessionMiddleware, refuse, under
 from holdfast.sessions.session import ENVIRON_KEY, Session
 from holdfast.sessions.sync_session import EnvironSession
 from holdfast.startup import RETRY_AFTER_SECONDS
+from holdfast.streams import shutdown
 from holdfast.streams.wsgi.app import WSGIEventStreamApp
 from holdfast.wrapping.located import sessions_inside
 
@@ -69,6 +71,9 @@ class StreamsBesideWSGI:
         self._made: dict[str, tuple[WSGIApplication, WSGIApplication]] = {}
         self._inside: tuple[Found, Door | None] = None, None
         self._told = False
+        if runtime(settings).settings.stream_handle_signals:
+            # Here, where a server's main thread loads the application: it may serve none of it.
+            shutdown.listen()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request below the mount."""
