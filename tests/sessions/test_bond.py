@@ -368,6 +368,19 @@ async def test_what_goes_on_after_its_answer_is_not_ended_with_the_session(
     assert len(answer.messages) == expected[kind]
 
 
+async def test_what_a_middleware_writes_into_the_end_of_one_stream_is_in_no_other(
+    settings: Settings,
+) -> None:
+    for _ in range(2):
+        browser, id_hash = await logged_in(settings, Hold())
+        held = await Held(browser, "http").opened()
+        await SessionIndex(settings).revoke(id_hash)
+        await held.done()
+        end = held.answer.messages[-1]
+        assert end == {"type": "http.response.body", "body": b"", "more_body": False}
+        end["body"] = b"for the first alone"
+
+
 async def test_a_revocation_in_a_thread_ends_streams_on_a_loop(settings: Settings) -> None:
     browser, id_hash = await logged_in(settings, Hold())
     held = await Held(browser, "http").opened()

@@ -41,8 +41,6 @@ _SPREAD = 0.5
 ENDED = "the session has ended, and what was served under it"
 #: How a socket is closed whose session has ended. RFC 6455, section 7.4.1: a policy is violated.
 SOCKET_ENDED = (1008, "the session has ended")
-# An EventSource comes back by itself, and meets the session as it is then.
-END_OF_STREAM = {"type": "http.response.body", "body": b"", "more_body": False}
 _LEFT = (OSError, ClientDisconnect, WebSocketDisconnect)
 
 
@@ -270,6 +268,12 @@ def bound(exchange: Exchange, app: ASGIApp) -> ASGIApp:
     return bound_by(found, app)
 
 
+def end_of_stream() -> Message:
+    """Return what ends a stream, new each time: a middleware around may write into a message."""
+    # An EventSource comes back by itself, and meets the session as it is then.
+    return {"type": "http.response.body", "body": b"", "more_body": False}
+
+
 def bound_by(found: Callable[[Message], Awaitable[Exchange | None]], app: ASGIApp) -> ASGIApp:
     """Return *app*, whose answer ends with the session that is *found* for its start, if any.
 
@@ -280,7 +284,7 @@ def bound_by(found: Callable[[Message], Awaitable[Exchange | None]], app: ASGIAp
         bond: Bond | None = None
 
         async def part() -> None:
-            await send(END_OF_STREAM)
+            await send(end_of_stream())
 
         async def sending(message: Message) -> None:
             nonlocal bond

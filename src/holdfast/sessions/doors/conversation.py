@@ -14,11 +14,11 @@ import anyio
 
 from holdfast.errors import SessionUnavailable
 from holdfast.sessions.doors.bond import (
-    END_OF_STREAM,
     ENDED,
     SOCKET_ENDED,
     Bond,
     at_first_look,
+    end_of_stream,
     is_event_stream,
 )
 from holdfast.sessions.doors.headers import MORE_HEADERS, add_others, response_headers
@@ -198,7 +198,7 @@ class Conversation:
             self._bind()
 
     async def _part(self) -> None:
-        await self._send(END_OF_STREAM)
+        await self._send(end_of_stream())
 
     def _planned(self) -> Plan:
         try:
