@@ -54,6 +54,9 @@ def test_the_table_is_read_from_the_answer_of_a_node() -> None:
     assert table[100] == ("10.0.0.1", 7002)
     assert table[16383] is None
     assert slots.table([[0, 1, [None, 7003]]], HERE)[0] == ("10.0.0.1", 7003)
+    unnamed = [b"?", 7003, b"id", [b"ip", b"10.0.0.9"]]
+    assert slots.table([[0, 1, unnamed]], HERE)[0] == ("10.0.0.9", 7003)
+    assert slots.table([[0, 1, [b"?", 7003, b"id", []]]], HERE)[0] == ("10.0.0.1", 7003)
 
 
 @pytest.mark.parametrize("reply", [b"OK", [[1]], [[0, 99999, [b"h", 1]]], None])

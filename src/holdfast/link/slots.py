@@ -55,7 +55,7 @@ def table(reply: Any, asked: Address) -> list[Address | None]:
     """Read the answer to ``CLUSTER SLOTS``: the master of each slot, ``None`` where there is none.
 
     Args:
-        reply: ranges, each ``[first, last, [host, port, …], replicas …]``.
+        reply: ranges, each ``[first, last, [host, port, id, [name, value, …]], replicas …]``.
         asked: who answered, for a host that is left out.
 
     Raises:
@@ -63,14 +63,22 @@ def table(reply: Any, asked: Address) -> list[Address | None]:
     """
     found: list[Address | None] = [None] * SLOTS
     try:
-        for first, last, (host, port, *_), *_ in reply:
-            name = _text(host) if host else ""
-            address = (asked[0] if name in ("", "?") else name, int(port))
+        for first, last, (host, port, *more), *_ in reply:
+            address = (_host(host, more) or asked[0], int(port))
             for slot in range(first, last + 1):
                 found[slot] = address
     except (TypeError, ValueError, IndexError):
         raise RedisUnavailable("unsupported", "it is not a node of a cluster") from None
     return found
+
+
+def _host(host: Any, more: Sequence[Any]) -> str:
+    name = _text(host) if host else ""
+    if name != "?":
+        return name
+    # Redis 7 prefers a host name that nobody has told it, and has its address beside.
+    beside = [_text(word) for word in more[1]] if len(more) > 1 else []
+    return dict(zip(beside[::2], beside[1::2], strict=True)).get("ip", "")
 
 
 def spread(key: str, homes: Sequence[Address], nodes: Sequence[Address]) -> list[str]:
