@@ -184,6 +184,27 @@ def test_the_session_is_stored_when_the_first_part_leaves_and_not_before() -> No
     assert reader.get().body == str({"after": "the head", "late": True}).encode()
 
 
+def test_what_a_body_wrote_is_stored_before_its_end_leaves() -> None:
+    store = MemorySessionStore()
+    app = App()
+    reader = in_front_of(app, store)
+    app.handle = lambda session: session.setdefault("late", 0)
+    assert reader.get().body == b"0"
+    ((name, value),) = reader.cookies.items()
+
+    def inner(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield b"part"
+        environ["holdfast.session"]["late"] = 1
+
+    served = WSGISessionMiddleware(inner, settings=SETTINGS, store=store)
+    body = served(environ_of(cookie=f"{name}={value}"), lambda *_: lambda _: None)
+    assert list(body) == [b"part"]
+    # A server sends the end of the body, and then closes it.
+    assert reader.get().body == b"1"
+    body.close()  # type: ignore[attr-defined]
+
+
 def test_what_was_written_is_stored_though_the_client_left_in_the_middle() -> None:
     store, closed = MemorySessionStore(), []
 

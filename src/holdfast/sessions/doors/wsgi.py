@@ -7,6 +7,7 @@ PEP 3333 alone: whom a cookie lets in lies in ``door.py``, what is decided and s
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -208,7 +209,9 @@ class Answer:
         try:
             part = next(self._next)
         except StopIteration:
-            if self._head is not None and not self._begin():
+            if self._exchange.started:
+                self._store_more()
+            elif self._head is not None and not self._begin():
                 return UNREACHABLE
             raise
         except BaseException as error:
@@ -228,6 +231,12 @@ class Answer:
         finally:
             self._finish()
             self._exchange.let_go()
+
+    def _store_more(self) -> None:
+        """Store what the body wrote: who has the last of it may ask anew before it is closed."""
+        # It is tried again at the close, and then told.
+        with suppress(Exception):
+            driven(apply(self._exchange))
 
     def _finish(self) -> None:
         if self._refused or self._failed or not self._exchange.started:
