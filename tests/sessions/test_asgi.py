@@ -620,6 +620,31 @@ async def streamed(store: SessionStore, browser: Browser, late: Any, early: Any 
     return await Browser(app, browser.cookies).get()
 
 
+async def test_a_late_write_is_stored_before_the_end_of_the_answer_is_sent(
+    store: SessionStore,
+) -> None:
+    browser, app = browser_on(store)
+    app.handle = lambda session: session.setdefault("n", 0)
+    await browser.get()
+    seen: list[Any] = []
+
+    async def noted(scope: Scope, receive: Receive, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                app.handle = lambda session: seen.append(session["n"])
+                await browser.get()
+            await send(message)
+
+        def late(session: Session) -> None:
+            session["n"] = 1
+
+        served = SessionMiddleware(streaming(late), settings=SETTINGS, store=store)
+        await served(scope, receive, sending)
+
+    await Browser(noted, browser.cookies).get()
+    assert seen == [1]
+
+
 async def test_a_late_write_is_stored_at_the_end_as_a_delta(counted: CountingStore) -> None:
     browser, doing = await logged_in(counted)
     await streamed(counted, browser, write(late=1))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -67,6 +68,7 @@ class Conversation:
         self._replaced = False
         self._spoiled = False
         self._answered = False
+        self._lasts = False
 
     def send(self, message: Message) -> Awaitable[None]:
         """Pass *message* on, after the commit where it starts the response."""
@@ -76,6 +78,10 @@ class Conversation:
             return _left()
         if message["type"] == "http.response.start" and not self._exchange.started:
             return self._start(message)
+        if message.get("more_body", False):
+            self._lasts = True
+        elif self._lasts and message["type"] == "http.response.body":
+            return self._store_and_end(message)
         return self._send(message)
 
     def over(self) -> bool:
@@ -145,6 +151,15 @@ class Conversation:
     async def _store_and_start(self, plan: Plan, message: Message) -> None:
         if await self._stored(plan):
             await self._begin(message)
+
+    async def _store_and_end(self, message: Message) -> None:
+        """End a body of several parts: who has the last of it may ask anew at once."""
+        self._lasts = False
+        if not self._spoiled:
+            # It is tried again when the application has returned, and then told.
+            with suppress(Exception):
+                await apply(self._exchange)
+        await self._send(message)
 
     def _begin(self, message: Message) -> Awaitable[None]:
         self._exchange.started = True
