@@ -239,6 +239,48 @@ def test_an_agent_that_speaks_the_protocol_is_passed_on() -> None:
     assert spelled(*[("message", frame) for frame in own[1:]])[0] == STARTED
 
 
+@pytest.mark.parametrize("end", ["run_stopped", "workflow_complete", "RUN_FINISHED"])
+def test_what_a_passed_agent_left_open_is_closed_before_the_end(end: str) -> None:
+    span, within = {"messageId": "s"}, {"subagentRunId": "b"}
+    own: list[Any] = [
+        {"type": "RUN_STARTED", "threadId": "x", "runId": "y"},
+        {"type": "TEXT_MESSAGE_START", "messageId": "done", "role": "assistant"},
+        {"type": "TEXT_MESSAGE_END", "messageId": "done"},
+        {"type": "SUBAGENT_STARTED", "subagentRunId": "a", "name": "ready"},
+        {"type": "SUBAGENT_FINISHED", "subagentRunId": "a"},
+        {"type": "STEP_STARTED", "stepName": "plan"},
+        {"type": "SUBAGENT_STARTED", **within, "name": "writer"},
+        {"type": "STEP_STARTED", "stepName": "plan", **within},
+        {"type": "STEP_STARTED", "stepName": "read", **within},
+        {"type": "STEP_FINISHED", "stepName": "read", **within},
+        {"type": "REASONING_START", **span},
+        {"type": "REASONING_MESSAGE_START", **span, "role": "reasoning"},
+        {"type": "TOOL_CALL_START", "toolCallId": "c", "toolCallName": "t"},
+        {"type": "TEXT_MESSAGE_START", "messageId": "m", "role": "assistant"},
+    ]
+    last: tuple[str, Any] = ("message", FINISHED) if end == "RUN_FINISHED" else (end, {})
+    encoder = AGUIEncoder("r", "t")
+    said: list[tuple[str, Any]] = [*[("message", frame) for frame in own], last]
+    frames = [frame for kind, data in said for frame in encoder.encode(kind, data)]
+    assert frames[: len(own)] == own
+    assert frames[len(own) : -1] == [
+        {"type": "TEXT_MESSAGE_END", "messageId": "m"},
+        {"type": "TOOL_CALL_END", "toolCallId": "c"},
+        {"type": "REASONING_MESSAGE_END", **span},
+        {"type": "REASONING_END", **span},
+        {"type": "STEP_FINISHED", "stepName": "plan", **within},
+        {"type": "SUBAGENT_ERROR", **within, "message": "it did not finish"},
+        {"type": "STEP_FINISHED", "stepName": "plan"},
+    ]
+    assert types(frames[-1:]) == ["RUN_FINISHED"]
+
+
+def test_a_passed_agent_begins_no_run_that_has_begun() -> None:
+    own: Any = {"type": "RUN_STARTED", "threadId": "x", "runId": "y"}
+    frames = spelled(("mine", 1), ("message", own), COMPLETE)
+    assert types(frames) == ["RUN_STARTED", "CUSTOM", "RUN_FINISHED"]
+
+
 def test_a_gap_is_told() -> None:
     encoder = AGUIEncoder("r", "t")
     frames = [*encoder.notice("holdfast.gap", {"requested": "0", "earliest": "1-1"})]

@@ -27,6 +27,15 @@ _USAGE = {
 _MAX_COUNT = 2**31
 """Of one answer, so that the sum of a run is one that JSON numbers carry."""
 _ENDS = {"RUN_FINISHED", "RUN_ERROR"}
+_CLOSED_BY = {
+    "TEXT_MESSAGE_START": ("TEXT_MESSAGE_END", "messageId"),
+    "REASONING_MESSAGE_START": ("REASONING_MESSAGE_END", "messageId"),
+    "REASONING_START": ("REASONING_END", "messageId"),
+    "TOOL_CALL_START": ("TOOL_CALL_END", "toolCallId"),
+    "STEP_STARTED": ("STEP_FINISHED", "stepName"),
+    "SUBAGENT_STARTED": ("SUBAGENT_ERROR", "subagentRunId"),
+}
+_CLOSES = {**dict(_CLOSED_BY.values()), "SUBAGENT_FINISHED": "subagentRunId"}
 _TYPES = _ENDS | {
     "ACTIVITY_DELTA",
     "ACTIVITY_SNAPSHOT",
@@ -108,6 +117,7 @@ class AGUIEncoder(Speller):
         self._calls: dict[str, bool] = {}
         self._tools: dict[str, tuple[str, Any]] = {}
         self._steps: dict[str, str] = {}
+        self._passed: dict[tuple[str, str, str | None], Frame] = {}
         self._interrupts: list[Frame] = []
         self._models: dict[str, str] = {}
         self._used: dict[str, Counter[str]] = {}
@@ -116,11 +126,30 @@ class AGUIEncoder(Speller):
         return str(data.get("type")) in _TYPES
 
     def _pass(self, frame: Frame) -> Iterator[Frame]:
-        if frame["type"] == "RUN_STARTED":
+        kind = frame["type"]
+        if kind == "RUN_STARTED":
+            if self._begun:
+                return  # a client takes a second one for an error
             self._begun = True
         yield from self._beginning()
-        self.done = frame["type"] in _ENDS
+        self._note(frame)
+        self.done = kind in _ENDS
+        if self.done:
+            yield from self._close_all()
         yield frame
+
+    def _note(self, frame: Frame) -> None:
+        """Keep what closes a frame that is passed on: a stop may come before its agent says so."""
+        kind = frame["type"]
+        if kind in _CLOSED_BY:
+            closed_by, name = _CLOSED_BY[kind]
+            names = {each: frame[each] for each in (name, "subagentRunId") if frame.get(each)}
+            if closed_by == "SUBAGENT_ERROR":
+                names["message"] = "it did not finish"
+            self._passed[_thing(closed_by, name, frame)] = {"type": closed_by, **names}
+        elif kind in _CLOSES:
+            closed_by = "SUBAGENT_ERROR" if kind == "SUBAGENT_FINISHED" else kind
+            self._passed.pop(_thing(closed_by, _CLOSES[kind], frame), None)
 
     def _start(self) -> Frame:
         return {"type": "RUN_STARTED", **self._names, "protocolVersion": PROTOCOL_VERSION}
@@ -320,6 +349,12 @@ class AGUIEncoder(Speller):
         ]
         if used:
             last["usage"] = used
+        yield from self._close_all()
+        yield last
+
+    def _close_all(self) -> Iterator[Frame]:
+        """Close what is open: within others first what was opened last."""
+        yield from reversed(self._passed.values())
         for message in [*self._reasoning]:
             yield from self._end_reasoning(message)
         for message in sorted(self._texts):
@@ -328,7 +363,12 @@ class AGUIEncoder(Speller):
             yield from self._end_call(call)
         for key in [*self._steps]:
             yield from self._end_step(key)
-        yield last
+
+
+def _thing(closed_by: str, name: str, frame: Frame) -> tuple[str, str, str | None]:
+    """Name what is open: a step by its subagent too, everything else by an id of its own."""
+    within = frame.get("subagentRunId") if name == "stepName" else None
+    return closed_by, str(frame.get(name)), within and str(within)
 
 
 def _is_count(value: Any) -> bool:
