@@ -246,6 +246,32 @@ async def test_arguments_that_are_no_json_are_told_as_they_are() -> None:
     assert events[-1] == ("model_finished", {"message": "c"})
 
 
+@pytest.mark.parametrize("index", [0, None])
+async def test_calls_that_a_server_does_not_count_are_told_apart(index: int | None) -> None:
+    pieces = [
+        ("a", "weather", '{"at":'),
+        (None, None, '"Rome"}'),
+        ("b", "weather", '{"at":'),
+        ("b", "weather", '"Oslo"}'),  # some say the name with each piece
+        ("random", None, " "),  # and some make an id for each
+    ]
+
+    async def stream() -> AsyncIterator[Any]:
+        for identity, name, text in pieces:
+            function = SimpleNamespace(name=name, arguments=text)
+            piece = SimpleNamespace(index=index, id=identity, function=function)
+            delta = SimpleNamespace(content=None, tool_calls=[piece])
+            choice = SimpleNamespace(index=0, delta=delta, finish_reason=None)
+            yield SimpleNamespace(id="c", model="m", choices=[choice])
+
+    events = await collected(openai_events(stream()))
+    told = [data for kind, data in events if kind == "tool_call"]
+    assert [(data["call"], data["arguments"]) for data in told] == [
+        ("a", {"at": "Rome"}),
+        ("b", {"at": "Oslo"}),
+    ]
+
+
 async def test_a_choice_without_a_delta_says_how_it_ended() -> None:
     async def stream() -> AsyncIterator[Any]:
         said = SimpleNamespace(content="kelp", tool_calls=None)

@@ -76,11 +76,22 @@ class _Choice:
     def __init__(self, message: str, model: str) -> None:
         self.message = message
         self.model = model
-        self.calls: dict[int, _Call] = {}
+        self.calls: list[_Call] = []
         self.reason: str | None = None
+        self._latest: dict[int | None, _Call] = {}
+
+    def call_of(self, piece: Any) -> _Call:
+        """Return the call that a piece is of. Not every server counts the calls of one answer."""
+        name = (piece.function and piece.function.name) or ""
+        call = self._latest.get(piece.index)
+        if call is None or (name and piece.id and piece.id != call.call):
+            identity = piece.id or f"{self.message}:{piece.index}"
+            call = self._latest[piece.index] = _Call(identity, name)
+            self.calls.append(call)
+        return call
 
     def ended(self, usage: Any) -> Iterator[Event]:
-        for call in self.calls.values():
+        for call in self.calls:
             yield call.whole(self.message)
         data: dict[str, Any] = {"message": self.message}
         if self.reason:
@@ -144,14 +155,9 @@ def _delta(delta: Any, choice: _Choice) -> Iterator[Event]:
     if text := delta.content or getattr(delta, "refusal", None):
         yield "token", {"text": text, "message": choice.message}
     for piece in delta.tool_calls or ():
-        function = piece.function
-        call = choice.calls.get(piece.index)
-        if call is None:
-            name = (function and function.name) or ""
-            identity = piece.id or f"{choice.message}:{piece.index}"
-            call = choice.calls[piece.index] = _Call(identity, name)
-        if function is not None and function.arguments:
-            yield call.piece(function.arguments, choice.message)
+        call = choice.call_of(piece)
+        if piece.function is not None and piece.function.arguments:
+            yield call.piece(piece.function.arguments, choice.message)
 
 
 class _Responses:
