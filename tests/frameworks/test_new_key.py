@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from flask import Flask, session
 from starlette.applications import Starlette
-from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
@@ -16,6 +15,9 @@ from starlette.testclient import TestClient
 from holdfast import SessionMiddleware, Settings
 from holdfast.flask import FlaskSessionInterface
 from holdfast.sessions.stores.memory import MemorySessionStore
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 OLD, NEW = "the key that all have had so far", "the key that all are to have now"
 STEPS = [(OLD,), (OLD, NEW), (NEW, OLD), (NEW,)]
