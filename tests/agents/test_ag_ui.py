@@ -293,3 +293,22 @@ def test_a_gap_is_told() -> None:
         },
     ]
     assert len([*encoder.notice("holdfast.reset", {})]) == 1
+
+
+def test_after_a_gap_a_passed_agent_goes_on_with_nothing_that_was_not_told() -> None:
+    encoder = AGUIEncoder("r", "t")
+    gone: list[Any] = [
+        {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": "kelp"},
+        {"type": "TEXT_MESSAGE_END", "messageId": "m"},
+        {"type": "TOOL_CALL_ARGS", "toolCallId": "c", "delta": "{}"},
+        {"type": "STEP_FINISHED", "stepName": "plan"},
+    ]
+    new: list[Any] = [
+        {"type": "TEXT_MESSAGE_START", "messageId": "n", "role": "assistant"},
+        {"type": "TEXT_MESSAGE_CONTENT", "messageId": "n", "delta": "holds"},
+        {"type": "TEXT_MESSAGE_END", "messageId": "n"},
+    ]
+    frames: list[Any] = [*encoder.notice("holdfast.gap", {})]
+    frames += [found for frame in [*gone, *new] for found in encoder.encode("message", frame)]
+    assert types(frames[:2]) == ["RUN_STARTED", "CUSTOM"]
+    assert frames[2:] == new

@@ -155,3 +155,22 @@ def test_a_gap_is_told() -> None:
         {"type": "data-holdfast.gap", "data": gone, "transient": True},
     ]
     assert len([*encoder.notice("holdfast.reset", {})]) == 1
+
+
+def test_after_a_gap_a_passed_agent_goes_on_with_nothing_that_was_not_told() -> None:
+    encoder = UIMessageEncoder("r")
+    gone: list[Any] = [
+        {"type": "text-delta", "id": "1", "delta": "kelp"},
+        {"type": "text-end", "id": "1"},
+        {"type": "tool-input-delta", "toolCallId": "c", "inputTextDelta": "{}"},
+        {"type": "tool-output-available", "toolCallId": "c", "output": 1},
+    ]
+    new: list[Any] = [
+        {"type": "text-start", "id": "2"},
+        {"type": "text-delta", "id": "2", "delta": "holds"},
+        {"type": "tool-input-available", "toolCallId": "d", "toolName": "t", "input": {}},
+        {"type": "tool-output-available", "toolCallId": "d", "output": 1},
+    ]
+    frames: list[Any] = [*encoder.notice("holdfast.gap", {})]
+    frames += [found for frame in [*gone, *new] for found in encoder.encode("message", frame)]
+    assert frames[2:] == new

@@ -36,6 +36,14 @@ _CLOSED_BY = {
     "SUBAGENT_STARTED": ("SUBAGENT_ERROR", "subagentRunId"),
 }
 _CLOSES = {**dict(_CLOSED_BY.values()), "SUBAGENT_FINISHED": "subagentRunId"}
+_BEGINS = {begun: (begun, name) for begun, (_, name) in _CLOSED_BY.items()}
+_GOES_ON = {
+    **{closed_by: _BEGINS[begun] for begun, (closed_by, _) in _CLOSED_BY.items()},
+    "TEXT_MESSAGE_CONTENT": _BEGINS["TEXT_MESSAGE_START"],
+    "REASONING_MESSAGE_CONTENT": _BEGINS["REASONING_MESSAGE_START"],
+    "TOOL_CALL_ARGS": _BEGINS["TOOL_CALL_START"],
+    "SUBAGENT_FINISHED": _BEGINS["SUBAGENT_STARTED"],
+}
 _TYPES = _ENDS | {
     "ACTIVITY_DELTA",
     "ACTIVITY_SNAPSHOT",
@@ -107,6 +115,8 @@ class AGUIEncoder(Speller):
     """Spells the events of one run as frames of AG-UI."""
 
     kinds = KINDS | {"interrupt", "model_started", "state"}
+    begins = _BEGINS
+    goes_on = _GOES_ON
 
     def __init__(self, run_id: str, thread_id: str) -> None:
         super().__init__()

@@ -48,6 +48,26 @@ _TYPES = _ENDS | {
     "tool-output-error",
 }
 
+_TEXT, _REASONING, _CALL = ("text", "id"), ("reasoning", "id"), ("call", "toolCallId")
+_BEGINS = {
+    "text-start": _TEXT,
+    "reasoning-start": _REASONING,
+    "tool-input-start": _CALL,
+    "tool-input-available": _CALL,
+    "tool-input-error": _CALL,
+}
+_GOES_ON = {
+    "text-delta": _TEXT,
+    "text-end": _TEXT,
+    "reasoning-delta": _REASONING,
+    "reasoning-end": _REASONING,
+    "tool-input-delta": _CALL,
+    "tool-approval-request": _CALL,
+    "tool-output-available": _CALL,
+    "tool-output-denied": _CALL,
+    "tool-output-error": _CALL,
+}
+
 
 class UIMessageStreamResponse(WireResponse):
     """Begin a run, or attach to it, and stream it as a UI message stream.
@@ -74,6 +94,8 @@ class UIMessageEncoder(Speller):
     """Spells the events of one run as chunks of a UI message stream."""
 
     kinds = KINDS
+    begins = _BEGINS
+    goes_on = _GOES_ON
 
     def __init__(self, run_id: str) -> None:
         super().__init__()
@@ -86,6 +108,7 @@ class UIMessageEncoder(Speller):
 
     def notice(self, kind: str, data: dict[str, Any]) -> Iterator[Frame]:
         """Yield what says that events are gone."""
+        self._gone = True
         yield from self._beginning()
         yield {**self._other(kind, data), "transient": True}
 

@@ -82,15 +82,22 @@ class Speller(ABC):
 
     It returns the frames, or ``None`` where the data is not of the type it says.
     """
+    begins: ClassVar[Mapping[str, tuple[str, str]]]
+    """Frames of the format that begin something: what, and the field that names it."""
+    goes_on: ClassVar[Mapping[str, tuple[str, str]]]
+    """Frames that a client refuses where what they go on with has not begun."""
 
     def __init__(self) -> None:
         self.done = False
         self._begun = False
+        self._gone = False
+        self._told: set[tuple[str, str]] = set()
 
     def encode(self, kind: str, data: Any) -> Iterator[Frame | str]:
         """Yield the frames of one event."""
         if kind == "message" and isinstance(data, dict) and self._speaks(data):
-            yield from self._pass(data)
+            if self._follows(data):
+                yield from self._pass(data)
             return
         yield from self._beginning()
         parts = parts_of(kind, data) if kind in self.kinds else None
@@ -99,8 +106,20 @@ class Speller(ABC):
 
     def notice(self, kind: str, data: dict[str, Any]) -> Iterator[Frame]:
         """Yield what says that events are gone."""
+        self._gone = True
         yield from self._beginning()
         yield self._other(kind, data)
+
+    def _follows(self, frame: Frame) -> bool:
+        """Whether a client takes *frame*: where events are gone, so may be what it goes on with."""
+        kind = frame["type"]
+        if kind in self.begins:
+            what, name = self.begins[kind]
+            self._told.add((what, str(frame.get(name))))
+        if not self._gone or kind not in self.goes_on:
+            return True
+        what, name = self.goes_on[kind]
+        return (what, str(frame.get(name))) in self._told
 
     def _beginning(self) -> Iterator[Frame]:
         if not self._begun:
