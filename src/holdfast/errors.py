@@ -114,7 +114,7 @@ class SessionUnavailable(SessionError):
 class SessionNotReplicated(SessionUnavailable):
     """It was written, and fewer replicas than ``HOLDFAST_REDIS_WAIT`` hold it in time.
 
-    Nothing is undone: it can be read, and a failover may lose it.
+    It can be read, and a failover may lose it. Only a new cookie is undone: nobody has it.
     """
 
 
@@ -125,8 +125,12 @@ class SessionUnsettled(SessionUnavailable):
     nothing, and nobody can say that its session is over.
     """
 
-    def __init__(self) -> None:
-        super().__init__("the session's cookie was replaced, and perhaps nobody was told of it")
+    def __init__(
+        self,
+        message: str = "the session's cookie was replaced, and perhaps nobody was told of it",
+        retry_after: int = 2,
+    ) -> None:
+        super().__init__(message, retry_after)
 
 
 class SessionTooLarge(SessionError, ValueError):

@@ -62,7 +62,7 @@ def test_rotations_of_one_session_become_one_from_what_redis_knows() -> None:
     with pytest.raises(SessionUnavailable, match="only Redis knows"):
         book.save(second, None, Change(), 0.0, NOW)
     assert book.touch(second, 0.0, 0.0, NOW) is Outcome.GONE
-    change = Change(rotation=Rotation(third.secret_hash, max_age=60.0, told=True))
+    change = Change(rotation=Rotation(third.secret_hash, max_age=60.0))
     expected = CALLS.save(key, change, idle_timeout=0.0)
     assert entry_of(book, key).calls(CALLS, NOW + 10) == (expected,)
 
@@ -78,7 +78,7 @@ def test_a_birth_is_told_with_its_age_and_its_latest_state() -> None:
     rotation = Rotation(second.secret_hash)
     book.save(key, None, Change({"b": b"2"}, rotation=rotation), 0.0, NOW)
     fields = {"a": b"1", "b": b"2"}
-    change = Change({"b": b"2"}, rotation=Rotation(second.secret_hash, max_age=70, told=True))
+    change = Change({"b": b"2"}, rotation=Rotation(second.secret_hash, max_age=70))
     assert entry_of(book, key).calls(CALLS, NOW + 20) == (
         CALLS.create(key, fields, max_age=100, idle_timeout=0.0, age=30),
         CALLS.save(key, change, idle_timeout=0.0),
@@ -161,7 +161,7 @@ def test_what_is_added_during_a_write_still_waits() -> None:
     book.create(key, record(a=b"1"), 0.0)
     sent = entry_of(book, key)
     second = new_secret(key)
-    change = Change({"b": b"2"}, rotation=Rotation(second.secret_hash, max_age=90, told=True))
+    change = Change({"b": b"2"}, rotation=Rotation(second.secret_hash, max_age=90))
     book.save(key, None, change, 0.0, NOW)
     book.done(sent)
     assert entry_of(book, key).calls(CALLS, NOW) == (
@@ -248,11 +248,11 @@ def test_what_was_told_without_an_answer_may_be_there(born: bool) -> None:
     second, third = new_secret(first), new_secret(first)
     if born:
         book.create(first, record(a=b"1"), 0.0)
-    told = Change({"a": b"2"}, rotation=Rotation(second.secret_hash, max_age=90, told=True))
+    told = Change({"a": b"2"}, rotation=Rotation(second.secret_hash, max_age=90))
     book.save(first, record(a=b"1"), told, 0.0, NOW)
     entry_of(book, first).tried = True
     book.save(second, None, Change({"a": b"3", "b": b"3"}), 0.0, NOW)
-    newer = Change({"a": b"4"}, rotation=Rotation(third.secret_hash, max_age=90, told=True))
+    newer = Change({"a": b"4"}, rotation=Rotation(third.secret_hash, max_age=90))
     book.save(second, None, newer, 0.0, NOW)
     again = CALLS.save(first, Change(rotation=told.rotation), idle_timeout=0.0)
     if born:

@@ -142,7 +142,7 @@ async def test_who_came_with_the_new_secret_is_not_taken_back(alone: RedisServer
         key = new_key()
         await other.create(key, {"cart": b"1"}, max_age=HOUR)
         after = new_secret(key)
-        login = Change({"user_id": b"7"}, rotation=Rotation(after.secret_hash))
+        login = Change({"user_id": b"7"}, rotation=Rotation(after.secret_hash, kept=True))
         await other.link.run(*calls.save(key, login, idle_timeout=0.0))
         assert b"|" in kept_of(alone, key)
         with pytest.raises(SessionUnsettled):
@@ -297,7 +297,8 @@ async def test_what_was_kept_goes_with_the_first_write_of_the_new_secret(
     key = new_key()
     await store.create(key, {"cart": b"1"}, max_age=HOUR)
     after = new_secret(key)
-    rotation = Rotation(after.secret_hash, grace=0.0 if again else GRACE_SECONDS)
+    grace = 0.0 if again else GRACE_SECONDS
+    rotation = Rotation(after.secret_hash, grace=grace, kept=True)
     rotating = Change({"cart": b"2"}, rotation=rotation)
     await store.link.run(*calls.save(key, rotating, idle_timeout=0.0))
     # Not in the same millisecond, so that the session is seen later than its secret was made.

@@ -412,7 +412,7 @@ async def test_a_new_secret_that_was_refused_and_made_all_the_same_logs_nobody_o
         # There is no room for a copy of ours, so that it is refused in every mode.
         await store.create(new_key(), {"a": b"1"}, max_age=HOUR)
         unheard = new_secret(key)
-        rotation = Rotation(unheard.secret_hash, grace=grace)
+        rotation = Rotation(unheard.secret_hash, grace=grace, kept=True)
         # What a renewal by age writes the old secret may read, and others build on it.
         there = b"3" if grace else b"2"
         proxy.blackhole("replies")

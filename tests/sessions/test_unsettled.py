@@ -10,10 +10,12 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.frameworks.wsgi_client import answer_of, environ_of
 from tests.sessions.browser import Browser
 from tests.sessions.outage import (
     HOUR,
     Outage,
+    away,
     back,
     fields_of,
     session_keys,
@@ -21,9 +23,18 @@ from tests.sessions.outage import (
     until,
 )
 
-from holdfast.errors import SessionUnsettled
+from holdfast import WSGISessionMiddleware
+from holdfast.errors import SessionUnavailable, SessionUnsettled
+from holdfast.link import supervisor
 from holdfast.sessions.outage.fallback import FallbackSessionStore
-from holdfast.sessions.store import GRACE_SECONDS, Change, Missing, Outcome, Rotation
+from holdfast.sessions.store import (
+    GRACE_SECONDS,
+    Change,
+    Missing,
+    Outcome,
+    Rotation,
+    SessionKey,
+)
 from holdfast.sessions.stores.calls import Calls
 from holdfast.sessions.stores.redis import RedisSessionStore
 from holdfast.testing import FaultProxy, redis_server
@@ -218,15 +229,15 @@ class Replaced:
         self.key = new_key()
         self.after = new_secret(self.key)
 
-    async def begin(self, *, final: bool = False, told: bool = False, twice: bool = False) -> None:
+    async def begin(self, *, final: bool = False, kept: bool = True, twice: bool = False) -> None:
         """Have it replaced; *twice*, as by one who lost the first answer."""
         await self.store.create(self.key, {"cart": b"1", "n": b"1"}, max_age=HOUR)
-        await self.rotate(final=final, told=told and not twice)
+        await self.rotate(final=final, kept=kept or twice)
         if twice:
-            await self.rotate(final=final, told=told)
+            await self.rotate(final=final, kept=kept)
 
-    async def rotate(self, *, final: bool = False, told: bool = False) -> None:
-        rotation = Rotation(self.after.secret_hash, final=final, told=told)
+    async def rotate(self, *, final: bool = False, kept: bool = True) -> None:
+        rotation = Rotation(self.after.secret_hash, final=final, kept=kept)
         call = Calls("").save(self.key, Change({"n": b"2"}, rotation=rotation), idle_timeout=0.0)
         assert await self.store.link.run(*call) == 1
 
@@ -241,6 +252,9 @@ async def test_where_copies_are_served_an_unsettled_session_is_not(replaced: Rep
     await replaced.rotate()
     with pytest.raises(SessionUnsettled):
         await store.load(key)
+    # Nor is it if Redis goes away: what is known here may be over.
+    with pytest.raises(SessionUnavailable):
+        store._load_here(key, 0.0)
     with pytest.raises(SessionUnsettled):
         await store.save(key, Change({"cart": b"2"}))
     with pytest.raises(SessionUnsettled):
@@ -252,10 +266,10 @@ async def test_where_copies_are_served_an_unsettled_session_is_not(replaced: Rep
 
 
 @pytest.mark.parametrize("twice", [False, True], ids=["made once", "and again"])
-async def test_a_rotation_of_which_the_browser_knows_already_leaves_nothing_open(
+async def test_a_rotation_that_nobody_would_take_back_leaves_nothing_open(
     replaced: Replaced, twice: bool
 ) -> None:
-    await replaced.begin(told=True, twice=twice)
+    await replaced.begin(kept=False, twice=twice)
     assert await replaced.store.load(replaced.key) is Missing.SUPERSEDED
     assert await replaced.store.save(replaced.key, Change({"n": b"3"})) is Outcome.GONE
     assert await replaced.store.link.run(*Calls("").take_back(*replaced.after)) == 0
@@ -298,7 +312,7 @@ async def test_an_older_secret_is_open_where_its_grace_would_come_back(
     middle, newest = new_secret(oldest), new_secret(oldest)
     renewal = Rotation(middle.secret_hash, grace=GRACE_SECONDS)
     await present.store.save(oldest, Change(rotation=renewal))
-    killing = Change(rotation=Rotation(newest.secret_hash))
+    killing = Change(rotation=Rotation(newest.secret_hash, kept=True))
     await present.store.link.run(*Calls("").save(middle, killing, idle_timeout=0.0))
     for key in (oldest, middle):
         with pytest.raises(SessionUnsettled):
@@ -306,7 +320,7 @@ async def test_an_older_secret_is_open_where_its_grace_would_come_back(
         with pytest.raises(SessionUnsettled):
             await present.store.save(key, Change({"n": b"1"}))
     # What was dead before is dead still.
-    last = Change(rotation=Rotation(new_secret(oldest).secret_hash))
+    last = Change(rotation=Rotation(new_secret(oldest).secret_hash, kept=True))
     await present.store.link.run(*Calls("").settle(*newest))
     await present.store.link.run(*Calls("").save(newest, last, idle_timeout=0.0))
     for key in (oldest, middle):
@@ -314,3 +328,115 @@ async def test_an_older_secret_is_open_where_its_grace_would_come_back(
         assert await present.store.save(key, Change({"n": b"1"})) is Outcome.GONE
     with pytest.raises(SessionUnsettled):
         await present.store.load(newest)
+
+
+async def test_what_waits_for_an_unsettled_session_waits_until_it_is_settled(
+    replaced: Replaced, proxy: FaultProxy
+) -> None:
+    settings = settings_for(replaced.redis, redis_url=proxy.url)
+    store, key = FallbackSessionStore(settings), replaced.key
+    store._patience = 0.01
+    await replaced.begin()
+    await replaced.store.link.run(*Calls("").take_back(*replaced.after))
+    await store.load(key)
+    proxy.refuse()
+    await away(settings)
+    assert await store.save(key, Change({"cart": b"2"})) is Outcome.DONE
+    await replaced.rotate()
+    proxy.heal()
+    await back(settings)
+    await until(lambda: not store._replayed)
+    assert store.waiting == 1
+    with pytest.raises(SessionUnsettled):
+        await store.load(key)
+    assert store.waiting == 1
+    await replaced.store.link.run(*Calls("").take_back(*replaced.after))
+    assert fields_of(await store.load(key)) == {"cart": b"2", "n": b"1"}
+    assert store.waiting == 0
+
+
+async def test_a_new_secret_that_waits_for_an_unsettled_session_is_written_by_itself(
+    replaced: Replaced, proxy: FaultProxy
+) -> None:
+    settings = settings_for(replaced.redis, redis_url=proxy.url)
+    store, key = FallbackSessionStore(settings), replaced.key
+    await replaced.begin()
+    await replaced.store.link.run(*Calls("").take_back(*replaced.after))
+    await store.load(key)
+    proxy.refuse()
+    await away(settings)
+    newest = new_secret(key)
+    change = Change({"cart": b"2"}, rotation=Rotation(newest.secret_hash))
+    assert await store.save(key, change) is Outcome.DONE
+    await replaced.rotate()
+    proxy.heal()
+    await back(settings)
+    await until(lambda: not store._replayed)
+    assert store.waiting == 1
+    await replaced.store.link.run(*Calls("").take_back(*replaced.after))
+    # By the beat, though nobody comes.
+    await until(lambda: store.waiting == 0)
+    assert fields_of(await replaced.store.load(newest)) == {"cart": b"2", "n": b"1"}
+
+
+async def test_who_waits_for_an_unsettled_session_has_it_as_soon_as_it_is_refused_here(
+    replaced: Replaced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "BEAT_INTERVAL", 60.0)
+    store = FallbackSessionStore(settings_for(replaced.redis))
+    await replaced.begin()
+    late = asyncio.create_task(store.load(replaced.key))
+    await asyncio.sleep(0.02)
+    store._refusals.note(replaced.key.id_hash, Rotation(replaced.after.secret_hash))
+    assert fields_of(await late) == {"cart": b"1", "n": b"1"}
+
+
+@pytest.mark.parametrize("wsgi", [False, True], ids=["asgi", "wsgi"])
+async def test_a_rotation_that_another_overtook_does_not_end_the_session(
+    alone: RedisServer, wsgi: bool
+) -> None:
+    outage = Outage(alone, session_on_outage="closed")
+    await outage.do(lambda session: session.update(cart=[1]))
+    outage.store._patience = 0.01
+    (name,) = session_keys(alone)
+    meta = alone.execute("HGET", name, b"\xffmeta")
+    assert isinstance(meta, bytes)
+    key = SessionKey(name.decode().removeprefix("session:"), meta.split(b" ")[1].decode())
+    newer = Change(rotation=Rotation(new_secret(key).secret_hash, kept=True))
+    other = RedisSessionStore(outage.settings)
+    call = Calls("").save(key, newer, idle_timeout=0.0)
+
+    async def overtaken(session: Any) -> None:
+        await other.link.run(*call)
+        session.regenerate_id()
+        await session.save()
+
+    def overtaken_in_a_thread(environ: Any, start: Any) -> list[bytes]:
+        session = environ["holdfast.session"]
+        dict(session)
+        other.link.run_sync(*call)
+        session.regenerate_id()
+        session.save()
+        raise AssertionError
+
+    if wsgi:
+        app = WSGISessionMiddleware(overtaken_in_a_thread, settings=outage.settings)
+        (cookie,) = outage.browser.cookies.items()
+        environ = environ_of("/", "=".join(cookie))
+        answer = await asyncio.to_thread(answer_of, app, environ)
+        assert answer.code == 503
+    else:
+        outage.doing.handle = overtaken
+        assert (await outage.browser.get()).status == 503
+    assert session_keys(alone) == [name]
+
+
+async def test_who_was_logged_out_by_what_was_refused_is_not_shown_from_a_copy(
+    alone: RedisServer, proxy: FaultProxy
+) -> None:
+    both = TwoProcesses(alone, proxy, "readonly")
+    await both.begin(user_id=7)
+    look = lambda session: (session.available, dict(session))  # noqa: E731
+    assert await both.ask(both.cut, look) == (200, b"(True, {'cart': [1], 'user_id': 7})")
+    await both.refuse(log_out)
+    assert await both.ask(both.cut, look) == (200, b"(False, {})")

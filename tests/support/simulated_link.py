@@ -137,6 +137,11 @@ class SimulatedLink:
         self._world.redis.learn(script)
         return await self.execute(*script.evalsha(keys, args))
 
+    def post(self, script: Script, keys: Sequence[Any], args: Sequence[Any] = ()) -> None:
+        self._world.redis.learn(script)
+        posted = self.send(*script.evalsha(keys, args))
+        posted.add_done_callback(lambda done: done.cancelled() or done.exception())
+
     async def pipeline(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         futures = [self.send(*command) for command in commands]
         return list(await asyncio.gather(*futures, return_exceptions=True))

@@ -198,6 +198,22 @@ class Link:
         except TimeoutError:
             raise RedisUnavailable("timeout") from None
 
+    def post(self, script: Script, keys: Sequence[str | bytes], args: Sequence[Arg] = ()) -> None:
+        """Run *script* after what this loop has sent, and wait for nothing: as well as may be.
+
+        Raises:
+            TypeError: an argument is neither ``str``, ``bytes``, ``int`` nor ``float``.
+        """
+
+        def heard(done: asyncio.Future[Reply]) -> None:
+            error = None if done.cancelled() else done.exception()
+            if isinstance(error, RedisReplyError) and error.code == "NOSCRIPT":
+                again = self.send(*script.eval(keys, args))
+                # Whatever it says has been asked for: else it is told as never retrieved.
+                again.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+        self.send(*script.evalsha(keys, args)).add_done_callback(heard)
+
     async def pipeline(self, commands: Sequence[Command]) -> Answers:
         """Send *commands* as one batch under one deadline; it is no transaction.
 

@@ -109,15 +109,15 @@ class Rotation:
         grace: seconds for which the old one reads and writes; 0 kills every older secret at once.
         max_age: a new absolute lifetime in seconds from now, ``None`` to keep the old end.
         final: whoever was logged in is not any more, and so what was before it never comes back, as
-            it does where the browser is not told of another. Only with a *grace* of 0.
-        told: the browser has it already: what was before it never comes back.
+            it may where the browser is not told of another. Only with a *grace* of 0.
+        kept: what it replaces is kept by the store, until it is settled that the browser is told.
     """
 
     secret_hash: str
     grace: float = 0.0
     max_age: float | None = None
     final: bool = False
-    told: bool = False
+    kept: bool = False
 
 
 _NONE: Mapping[str, Any] = MappingProxyType({})

@@ -5,12 +5,13 @@
 --       4 number of keys; of each: its name, what it becomes, how many may be found, and those;
 --       each '=' .. value, or '-' for none
 -- Returns {1, the keys that others had changed and that are left as they are}, {2} destroyed (keys
--- were removed and none is left), {-1} no such session for this secret.
+-- were removed and none is left), {5} this secret was replaced by one that may be taken back, {-1} no
+-- such session for it.
 local meta = read(KEYS[1])
 if not meta then return {-1} end
 if meta.err then return meta end
 local who = standing(KEYS[1], meta, ARGV[1])
-if who ~= 'current' and who ~= 'grace' then return {-1} end
+if barred(who) then return {barred(who)} end
 
 local result, removed, at = {1}, false, 5
 for _ = 1, tonumber(ARGV[4]) do

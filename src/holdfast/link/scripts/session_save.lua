@@ -4,7 +4,7 @@
 -- ARGV: 1 secret   2 idle timeout (ms), 0 for none   3 see session_again.lua   4 number of keys to
 --       set; then key, value of each to set, which is all that most writes ask; else there follow
 --       1 new secret, or ''   2 grace of the old one (ms), 0 to kill every older one; -1 where that is
---       a logout, -2 where whoever wanted it has been told: nothing of before is kept to be put back
+--       a logout, so that nothing of before is put back, -2 where nothing is kept for that
 --       3 new lifetime from now (ms), or -1 to keep the end   4 how long a killed one is known (ms)
 --       5 how long a tombstone stays (ms)   6 number of keys to renew   7 number of keys to compare
 --       then key, '=' .. value or '-' for none of each to compare; key, old, new of each to renew;

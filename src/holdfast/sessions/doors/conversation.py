@@ -23,7 +23,7 @@ from holdfast.sessions.doors.bond import (
     is_event_stream,
 )
 from holdfast.sessions.doors.headers import MORE_HEADERS, add_others, response_headers
-from holdfast.sessions.request.commit import apply, conclude, planned
+from holdfast.sessions.request.commit import apply, conclude, planned, to_be_obeyed
 from holdfast.startup import refusal
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Conversation:
         with anyio.CancelScope(shield=True), anyio.move_on_after(_LAST_WORD_SECONDS):
             if gone:
                 await self.finish()
-            elif self._exchange.doomed is not None or self._exchange.wants_new_id:
+            elif to_be_obeyed(self._exchange, error):
                 await self._obey()
         if isinstance(error, SessionUnavailable) and await self._refuse(error):
             return

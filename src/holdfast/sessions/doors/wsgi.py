@@ -17,7 +17,7 @@ from holdfast.sessions.doors.bond import bound
 from holdfast.sessions.doors.conversation import UNREACHABLE
 from holdfast.sessions.doors.door import UNSET, Door, Unset, given_of
 from holdfast.sessions.doors.headers import MORE_HEADERS, response_headers
-from holdfast.sessions.request.commit import apply, conclude, planned
+from holdfast.sessions.request.commit import apply, conclude, planned, to_be_obeyed
 from holdfast.sessions.session import ENVIRON_KEY, Session
 from holdfast.sessions.stores.sync import driven
 from holdfast.sessions.sync_session import EnvironSession
@@ -280,7 +280,7 @@ class Answer:
         """Deal with what the application raised; return the body where it is answered here."""
         exchange = self._exchange
         self._failed = True
-        if exchange.doomed is not None or exchange.wants_new_id:
+        if to_be_obeyed(exchange, error):
             try:
                 driven(apply(exchange, failed=True))
             except SessionUnavailable as away:

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from holdfast import signals
@@ -199,9 +200,12 @@ class FallbackSessionStore(SessionStore):
         Raises:
             SessionUnsettled: the process that knows it cannot say it now.
         """
-        await self._take_back(key)
+        with self._lock:
+            # What is known here may be over.
+            self._copies.outdate(key.id_hash)
         deadline, wait = time.monotonic() + self._patience, _TURN_PAUSE
         while True:
+            await self._take_back(key)
             try:
                 return await ask()
             except SessionUnsettled:
@@ -273,6 +277,8 @@ class FallbackSessionStore(SessionStore):
     async def save(self, key: SessionKey, change: Change, *, idle_timeout: float = 0.0) -> Outcome:
         """See :meth:`SessionStore.save`."""
         again, asks = self._refusals.forget(change.rotation), self._asks_redis()
+        if change.rotation is not None:
+            change = change._replace(rotation=replace(change.rotation, kept=True))
         try:
             if asks:
                 try:
@@ -300,7 +306,24 @@ class FallbackSessionStore(SessionStore):
                 await self._take_back(key)
             raise
         self._follow(key, change, outcome)
+        if change.rotation is not None and outcome is Outcome.DONE:
+            self._settle(key.id_hash, change.rotation)
         return outcome
+
+    def _settle(self, id_hash: str, rotation: Rotation) -> None:
+        """Say that whoever asked for a rotation is told of it, and wait for nothing.
+
+        Where it is not heard, who comes with the new secret says the same.
+        """
+        # The old secret of one with a grace is good meanwhile.
+        if rotation.grace > 0:
+            return
+        call = self._calls.settle(id_hash, rotation.secret_hash)
+        if not blocking():
+            self._link.post(*call)
+            return
+        with contextlib.suppress(RedisUnavailable, RedisReplyError):
+            self._link.run_sync(*call)
 
     async def _save_here(
         self, key: SessionKey, change: Change, idle_timeout: float, *, asked: bool
@@ -437,8 +460,9 @@ class FallbackSessionStore(SessionStore):
         """Note what is refused and, where Redis was *asked*, may have been done."""
         if not asked:
             return
-        if self._mode == "local":
-            # Redis may hold something else by now: nothing may be merged onto what this shows.
+        if self._mode == "local" or (rotation is not None and rotation.final):
+            # Redis may hold something else by now: nothing may be merged onto what this shows, and
+            # nobody whom it has logged out may be shown as logged in.
             with self._lock:
                 self._copies.outdate(key.id_hash)
         self._refusals.note(key.id_hash, rotation)
@@ -488,14 +512,21 @@ class FallbackSessionStore(SessionStore):
         # First: what waits was written with the secrets from before.
         self._take_all_back(recovery)
         waiting, last = self._waiting_now(), time.monotonic() + _REPLAY_SECONDS
+        unsettled: set[int] = set()
         while waiting:
-            for told in self._write_all(waiting, recovery):
-                written += told
-                ended += not told
+            for entry, told in self._write_all(waiting, recovery):
+                written += told is True
+                ended += told is False
+                if told is None:
+                    unsettled.add(id(entry))
             # What requests add meanwhile is written as well, but not for ever: the rest is written
             # before it is read. A logout has to be known to those who read elsewhere.
             late = time.monotonic() > last
-            waiting = [each for each in self._waiting_now() if each.record is None or not late]
+            waiting = [
+                each
+                for each in self._waiting_now()
+                if id(each) not in unsettled and (each.record is None or not late)
+            ]
         if written or ended:
             signals.count("session_replayed", "written", by=written)
             signals.count("session_replayed", "ended", by=ended)
@@ -531,6 +562,9 @@ class FallbackSessionStore(SessionStore):
         lately = time.time() - _LATE_SECONDS
         # Others know nothing of it, and one that was late may be done only now.
         self._take_all_back(recovery, since=0.0 if self._link.status.since > lately else lately)
+        # What a session that was unsettled had to wait with.
+        for _ in self._write_all(self._waiting_now(), recovery):
+            pass
         self._restoration.settle(census)
         if census is not None and census.others:
             self._tell_of_others(census.others)
@@ -580,20 +614,26 @@ class FallbackSessionStore(SessionStore):
         with self._lock:
             return self._journal.in_order()
 
-    def _write_all(self, entries: Sequence[Entry], recovery: Recovery) -> Iterator[bool]:
+    def _write_all(
+        self, entries: Sequence[Entry], recovery: Recovery
+    ) -> Iterator[tuple[Entry, bool | None]]:
         """Have Redis told of *entries*, many at a time, in this thread.
 
-        Yields for each that still was what waits whether its session was there.
+        Yields each that still was what waits, and whether its session was there; ``None`` where
+        that cannot be said yet, and so it waits on.
         """
         for first in range(0, len(entries), _TURNS):
             mine = [each for each in entries[first : first + _TURNS] if self._claim(each)]
             try:
                 groups = [self._calls_of(each) for each in mine]
                 for entry, reply in zip(mine, run_all(recovery, groups), strict=True):
+                    if not isinstance(reply, RedisReplyError) and calls.unsettled(reply):
+                        yield entry, None
+                        continue
                     if isinstance(reply, RedisReplyError):
                         _tell_refused(reply)
                         reply = None  # noqa: PLW2901 - dropped: it would be refused for ever
-                    yield self._written(entry, reply)
+                    yield entry, self._written(entry, reply)
             finally:
                 for entry in mine:
                     self._end_turn(entry)
@@ -666,6 +706,8 @@ class FallbackSessionStore(SessionStore):
             undoing = [] if entry.record is None else self._refusals.undoing(entry.id_hash)
             for call in (*undoing, *self._calls_of(entry)):
                 reply = self._link.run_sync(*call) if blocking() else await self._link.run(*call)
+                if calls.unsettled(reply):
+                    raise SessionUnsettled
         except RedisUnavailable as error:
             raise SessionUnavailable(str(error)) from error
         except RedisReplyError as error:

@@ -144,7 +144,7 @@ class Entry:
             yield calls.save(key, change, idle_timeout=self.idle_timeout)
 
     def _rotation(self, record: Record, secret: str, now: float) -> Rotation:
-        return Rotation(secret, max_age=max(0.0, record.expires_at - now), told=True)
+        return Rotation(secret, max_age=max(0.0, record.expires_at - now))
 
 
 class Journal:

@@ -15,6 +15,7 @@ from holdfast.errors import HoldfastError, RedisReplyError
 from holdfast.sessions.outage.copies import Departed
 from holdfast.sessions.outage.presence import Census, Loss, Presence
 from holdfast.sessions.store import TOMBSTONE_SECONDS
+from holdfast.sessions.stores.calls import unsettled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -112,8 +113,8 @@ def run_all(
 ) -> Iterator[Reply | RedisReplyError]:
     """Run groups of scripts, many in one round trip, and yield what came of each.
 
-    That is the reply of its last script, or the first error of any. A group may run twice: what it
-    does has to come to the same then.
+    That is the reply of its last script, or of the first that failed or cannot be done yet. A group
+    may run twice: what it does has to come to the same then.
 
     Raises:
         RedisUnavailable: Redis is gone.
@@ -126,7 +127,8 @@ def run_all(
             if any(isinstance(r, RedisReplyError) and r.code == "NOSCRIPT" for r in replies):
                 # A Redis that has begun anew knows no script. In their order, so all of them.
                 replies = [_reply(recovery, each) for each in group]
-            yield next((r for r in replies if isinstance(r, RedisReplyError)), replies[-1])
+            refused = (r for r in replies if isinstance(r, RedisReplyError) or unsettled(r))
+            yield next(refused, replies[-1])
 
 
 def _parts(groups: Sequence[Sequence[Call]]) -> Iterator[list[Sequence[Call]]]:

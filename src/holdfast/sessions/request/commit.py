@@ -135,6 +135,13 @@ async def apply(exchange: Exchange, plan: Plan | None = None, *, failed: bool = 
             exchange.free = None
 
 
+def to_be_obeyed(exchange: Exchange, error: BaseException) -> bool:
+    """Whether a handler that raised *error* wanted the session, or its secret, to be gone."""
+    # A new secret that was refused is taken back: the old one is good, and others may have a newer.
+    refused = isinstance(error, SessionUnavailable)
+    return exchange.doomed is not None or (exchange.wants_new_id and not refused)
+
+
 def planned(exchange: Exchange, *, failed: bool = False) -> Plan:
     """Return what has to be done now. See :func:`apply` for arguments and errors."""
     changed, removed = ({}, ()) if failed else exchange.ledger.difference(exchange.session)

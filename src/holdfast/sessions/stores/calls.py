@@ -195,9 +195,11 @@ def _beside(change: Change) -> Iterator[Arg]:
 
 
 def _grace(rotation: Rotation) -> int:
-    if rotation.told:
+    if rotation.grace > 0:
+        return _ms(rotation.grace)
+    if not rotation.kept:
         return -2
-    return -1 if rotation.final else _ms(rotation.grace)
+    return -1 if rotation.final else 0
 
 
 def _expectations(change: Change) -> Iterator[str | bytes]:
@@ -218,6 +220,11 @@ def merged(reply: Reply) -> tuple[bool, int]:
     """
     code, conflicts = (reply[0], len(reply) - 1) if isinstance(reply, list) else (reply, 0)
     return isinstance(code, int) and code in _THERE, conflicts
+
+
+def unsettled(reply: Reply) -> bool:
+    """Whether a script refused, because it cannot be said yet which secret is the session's."""
+    return reply in (_UNSETTLED, [_UNSETTLED])
 
 
 def deleted(reply: Reply) -> Outcome:

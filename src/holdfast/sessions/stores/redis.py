@@ -6,28 +6,18 @@ serves while Redis is away is ``fallback.py``. This store alone says "unavailabl
 
 from __future__ import annotations
 
-import contextlib
 import time
 from typing import TYPE_CHECKING
 
 from holdfast.errors import (
     ConfigurationError,
-    CorruptData,
     RedisReplyError,
     RedisUnavailable,
     SessionNotReplicated,
     SessionUnavailable,
 )
 from holdfast.runtime import runtime
-from holdfast.sessions.store import (
-    Change,
-    Missing,
-    Outcome,
-    Record,
-    Rotation,
-    SessionKey,
-    SessionStore,
-)
+from holdfast.sessions.store import Change, Missing, Outcome, Record, SessionKey, SessionStore
 from holdfast.sessions.stores import calls
 from holdfast.sessions.stores.noted import Noted
 from holdfast.sessions.stores.sync import blocking
@@ -133,20 +123,9 @@ class RedisSessionStore(SessionStore):
         call = self._calls.save(key, change, idle_timeout=idle_timeout, noted=noted)
         reply = await self._run(call)
         if not isinstance(reply, bytes):
-            outcome = calls.outcome(reply)
-            if change.rotation is not None and outcome is Outcome.DONE:
-                await self._settle(key.id_hash, change.rotation)
-            return outcome
+            return calls.outcome(reply)
         self._noted.learn(key, reply, idle_timeout, began)
         return Outcome.DONE
-
-    async def _settle(self, id_hash: str, rotation: Rotation) -> None:
-        # The old secret of a rotation with a grace is good meanwhile: nobody waits for this.
-        if rotation.grace > 0 or rotation.told:
-            return
-        # Where it is not heard, who comes with the new secret says the same.
-        with contextlib.suppress(SessionUnavailable, CorruptData):
-            await self._run(self._calls.settle(id_hash, rotation.secret_hash), wait=False)
 
     async def increment(
         self, key: SessionKey, name: str, by: int, *, idle_timeout: float = 0.0
