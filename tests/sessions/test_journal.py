@@ -77,10 +77,10 @@ def test_a_birth_is_told_with_its_age_and_its_latest_state() -> None:
     second = new_secret(key)
     rotation = Rotation(second.secret_hash)
     book.save(key, None, Change({"b": b"2"}, rotation=rotation), 0.0, NOW)
-    fields = {"a": b"1", "b": b"2"}
     change = Change({"b": b"2"}, rotation=Rotation(second.secret_hash, max_age=70))
+    # What came with the new secret is never there for the old one.
     assert entry_of(book, key).calls(CALLS, NOW + 20) == (
-        CALLS.create(key, fields, max_age=100, idle_timeout=0.0, age=30),
+        CALLS.create(key, {"a": b"1"}, max_age=100, idle_timeout=0.0, age=30),
         CALLS.save(key, change, idle_timeout=0.0),
     )
 
@@ -257,7 +257,7 @@ def test_what_was_told_without_an_answer_may_be_there(born: bool) -> None:
     again = CALLS.save(first, Change(rotation=told.rotation), idle_timeout=0.0)
     if born:
         fields = {"a": b"4", "b": b"3"}
-        birth = CALLS.create(first, fields, max_age=100, idle_timeout=0.0, age=10)
+        birth = CALLS.create(first, {}, max_age=100, idle_timeout=0.0, age=10)
         last = CALLS.save(second, Change(fields, rotation=newer.rotation), idle_timeout=0.0)
         assert entry_of(book, first).calls(CALLS, NOW) == (birth, again, last)
         return

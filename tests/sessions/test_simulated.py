@@ -64,6 +64,8 @@ async def test_visitors_who_go_anywhere_lose_nothing_where_nothing_is_kept_here(
 
 async def test_what_redis_lost_brings_nobody_back_from_a_logout(connection: Connection) -> None:
     await lives(connection, range(1, 21), losses=True)
+    # Here a snapshot was taken between the birth of a session and the login that followed it.
+    await lives(connection, range(56, 57), losses=True, processes=2)
 
 
 @pytest.mark.parametrize(

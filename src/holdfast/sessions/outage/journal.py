@@ -91,23 +91,29 @@ class Entry:
             return (calls.delete(self.id_hash),)
         if not self.born:
             return self._merging(self.record, calls, now, lost=lost)
+        *older, last = self._secrets()
+        rotation = self._rotation(self.record, last, now) if older else None
         # With the secret of its birth: a creation whose answer was lost is there already, and to
         # it the creation is a retry that changes nothing.
         birth = calls.create(
             SessionKey(self.id_hash, self.known_secret),
-            self.record.fields,
+            self._born_with() if rotation else self.record.fields,
             max_age=self.record.expires_at - self.record.created_at,
             idle_timeout=self.idle_timeout,
             age=max(0.0, now - self.record.created_at),
         )
-        *older, last = self._secrets()
-        rotation = self._rotation(self.record, last, now) if older else None
         if not (self.changed or self.removed or rotation):
             return (birth,)
         change = Change(self.changed, tuple(sorted(self.removed)), rotation)
         key = SessionKey(self.id_hash, older[-1] if older else last)
         saving = calls.save(key, change, idle_timeout=self.idle_timeout)
         return birth, *self._rotating(self.record, older, calls, now), saving
+
+    def _born_with(self) -> dict[str, bytes]:
+        # The rest comes with the last secret: an older one must not open what a login wrote
+        # (CWE-384), not for a moment, nor where the way ends between the two.
+        fields = {} if self.record is None else self.record.fields
+        return {name: raw for name, raw in fields.items() if name not in self.changed}
 
     def _merging(self, record: Record, calls: Calls, now: float, *, lost: bool) -> tuple[Call, ...]:
         key = SessionKey(self.id_hash, self.known_secret)
