@@ -360,7 +360,24 @@ async def test_what_waits_is_written_with_the_secret_that_a_refusal_gives_back(
     connection: Connection,
 ) -> None:
     world, key = await refused_while_a_write_waits(connection)
-    await world.recover(world.processes[0], surely=True)
+    (process,) = world.processes
+    in_thread(lambda: [hook(Recovery(world, 99)) for hook in process.link.hooks])
+    # Before the first read is served.
+    assert process.store.waiting == 0
+    await world.recover(process, surely=True)
+    await sees(world, key, {"n": b"2"})
+
+
+async def test_what_waits_is_written_at_the_end_with_the_secret_that_a_refusal_gives_back(
+    connection: Connection,
+) -> None:
+    world, key = await refused_while_a_write_waits(connection)
+    (process,) = world.processes
+    # It is up, and its callbacks have not been called.
+    process.link.up = True
+    late = asyncio.create_task(process.store.flush())
+    await world.driven(process, late)
+    assert process.store.waiting == 0
     await sees(world, key, {"n": b"2"})
 
 
