@@ -131,7 +131,8 @@ def serve_on_redis(serve: Serve, redis: RedisServer, key_prefix: str) -> ServerP
     return serve(APP, args=["--factory"], env=env)
 
 
-@pytest.mark.parametrize("transport", ["sse", pytest.param("ws", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("transport", ["sse", "ws"])
 def test_refreshed_and_cut_off_for_three_seconds_each_event_comes_once_and_in_order(
     browser: Chrome, demo: ServerProcess, transport: str
 ) -> None:

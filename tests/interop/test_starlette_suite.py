@@ -51,10 +51,12 @@ def run(suite: Path, *arguments: str, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_all_of_it_passes_on_memory(suite: Path) -> None:
     assert f"{TESTS} passed" in run(suite)
 
 
+@pytest.mark.slow
 def test_its_asyncio_half_passes_on_redis(suite: Path, redis: RedisServer, key_prefix: str) -> None:
     said = run(
         suite,

@@ -66,6 +66,8 @@ async def test_nobody_there_is_told_at_once_and_noticed_when_it_comes(
     fresh_redis.start()
     await until(lambda: link.up)
     assert await link.execute("PING") == b"PONG"
+    # It is told after it is so.
+    await until(lambda: len(caplog.records) > 1)
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
     assert caplog.records[1].getMessage().startswith("Redis is back after ")
 
@@ -198,7 +200,7 @@ async def test_a_black_hole_from_the_start_costs_one_deadline(
     "trip",
     [
         pytest.param(0.6, id="two-too-long", marks=pytest.mark.slow),
-        pytest.param(0.45, id="two-in-time-and-three-not"),
+        pytest.param(0.45, id="two-in-time-and-three-not", marks=pytest.mark.slow),
     ],
 )
 async def test_a_connect_slower_than_the_deadline_is_finished_for_the_commands_that_follow(
@@ -364,6 +366,7 @@ async def test_what_expires_in_turn_expires_in_time(
             await second
 
 
+@pytest.mark.slow
 async def test_our_own_late_loop_is_not_an_outage(redis: RedisServer, make_link: MakeLink) -> None:
     link = make_link(redis.url, timeout=TIMEOUT)
     await link.execute("PING")

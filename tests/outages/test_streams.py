@@ -264,6 +264,7 @@ async def test_killed_redis_under_a_run_of_the_same_process_loses_and_doubles_no
 # -- Redis never there
 
 
+@pytest.mark.slow
 async def test_redis_never_there_is_served_from_memory_and_told_once(
     fresh_redis: RedisServer, serve: Serve
 ) -> None:

@@ -478,6 +478,7 @@ async def test_a_rotation_by_age_ends_nothing_after_the_old_secret_is_forgotten_
     await held.done(2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ahead", [-60.0, 60.0], ids=["behind", "ahead"])
 async def test_a_rotation_by_age_ends_nothing_where_our_clock_is_not_that_of_redis(
     redis: RedisServer, key_prefix: str, ahead: float, monkeypatch: pytest.MonkeyPatch
@@ -539,6 +540,7 @@ async def test_a_secret_killed_while_nobody_heard_is_dead_also_when_it_is_forgot
     assert held.answer.messages[-1]["code"] == 1008
 
 
+@pytest.mark.slow
 async def test_while_nobody_can_say_whether_a_session_lives_its_stream_does(
     fresh_redis: RedisServer, key_prefix: str
 ) -> None:

@@ -788,6 +788,7 @@ def test_a_forked_child_does_not_replay_what_its_parent_promised(free_port: int)
     assert store.waiting == 1
 
 
+@pytest.mark.slow
 async def test_the_request_that_meets_the_outage_keeps_what_it_did(kept_redis: RedisServer) -> None:
     outage = Outage(kept_redis, session_idle_timeout=1000, session_touch_interval=0)
     await outage.log_in()

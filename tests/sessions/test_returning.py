@@ -347,6 +347,7 @@ async def test_what_others_changed_in_an_outage_is_left_and_told(
     assert "of 1 keys others had changed the value" in caplog.text
 
 
+@pytest.mark.slow
 async def test_what_was_written_without_an_answer_is_not_taken_for_somebody_elses(
     forgetful: RedisServer,
 ) -> None:

@@ -271,6 +271,7 @@ async def test_while_redis_is_away_answers_pass_and_are_recorded_later(
         await close_hubs(store)
 
 
+@pytest.mark.slow
 async def test_who_comes_back_while_nobody_can_say_is_held(
     feed: Feed, fresh_redis: RedisServer, key_prefix: str
 ) -> None:
