@@ -64,6 +64,14 @@ local function ended(key, spared)
   redis.pcall('PUBLISH', string.sub(key, 1, -65) .. 'ended', string.sub(key, -64) .. ' ' .. spared)
 end
 
+-- End a session: nothing late brings it back. Returns how many there were, 1 or 0.
+local function destroy(key, tombstone, lasts)
+  redis.call('SET', tombstone, 1, 'PX', lasts)
+  local gone = redis.call('DEL', key)
+  if gone == 1 then ended(key, '') end
+  return gone
+end
+
 -- Whether a secret would be good again if what was replaced were put back.
 local function returns(replaced, secret)
   local present, olds = string.match(replaced, '^!?1 (%x+)[^|]*|?([^|]*)')

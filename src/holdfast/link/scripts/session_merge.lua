@@ -31,9 +31,7 @@ for _ = 1, tonumber(ARGV[4]) do
   at = last + 1
 end
 if removed and redis.call('HLEN', KEYS[1]) == 1 + redis.call('HEXISTS', KEYS[1], OLD) then
-  redis.call('DEL', KEYS[1])
-  redis.call('SET', KEYS[2], 1, 'PX', ARGV[3])
-  ended(KEYS[1], '')
+  destroy(KEYS[1], KEYS[2], ARGV[3])
   return {2}
 end
 settle(KEYS[1], who)

@@ -61,9 +61,7 @@ if ARGV[more] then
   end
   if #ARGV > last and more == set
       and redis.call('HLEN', KEYS[1]) == 1 + redis.call('HEXISTS', KEYS[1], OLD) then
-    redis.call('DEL', KEYS[1])
-    redis.call('SET', KEYS[2], 1, 'PX', ARGV[more + 4])
-    ended(KEYS[1], '')
+    destroy(KEYS[1], KEYS[2], ARGV[more + 4])
     return 2
   end
 end

@@ -12,10 +12,7 @@ if meta.secret ~= ARGV[1] then return 0 end
 local _, replaced = olds_of(KEYS[1])
 if not replaced then return 0 end
 if string.sub(replaced, 1, 1) == '!' then
-  redis.call('DEL', KEYS[1])
-  redis.call('SET', KEYS[2], 1, 'PX', ARGV[2])
-  ended(KEYS[1], '')
-  return 1
+  return destroy(KEYS[1], KEYS[2], ARGV[2])
 end
 local MEANT = {['0'] = '%', ['1'] = ':', ['2'] = '|'}
 local parts = {}
