@@ -627,12 +627,12 @@ class FallbackSessionStore(SessionStore):
             try:
                 groups = [self._calls_of(each) for each in mine]
                 for entry, reply in zip(mine, run_all(recovery, groups), strict=True):
-                    if not isinstance(reply, RedisReplyError) and calls.unsettled(reply):
-                        yield entry, None
-                        continue
                     if isinstance(reply, RedisReplyError):
                         _tell_refused(reply)
                         reply = None  # noqa: PLW2901 - dropped: it would be refused for ever
+                    elif calls.unsettled(reply):
+                        yield entry, None
+                        continue
                     yield entry, self._written(entry, reply)
             finally:
                 for entry in mine:

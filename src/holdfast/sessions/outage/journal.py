@@ -97,7 +97,7 @@ class Entry:
         # it the creation is a retry that changes nothing.
         birth = calls.create(
             SessionKey(self.id_hash, self.known_secret),
-            self._born_with() if rotation else self.record.fields,
+            self._born_with(self.record) if rotation else self.record.fields,
             max_age=self.record.expires_at - self.record.created_at,
             idle_timeout=self.idle_timeout,
             age=max(0.0, now - self.record.created_at),
@@ -109,11 +109,10 @@ class Entry:
         saving = calls.save(key, change, idle_timeout=self.idle_timeout)
         return birth, *self._rotating(self.record, older, calls, now), saving
 
-    def _born_with(self) -> dict[str, bytes]:
+    def _born_with(self, record: Record) -> dict[str, bytes]:
         # The rest comes with the last secret: an older one must not open what a login wrote
         # (CWE-384), not for a moment, nor where the way ends between the two.
-        fields = {} if self.record is None else self.record.fields
-        return {name: raw for name, raw in fields.items() if name not in self.changed}
+        return {name: raw for name, raw in record.fields.items() if name not in self.changed}
 
     def _merging(self, record: Record, calls: Calls, now: float, *, lost: bool) -> tuple[Call, ...]:
         key = SessionKey(self.id_hash, self.known_secret)
