@@ -196,13 +196,8 @@ async def test_a_black_hole_from_the_start_costs_one_deadline(
         await until(lambda: link.status.state is LinkState.DOWN)
 
 
-@pytest.mark.parametrize(
-    "trip",
-    [
-        pytest.param(0.6, id="two-too-long", marks=pytest.mark.slow),
-        pytest.param(0.45, id="two-in-time-and-three-not", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("trip", [0.6, 0.45], ids=["two-too-long", "two-in-time-and-three-not"])
 async def test_a_connect_slower_than_the_deadline_is_finished_for_the_commands_that_follow(
     make_link: MakeLink, trip: float
 ) -> None:

@@ -51,13 +51,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("quick_link")]
 
 
-@pytest.fixture
-def alone() -> Iterator[RedisServer]:
-    """A Redis without a replica."""
-    with redis_server() as server:
-        yield server
-
-
 def kept_of(redis: RedisServer, key: SessionKey) -> bytes:
     """What the session keeps of its older secrets."""
     kept = redis.execute("HGET", f"session:{key.id_hash}", OLD)
@@ -69,10 +62,10 @@ STRANGE = b"\x00\xff:|;%0%1|;|g:" + b"a" * 64 + b":99999999999999"
 
 
 async def test_the_cookie_from_before_a_refused_login_opens_what_it_opened(
-    alone: RedisServer,
+    fresh_redis: RedisServer,
 ) -> None:
     # Who asks for no replica can write; a login that waits for one is refused, and done.
-    plain, outage = Outage(alone), Outage(alone, redis_wait=1, redis_timeout=2)
+    plain, outage = Outage(fresh_redis), Outage(fresh_redis, redis_wait=1, redis_timeout=2)
     await plain.do(lambda s: s.update(cart=1))
     victim = Browser(outage.app, dict(plain.browser.cookies))
     outage.doing.handle = lambda s: s.update(user_id=7)
@@ -84,14 +77,14 @@ async def test_the_cookie_from_before_a_refused_login_opens_what_it_opened(
 
 @pytest.mark.parametrize("mode", ["readonly", "closed"])
 async def test_a_refused_login_leaves_nothing_to_the_secret_before_it(
-    alone: RedisServer, mode: str
+    fresh_redis: RedisServer, mode: str
 ) -> None:
-    with FaultProxy.threaded("127.0.0.1", alone.port) as proxy:
+    with FaultProxy.threaded("127.0.0.1", fresh_redis.port) as proxy:
         settings = Settings(
             redis_url=proxy.url, redis_timeout=1.5, secret_key=KEY, session_on_outage=mode
         )
         store = FallbackSessionStore(settings)
-        other = RedisSessionStore(settings_for(alone))
+        other = RedisSessionStore(settings_for(fresh_redis))
         key = new_key()
         before = {"cart": b"1", "next": STRANGE, "seen": b""}
         await other.create(key, before, max_age=HOUR)
@@ -120,14 +113,14 @@ async def test_a_refused_login_leaves_nothing_to_the_secret_before_it(
             assert after.secret_since == pytest.approx(found.secret_since, abs=0.1)
             assert after.expires_at == pytest.approx(found.expires_at, abs=0.1)
             assert await each.load(unheard) is Missing.ABSENT
-        assert kept_of(alone, key) == b""
-        life = alone.execute("PTTL", f"session:{key.id_hash}")
+        assert kept_of(fresh_redis, key) == b""
+        life = fresh_redis.execute("PTTL", f"session:{key.id_hash}")
         assert isinstance(life, int)
         assert life <= HOUR * 1000
 
 
-async def test_who_came_with_the_new_secret_is_not_taken_back(alone: RedisServer) -> None:
-    other = RedisSessionStore(settings_for(alone))
+async def test_who_came_with_the_new_secret_is_not_taken_back(fresh_redis: RedisServer) -> None:
+    other = RedisSessionStore(settings_for(fresh_redis))
     calls = Calls("")
     merge, take_back = calls.merge, calls.take_back
     comings: list[Callable[[SessionKey], Awaitable[Any]]] = [
@@ -144,12 +137,12 @@ async def test_who_came_with_the_new_secret_is_not_taken_back(alone: RedisServer
         after = new_secret(key)
         login = Change({"user_id": b"7"}, rotation=Rotation(after.secret_hash, kept=True))
         await other.link.run(*calls.save(key, login, idle_timeout=0.0))
-        assert b"|" in kept_of(alone, key)
+        assert b"|" in kept_of(fresh_redis, key)
         with pytest.raises(SessionUnsettled):
             await other.load(key)
         await pause(0.005)
         await come(after)
-        assert b"|" not in kept_of(alone, key)
+        assert b"|" not in kept_of(fresh_redis, key)
         assert await other.link.run(*take_back(key.id_hash, after.secret_hash)) == 0
         assert await other.load(key) is Missing.SUPERSEDED
         assert fields_of(await other.load(after))["user_id"] == b"7"
@@ -158,12 +151,12 @@ async def test_who_came_with_the_new_secret_is_not_taken_back(alone: RedisServer
 
 
 async def test_a_login_that_is_tried_again_and_heard_of_is_not_taken_back(
-    alone: RedisServer,
+    fresh_redis: RedisServer,
 ) -> None:
-    alone.execute("CONFIG", "SET", "repl-diskless-sync-delay", "0")
-    waits = FallbackSessionStore(settings_for(alone, redis_wait=1, redis_timeout=2))
+    fresh_redis.execute("CONFIG", "SET", "repl-diskless-sync-delay", "0")
+    waits = FallbackSessionStore(settings_for(fresh_redis, redis_wait=1, redis_timeout=2))
     key = new_key()
-    await RedisSessionStore(settings_for(alone)).create(key, {"cart": b"1"}, max_age=HOUR)
+    await RedisSessionStore(settings_for(fresh_redis)).create(key, {"cart": b"1"}, max_age=HOUR)
     after = new_secret(key)
     login = Change({"user_id": b"7"}, rotation=Rotation(after.secret_hash))
     for tries in (2, 1):
@@ -172,7 +165,7 @@ async def test_a_login_that_is_tried_again_and_heard_of_is_not_taken_back(
                 await waits.save(key, login)
         if tries == 2:
             assert fields_of(await waits.load(key)) == {"cart": b"1"}
-    with redis_server("--replicaof", f"127.0.0.1 {alone.port}") as replica:
+    with redis_server("--replicaof", f"127.0.0.1 {fresh_redis.port}") as replica:
         await until(lambda: b"master_link_status:up" in told_of(replica))
 
         async def saved() -> bool:
@@ -191,9 +184,11 @@ def told_of(redis: RedisServer) -> bytes:
     return told if isinstance(told, bytes) else b""
 
 
-async def test_what_is_taken_back_is_not_the_grace_of_an_older_secret(alone: RedisServer) -> None:
-    store = FallbackSessionStore(settings_for(alone, redis_wait=1, redis_timeout=2))
-    other = RedisSessionStore(settings_for(alone))
+async def test_what_is_taken_back_is_not_the_grace_of_an_older_secret(
+    fresh_redis: RedisServer,
+) -> None:
+    store = FallbackSessionStore(settings_for(fresh_redis, redis_wait=1, redis_timeout=2))
+    other = RedisSessionStore(settings_for(fresh_redis))
     oldest = new_key()
     await other.create(oldest, {"a": b"1"}, max_age=HOUR)
     present, unheard = new_secret(oldest), new_secret(oldest)
@@ -210,9 +205,9 @@ async def test_what_is_taken_back_is_not_the_grace_of_an_older_secret(alone: Red
 
 
 async def test_what_others_write_in_the_grace_of_a_refused_renewal_stays(
-    alone: RedisServer,
+    fresh_redis: RedisServer,
 ) -> None:
-    other = RedisSessionStore(settings_for(alone))
+    other = RedisSessionStore(settings_for(fresh_redis))
     key = new_key()
     await other.create(key, {"a": b"1", "b": b"1"}, max_age=HOUR)
     unheard = new_secret(key)
@@ -220,7 +215,7 @@ async def test_what_others_write_in_the_grace_of_a_refused_renewal_stays(
     await other.save(key, Change({"a": b"2"}, rotation=renewal))
     assert await other.increment(key, "a", 1) == 3
     assert await other.save(key, Change({"c": b"1"}, ("b",))) is Outcome.DONE
-    alone.execute("HSET", f"session:{key.id_hash}", OLD, over(kept_of(alone, key)))
+    fresh_redis.execute("HSET", f"session:{key.id_hash}", OLD, over(kept_of(fresh_redis, key)))
     take_back = Calls("").take_back(key.id_hash, unheard.secret_hash)
     assert await other.link.run(*take_back) == 1
     found = await other.load(key)
@@ -237,11 +232,11 @@ def over(kept: bytes) -> bytes:
 
 
 async def test_a_login_that_lacks_a_replica_is_taken_back_before_it_is_answered(
-    alone: RedisServer, monkeypatch: pytest.MonkeyPatch
+    fresh_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "BEAT_INTERVAL", 60.0)
-    store = FallbackSessionStore(settings_for(alone, redis_wait=1, redis_timeout=2))
-    other = RedisSessionStore(settings_for(alone))
+    store = FallbackSessionStore(settings_for(fresh_redis, redis_wait=1, redis_timeout=2))
+    other = RedisSessionStore(settings_for(fresh_redis))
     key = new_key()
     await other.create(key, {"cart": b"1"}, max_age=HOUR)
     login = Change({"user_id": b"7"}, rotation=Rotation(new_secret(key).secret_hash))
@@ -252,9 +247,9 @@ async def test_a_login_that_lacks_a_replica_is_taken_back_before_it_is_answered(
 
 @pytest.mark.parametrize("user", [None, 8], ids=["nobody", "another"])
 async def test_who_is_logged_out_by_a_refused_write_stays_so(
-    alone: RedisServer, user: int | None
+    fresh_redis: RedisServer, user: int | None
 ) -> None:
-    plain, outage = Outage(alone), Outage(alone, redis_wait=1, redis_timeout=2)
+    plain, outage = Outage(fresh_redis), Outage(fresh_redis, redis_wait=1, redis_timeout=2)
     await plain.log_in()
     before = dict(plain.browser.cookies)
     held = Browser(outage.app, dict(before))
@@ -266,7 +261,7 @@ async def test_who_is_logged_out_by_a_refused_write_stays_so(
     outage.doing.handle = leave
     assert (await held.get()).status == 503
     # Nobody has its new cookie, and the old one must not open it: it has ended.
-    assert session_keys(alone) == []
+    assert session_keys(fresh_redis) == []
     for each in (outage, plain):
         assert await each.do(dict, Browser(each.app, dict(before))) == b"{}"
 
@@ -291,9 +286,9 @@ async def test_a_logout_whose_request_is_cancelled_ends_the_session(connection: 
 
 @pytest.mark.parametrize("again", [True, False], ids=["a login made twice", "a write in its grace"])
 async def test_what_was_kept_goes_with_the_first_write_of_the_new_secret(
-    alone: RedisServer, again: bool
+    fresh_redis: RedisServer, again: bool
 ) -> None:
-    store, calls = RedisSessionStore(settings_for(alone)), Calls("")
+    store, calls = RedisSessionStore(settings_for(fresh_redis)), Calls("")
     key = new_key()
     await store.create(key, {"cart": b"1"}, max_age=HOUR)
     after = new_secret(key)
@@ -305,18 +300,18 @@ async def test_what_was_kept_goes_with_the_first_write_of_the_new_secret(
     await pause(0.005)
     change = rotating if again else Change({"n": b"1"})
     assert await store.link.run(*calls.save(key, change, idle_timeout=0.0)) == 1
-    assert b"|" in kept_of(alone, key)
+    assert b"|" in kept_of(fresh_redis, key)
     assert await store.save(after, Change({"n": b"2"})) is Outcome.DONE
-    assert kept_of(alone, key)
-    assert b"|" not in kept_of(alone, key)
+    assert kept_of(fresh_redis, key)
+    assert b"|" not in kept_of(fresh_redis, key)
 
 
 # --- and what waits -------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def connection(alone: RedisServer) -> Iterator[Connection]:
-    connection = Connection(alone.port)
+def connection(fresh_redis: RedisServer) -> Iterator[Connection]:
+    connection = Connection(fresh_redis.port)
     yield connection
     connection.close()
 

@@ -37,7 +37,7 @@ from holdfast.sessions.store import (
 )
 from holdfast.sessions.stores.calls import Calls
 from holdfast.sessions.stores.redis import RedisSessionStore
-from holdfast.testing import FaultProxy, redis_server
+from holdfast.testing import FaultProxy
 from holdfast.testing.session_store import new_key, new_secret
 
 if TYPE_CHECKING:
@@ -49,16 +49,9 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("quick_link")]
 
 
 @pytest.fixture
-def alone() -> Iterator[RedisServer]:
-    """A Redis of its own."""
-    with redis_server() as server:
-        yield server
-
-
-@pytest.fixture
-def proxy(alone: RedisServer) -> Iterator[FaultProxy]:
+def proxy(fresh_redis: RedisServer) -> Iterator[FaultProxy]:
     """The way that one of two processes has to it."""
-    with FaultProxy.threaded("127.0.0.1", alone.port) as proxy:
+    with FaultProxy.threaded("127.0.0.1", fresh_redis.port) as proxy:
         yield proxy
 
 
@@ -132,9 +125,9 @@ def log_out(session: Any) -> None:
 
 @pytest.mark.parametrize("mode", ["closed", "readonly"])
 async def test_nothing_is_acknowledged_until_the_one_that_rotated_takes_it_back(
-    alone: RedisServer, proxy: FaultProxy, mode: str
+    fresh_redis: RedisServer, proxy: FaultProxy, mode: str
 ) -> None:
-    both = TwoProcesses(alone, proxy, mode)
+    both = TwoProcesses(fresh_redis, proxy, mode)
     await both.begin()
     await both.refuse(rotate)
     for handle in (write, rotate, log_in, lambda session: session.incr("n")):
@@ -149,15 +142,15 @@ async def test_nothing_is_acknowledged_until_the_one_that_rotated_takes_it_back(
 
 
 async def test_who_was_logged_out_by_what_was_refused_can_log_in_as_soon_as_it_is_known(
-    alone: RedisServer, proxy: FaultProxy
+    fresh_redis: RedisServer, proxy: FaultProxy
 ) -> None:
-    both = TwoProcesses(alone, proxy, "closed")
+    both = TwoProcesses(fresh_redis, proxy, "closed")
     await both.begin(user_id=7)
     await both.refuse(log_out)
     for handle in (dict, write, log_in):
         assert (await both.ask(both.well, handle))[0] == 503
     await both.heal()
-    assert session_keys(alone) == []
+    assert session_keys(fresh_redis) == []
     for each in (both.well, both.cut):
         assert await both.ask(each, dict) == (200, b"{}")
     browser = Browser(both.well.app, dict(both.cookies))
@@ -169,17 +162,19 @@ async def test_who_was_logged_out_by_what_was_refused_can_log_in_as_soon_as_it_i
 
 
 async def test_a_write_that_meets_a_rotation_on_its_way_is_answered_as_after_it(
-    alone: RedisServer, proxy: FaultProxy
+    fresh_redis: RedisServer, proxy: FaultProxy
 ) -> None:
-    both = TwoProcesses(alone, proxy, "closed")
+    both = TwoProcesses(fresh_redis, proxy, "closed")
     await both.begin()
     # The answer is only late: the other waits for what comes of it.
     proxy.delay(0.1)
     browser = Browser(both.cut.app, dict(both.cookies))
     both.cut.doing.handle = rotate
     rotating = asyncio.create_task(browser.get())
-    meta = alone.execute("HGET", session_keys(alone)[0], b"\xffmeta")
-    await until(lambda: alone.execute("HGET", session_keys(alone)[0], b"\xffmeta") != meta)
+    meta = fresh_redis.execute("HGET", session_keys(fresh_redis)[0], b"\xffmeta")
+    await until(
+        lambda: fresh_redis.execute("HGET", session_keys(fresh_redis)[0], b"\xffmeta") != meta
+    )
     seen: list[dict[str, Any]] = []
 
     def write_and_tell(session: Any) -> None:
@@ -194,9 +189,9 @@ async def test_a_write_that_meets_a_rotation_on_its_way_is_answered_as_after_it(
 
 
 async def test_the_old_cookie_is_known_to_be_over_once_the_new_one_is_told(
-    alone: RedisServer, proxy: FaultProxy
+    fresh_redis: RedisServer, proxy: FaultProxy
 ) -> None:
-    both = TwoProcesses(alone, proxy, "closed")
+    both = TwoProcesses(fresh_redis, proxy, "closed")
     await both.begin()
     browser = Browser(both.cut.app, dict(both.cookies))
     assert await both.cut.do(rotate, browser) == b"None"
@@ -212,8 +207,8 @@ async def test_the_old_cookie_is_known_to_be_over_once_the_new_one_is_told(
 
 
 @pytest.fixture
-def replaced(alone: RedisServer) -> Replaced:
-    return Replaced(alone)
+def replaced(fresh_redis: RedisServer) -> Replaced:
+    return Replaced(fresh_redis)
 
 
 class Replaced:
@@ -393,13 +388,13 @@ async def test_who_waits_for_an_unsettled_session_has_it_as_soon_as_it_is_refuse
 
 @pytest.mark.parametrize("wsgi", [False, True], ids=["asgi", "wsgi"])
 async def test_a_rotation_that_another_overtook_does_not_end_the_session(
-    alone: RedisServer, wsgi: bool
+    fresh_redis: RedisServer, wsgi: bool
 ) -> None:
-    outage = Outage(alone, session_on_outage="closed")
+    outage = Outage(fresh_redis, session_on_outage="closed")
     await outage.do(lambda session: session.update(cart=[1]))
     outage.store._patience = 0.01
-    (name,) = session_keys(alone)
-    meta = alone.execute("HGET", name, b"\xffmeta")
+    (name,) = session_keys(fresh_redis)
+    meta = fresh_redis.execute("HGET", name, b"\xffmeta")
     assert isinstance(meta, bytes)
     key = SessionKey(name.decode().removeprefix("session:"), meta.split(b" ")[1].decode())
     newer = Change(rotation=Rotation(new_secret(key).secret_hash, kept=True))
@@ -428,13 +423,13 @@ async def test_a_rotation_that_another_overtook_does_not_end_the_session(
     else:
         outage.doing.handle = overtaken
         assert (await outage.browser.get()).status == 503
-    assert session_keys(alone) == [name]
+    assert session_keys(fresh_redis) == [name]
 
 
 async def test_who_was_logged_out_by_what_was_refused_is_not_shown_from_a_copy(
-    alone: RedisServer, proxy: FaultProxy
+    fresh_redis: RedisServer, proxy: FaultProxy
 ) -> None:
-    both = TwoProcesses(alone, proxy, "readonly")
+    both = TwoProcesses(fresh_redis, proxy, "readonly")
     await both.begin(user_id=7)
     look = lambda session: (session.available, dict(session))  # noqa: E731
     assert await both.ask(both.cut, look) == (200, b"(True, {'cart': [1], 'user_id': 7})")
