@@ -25,8 +25,8 @@ from weakref import WeakKeyDictionary
 
 from holdfast.errors import CorruptData, RedisReplyError, RedisUnavailable, SessionUnavailable
 from holdfast.forks import ForkSafeLock, watch_forks
+from holdfast.sessions.outage.batches import run_groups
 from holdfast.sessions.outage.fallback import FallbackSessionStore
-from holdfast.sessions.outage.restoration import run_all
 from holdfast.sessions.stores import calls
 from holdfast.sessions.stores.encryption import EncryptedSessionStore
 from holdfast.sessions.stores.memory import MemorySessionStore
@@ -341,7 +341,7 @@ def _all_noted(recovery: Recovery, notes: Sequence[calls.Call]) -> Iterator[None
     Raises:
         RedisUnavailable: Redis is gone.
     """
-    for reply in run_all(recovery, [(each,) for each in notes]):
+    for reply in run_groups(recovery, [(each,) for each in notes]):
         if isinstance(reply, RedisReplyError):
             logger.error("the index of a user's sessions cannot be written: %s", reply.code)
         yield

@@ -26,11 +26,12 @@ from holdfast.errors import (
 )
 from holdfast.forks import watch_forks
 from holdfast.runtime import runtime
+from holdfast.sessions.outage.batches import run_each, run_groups
 from holdfast.sessions.outage.copies import Copies
 from holdfast.sessions.outage.journal import Entry, Journal, alive
 from holdfast.sessions.outage.presence import Loss
 from holdfast.sessions.outage.refusals import Refusals
-from holdfast.sessions.outage.restoration import Restoration, restorable_since, run_all
+from holdfast.sessions.outage.restoration import Restoration, restorable_since
 from holdfast.sessions.store import (
     Change,
     Missing,
@@ -468,8 +469,7 @@ class FallbackSessionStore(SessionStore):
         self._refusals.note(key.id_hash, rotation)
 
     def _take_all_back(self, recovery: Recovery, *, since: float = 0.0) -> None:
-        for _ in run_all(recovery, [(each,) for each in self._refusals.undoing(since=since)]):
-            pass
+        run_each(recovery, self._refusals.undoing(since=since))
 
     async def _take_back(self, key: SessionKey) -> None:
         """Take back what was refused of a session, and done when nobody waited for it any more."""
@@ -626,7 +626,7 @@ class FallbackSessionStore(SessionStore):
             mine = [each for each in entries[first : first + _TURNS] if self._claim(each)]
             try:
                 groups = [self._calls_of(each) for each in mine]
-                for entry, reply in zip(mine, run_all(recovery, groups), strict=True):
+                for entry, reply in zip(mine, run_groups(recovery, groups), strict=True):
                     if isinstance(reply, RedisReplyError):
                         _tell_refused(reply)
                         reply = None  # noqa: PLW2901 - dropped: it would be refused for ever

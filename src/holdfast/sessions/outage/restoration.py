@@ -11,24 +11,20 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from holdfast.errors import HoldfastError, RedisReplyError
+from holdfast.errors import RedisReplyError
+from holdfast.sessions.outage.batches import run_each
 from holdfast.sessions.outage.copies import Departed
 from holdfast.sessions.outage.presence import Census, Loss, Presence
 from holdfast.sessions.store import TOMBSTONE_SECONDS
-from holdfast.sessions.stores.calls import unsettled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from holdfast.link import Recovery, Reply
+    from holdfast.link import Recovery
     from holdfast.sessions.store import Record, SessionKey
-    from holdfast.sessions.stores.calls import Call, Calls
+    from holdfast.sessions.stores.calls import Calls
 
 logger = logging.getLogger("holdfast.sessions")
-
-# What goes in one round trip, for all of which there is one deadline.
-_SLICE = 50
-_SLICE_BYTES = 256 * 1024
 
 
 class Restoration:
@@ -75,16 +71,15 @@ class Restoration:
         """Tell again who has ended here at *since* or later, in seconds since the epoch."""
         with self._lock:
             departed = self._departed.since(since)
-        for _ in run_all(recovery, [(self._calls.delete(each),) for each in departed]):
-            pass
+        run_each(recovery, map(self._calls.delete, departed))
 
     def put_back(
         self, recovery: Recovery, loss: Loss, copies: Sequence[tuple[SessionKey, Record]]
     ) -> int:
         """Give Redis the sessions of *copies* that it has lost; return how many they were."""
         now = time.time()
-        restoring = [(self._calls.restore(*copy, now),) for copy in copies]
-        restored = sum(reply == 1 for reply in run_all(recovery, restoring))
+        replies = run_each(recovery, [self._calls.restore(*copy, now) for copy in copies])
+        restored = sum(reply == 1 for reply in replies)
         logger.warning(
             "Redis came back without %s: %d sessions were put back that this process had seen",
             loss.value,
@@ -106,53 +101,3 @@ def restorable_since(loss: Loss, bridged: float, now: float) -> float | None:
         return max(bridged, now - TOMBSTONE_SECONDS)
     # After the loss of a second or less, what is not there was ended by somebody.
     return bridged if loss is Loss.EVERYTHING or loss is Loss.EMPTIED else None
-
-
-def run_all(
-    recovery: Recovery, groups: Sequence[Sequence[Call]]
-) -> Iterator[Reply | RedisReplyError]:
-    """Run groups of scripts, many in one round trip, and yield what came of each.
-
-    That is the reply of its last script, or of the first that failed or cannot be done yet. A group
-    may run twice: what it does has to come to the same then.
-
-    Raises:
-        RedisUnavailable: Redis is gone.
-    """
-    for part in _parts(groups):
-        commands = [each.script.evalsha(each.keys, each.args) for group in part for each in group]
-        answers = iter(recovery.pipeline(commands))
-        for group in part:
-            replies = [_refusal_in_place(next(answers)) for _ in group]
-            if any(isinstance(r, RedisReplyError) and r.code == "NOSCRIPT" for r in replies):
-                # A Redis that has begun anew knows no script. In their order, so all of them.
-                replies = [_reply(recovery, each) for each in group]
-            refused = (r for r in replies if isinstance(r, RedisReplyError) or unsettled(r))
-            yield next(refused, replies[-1])
-
-
-def _parts(groups: Sequence[Sequence[Call]]) -> Iterator[list[Sequence[Call]]]:
-    part: list[Sequence[Call]] = []
-    size = 0
-    for group in groups:
-        weight = sum(len(arg) for each in group for arg in each.args if isinstance(arg, bytes))
-        if part and (len(part) >= _SLICE or size + weight > _SLICE_BYTES):
-            yield part
-            part, size = [], 0
-        part.append(group)
-        size += weight
-    if part:
-        yield part
-
-
-def _reply(recovery: Recovery, call: Call) -> Reply | RedisReplyError:
-    try:
-        return recovery.run(*call)
-    except RedisReplyError as error:
-        return error
-
-
-def _refusal_in_place(answer: Reply | HoldfastError) -> Reply | RedisReplyError:
-    if isinstance(answer, HoldfastError) and not isinstance(answer, RedisReplyError):
-        raise answer
-    return answer
