@@ -223,11 +223,21 @@ def test_a_store_of_ones_own_is_named_by_its_path() -> None:
         ("json:nothing", "nothing"),
         ("builtins:repr", "str"),
         ("json:__name__", "str"),
+        ("os:getcwd", "failed: TypeError: .*getcwd"),
     ],
 )
 def test_a_path_that_leads_to_no_store_is_told(path: str, told: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"HOLDFAST_SESSION_STORE={path}.*{told}"):
         default_store(Runtime(Settings(session_store=path)))
+
+
+def test_a_module_that_fails_is_told_where_a_store_is_sought_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "failing_of_a_test.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigurationError, match="cannot be imported: ZeroDivisionError"):
+        default_store(Runtime(Settings(session_store="failing_of_a_test:factory")))
 
 
 _SHOP = """from holdfast import Settings

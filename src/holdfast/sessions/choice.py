@@ -25,9 +25,9 @@ def default_store(runtime: Runtime) -> SessionStore:
     """Return the session store of *runtime*, the same at every call.
 
     Raises:
-        ConfigurationError: ``SESSION_STORE`` names a factory that is not there or gives no store,
-            or memory where several workers are to share it, or an encryption key is set and the
-            package for it is missing.
+        ConfigurationError: ``SESSION_STORE`` names a factory that is not there, fails or gives no
+            store, or memory where several workers are to share it, or an encryption key is set
+            and the package for it is missing.
     """
     return runtime.once("session_store", lambda: encrypted(_make(runtime), runtime.settings))
 
@@ -66,7 +66,7 @@ def named_factory(path: str) -> object:
     """Return what ``package.module:factory`` names.
 
     Raises:
-        ConfigurationError: there is no such thing.
+        ConfigurationError: there is no such thing, or its module cannot be imported.
     """
     module, _, name = path.partition(":")
     try:
@@ -82,15 +82,29 @@ def named_factory(path: str) -> object:
             f"HOLDFAST_SESSION_STORE={path}: {error}. Define it above the line that makes the "
             "sessions, or in a module of its own that does not import the application"
         ) from error
+    except Exception as error:
+        # Whatever a module raises while it is imported, this is where a person sees it.
+        raise _failed(path, "cannot be imported", error) from error
     return factory
 
 
 def _made_by(path: str, settings: Settings) -> SessionStore:
     factory = named_factory(path)
-    store = factory(settings) if callable(factory) else factory
+    try:
+        store = factory(settings) if callable(factory) else factory
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        # Servers would take it for an application without a lifespan, and fail each request.
+        raise _failed(path, "was called with the settings, and failed", error) from error
     if not isinstance(store, SessionStore):
         raise ConfigurationError(
             f"HOLDFAST_SESSION_STORE={path} must be a callable that takes the settings and returns "
             f"a SessionStore, and it gave {type(store).__name__}"
         )
     return store
+
+
+def _failed(path: str, how: str, error: Exception) -> ConfigurationError:
+    told = f"{type(error).__name__}: {error}"
+    return ConfigurationError(f"HOLDFAST_SESSION_STORE={path} {how}: {told}")
