@@ -90,7 +90,7 @@ async def completions(request: Request) -> Response:
             delta = {"index": 0, "delta": {"content": f"{word} "}, "finish_reason": None}
             chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "kelp"}
             yield f"data: {json.dumps({**chunk, 'choices': [delta]})}\n\n"
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.15)
         yield "data: [DONE]\n\n"
 
     return StreamingResponse(chunks(), media_type="text/event-stream")

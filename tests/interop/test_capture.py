@@ -183,8 +183,10 @@ def data_of(text: str) -> list[str]:
 
 
 def test_a_completion_of_openais_client_is_whole_and_can_be_read_again(
-    site: ServerProcess,
+    serve: Serve, redis: RedisServer, key_prefix: str
 ) -> None:
+    # There is a keep-alive between any two words.
+    site = served(serve, redis, key_prefix, HOLDFAST_STREAM_HEARTBEAT="0.05")
     with httpx2.Client() as web:
         web.get(f"{site.url}/login/ada")
         client = openai.OpenAI(base_url=f"{site.url}/v1", api_key="none", http_client=web)

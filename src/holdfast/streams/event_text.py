@@ -37,7 +37,8 @@ class Event:
 
 
 Passing = Event | str
-"""An event, or text that is none (a comment, a reconnection time), for who is there to read it."""
+"""An event, or text that is none to a page, for who is there to read it: comments, which have no
+blank line, and what a blank line ends without data."""
 
 
 class EventText:
@@ -50,7 +51,8 @@ class EventText:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._line: list[str] = []
         self._begun = self._after_return = False
-        self._aside: list[str] = []
+        self._comments: list[str] = []
+        self._others: list[str] = []
         self._data: list[str] = []
         self._kind = ""
         self._id: str | None = None
@@ -80,12 +82,10 @@ class EventText:
 
     def rest(self) -> bytes:
         """Return what no blank line has completed: no event to a browser, but text to others."""
-        lines = list(self._aside)
+        lines = list(self._comments)
         if self._id is not None:
             lines.append(f"id: {self._id}")
-        if self._kind:
-            lines.append(f"event: {self._kind}")
-        lines += [f"data: {line}" for line in self._data]
+        lines += [*self._others, *(f"data: {line}" for line in self._data)]
         left, _ = self._decoder.getstate()
         return "\n".join([*lines, "".join(self._line)]).encode() + left
 
@@ -93,12 +93,15 @@ class EventText:
         if line:
             self._field(line)
             return
-        if self._aside:
-            yield "\n".join(self._aside) + "\n\n"
+        if self._comments:
+            # Programs that keep the last id take each blank line after it for the end of an event.
+            yield "\n".join(self._comments) + "\n"
         if self._data:
             yield Event(self._kind or "message", "\n".join(self._data), self._id, self._retry)
             self._id = self._retry = None
-        self._kind, self._data, self._aside = "", [], []
+        elif self._others:
+            yield "\n".join(self._others) + "\n\n"
+        self._kind, self._data, self._comments, self._others = "", [], [], []
         self.pending = 0
 
     def _field(self, line: str) -> None:
@@ -108,10 +111,11 @@ class EventText:
             self._data.append(value)
         elif name == "event":
             self._kind = value
+            self._others.append(line)
         elif name == "id" and "\0" not in value:
             self._id = value
         elif name == "retry" and _DIGITS.fullmatch(value):
             self._retry = int(value)
-            self._aside.append(line)
+            self._others.append(line)
         elif not name:
-            self._aside.append(line)
+            self._comments.append(line)

@@ -290,7 +290,7 @@ async def test_who_comes_back_while_nobody_can_say_is_held(
         elsewhere = Browser(captured(feed, other))
         elsewhere.cookies = browser.cookies
         async with elsewhere.get(last=had) as again:
-            await until(lambda: ": waiting\n\n" in again.text, 20)
+            await until(lambda: ": waiting\n" in again.text, 20)
             assert events_of(again.text) == []
             fresh_redis.thaw()
             await until(lambda: events_of(again.text), 20)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 from holdfast.errors import HoldfastError
 from holdfast.streams import frames
 from holdfast.streams.capture.aside import Aside
-from holdfast.streams.capture.text import spell, spell_id, to_event
+from holdfast.streams.capture.text import spell, spell_comment, spell_id, to_event
 from holdfast.streams.doors.opening import Opening, decide, look
 from holdfast.streams.fanout.pulse import Pulse
 from holdfast.streams.frames import Frame
@@ -61,6 +61,7 @@ class Answer:
         self._subscription = subscription
         self._seal = seal
         self._own = own
+        self._placed = False
         self._send = send
         self._aside = aside or Aside()
         self._aside.listen(subscription.wake)
@@ -129,7 +130,7 @@ class Answer:
     async def _beat(self, text: str) -> None:
         # Between two pieces that are not recorded there may be an event that is not complete.
         if self._pulse.due and not (self._subscription.over or self._aside.broken):
-            await self._write(frames.comment(text))
+            await self._write(spell_comment(text))
 
     def _encode(self, due: Due) -> bytes:
         item = due.item
@@ -141,16 +142,19 @@ class Answer:
     def _spell(self, entry: Entry, cursor: str) -> bytes:
         run_id = self._subscription.run_id
         if entry.terminal:
-            # No event of the application's: the reader only learns that nothing follows.
+            # No event of the application's: the reader only learns that nothing follows. The id of
+            # the event before tells that too, and to some programs such a block is an event.
             self.ended_by = entry.type
-            sealed = self._seal.sign(run_id, cursor, self._own)
-            return b"" if self._aside.broken or not entry.kept else spell_id(sealed)
+            if self._placed or self._aside.broken or not entry.kept:
+                return b""
+            return spell_id(self._seal.sign(run_id, cursor, self._own))
         event = to_event(entry)
         if event.id is not None:
             self._own = event.id
         if not entry.kept:
             # It can be asked for by nobody: what it may have is the application's own id.
             return spell(event, event.id)
+        self._placed = True
         return spell(event, self._seal.sign(run_id, cursor, self._own))
 
     def _write(self, body: bytes) -> Awaitable[None]:

@@ -1,7 +1,7 @@
 """What goes past the log to the client that an application answers, while it is there.
 
-Comments and reconnection times, which no log keeps; and everything, where an answer can be recorded
-no further: what cannot be kept is still that client's.
+Comments, reconnection times and what has a type and no data, which no log keeps; and everything,
+where an answer can be recorded no further: what cannot be kept is still that client's.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Aside:
         self._wake = wake
 
     def is_due(self, cursor: Cursor) -> bool:
-        """Whether there is something to take for a reader at *cursor*."""
-        return bool(self._parts) and (not self.broken or self._has_all(cursor))
+        """Whether there is something to take for a reader at *cursor*, behind all events so far."""
+        return bool(self._parts) and self._has_all(cursor)
 
     def is_over(self, cursor: Cursor) -> bool:
         """Whether a reader at *cursor* gets nothing more, of what is not recorded any more."""

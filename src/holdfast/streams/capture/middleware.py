@@ -18,12 +18,12 @@ from holdfast.streams.capture.match import captures
 from holdfast.streams.capture.presence import Presence
 from holdfast.streams.capture.refresh import find_free
 from holdfast.streams.capture.register import Register
-from holdfast.streams.capture.resuming import Resuming, ended_well
+from holdfast.streams.capture.resuming import Resuming, end_of, open_at
 from holdfast.streams.capture.setup import Setup
 from holdfast.streams.cursor import Cursor
 from holdfast.streams.doors import sse
 from holdfast.streams.doors.asking import CAPTURED
-from holdfast.streams.doors.opening import Opening, decide, look
+from holdfast.streams.doors.opening import Opening, look
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,14 +122,15 @@ class _Request:
 
     async def _resume(self, place: Place, seal: Seal) -> bool:
         """Continue after *place*; False where the application is to be called."""
-        info = await look(self._setup.store, place.run_id)
-        opening = decide(info, place.cursor)
-        if opening is Opening.NOTHING_FOLLOWS and await ended_well(self._setup.store, info, place):
+        store = self._setup.store
+        info = await look(store, place.run_id)
+        opening = open_at(info, await end_of(store, info, place.run_id), place)
+        if opening is Opening.NOTHING_FOLLOWS:
             await sse.answer(opening)(self._scope, self._intake.receive, self._send)
             return True
         if opening not in {Opening.SERVE, Opening.UNDECIDED}:
             return False
-        presence = Presence(Register(self._setup.store, seal.register), place.run_id)
+        presence = Presence(Register(store, seal.register), place.run_id)
         await self._resuming.serve(seal, place, presence, decided=opening is Opening.SERVE)
         return True
 

@@ -10,6 +10,7 @@ from holdfast.streams.capture.ids import RUN, Seal, new_name
 from holdfast.streams.capture.match import later_headers, run_headers
 from holdfast.streams.cursor import Cursor
 from holdfast.streams.doors import sse
+from holdfast.streams.doors.opening import Opening, decide
 from holdfast.streams.fanout.pulse import listening
 from holdfast.streams.fanout.subscription import Subscription
 
@@ -21,27 +22,38 @@ if TYPE_CHECKING:
     from holdfast.streams.capture.presence import Presence
     from holdfast.streams.capture.register import Headers
     from holdfast.streams.capture.setup import Setup
-    from holdfast.streams.store import EventStore, RunInfo
+    from holdfast.streams.store import Entry, EventStore, RunInfo
 
 #: What ends a run whose answer is complete, as far as anybody wants it. The others broke off.
 WELL = frozenset({"workflow_complete", "run_stopped"})
 
 
-async def ended_well(store: EventStore, info: RunInfo | None, place: Place) -> bool:
-    """Whether a run of which nothing follows *place* was not broken off.
-
-    Of one that is no longer kept only the end is known: who has all of it is told that it is over.
-    """
-    pending = store.pending(place.run_id)
+async def end_of(store: EventStore, info: RunInfo | None, run_id: str) -> Entry | None:
+    """Return the event that ended a run; ``None``: none did, or it cannot be looked at now."""
+    pending = store.pending(run_id)
     if pending is not None and pending.ended:
-        return pending.entries[-1].type in WELL
+        return pending.entries[-1]
     if info is None or info.end is None:
-        return True
+        return None
     try:
-        found = await store.read(place.run_id, info.end, info.end, 1)
+        found = await store.read(run_id, info.end, info.end, 1)
     except RedisUnavailable:
-        return True
-    return not found or found[0].type in WELL
+        return None
+    return found[0] if found else None
+
+
+def open_at(info: RunInfo | None, end: Entry | None, place: Place) -> Opening:
+    """Judge a reader at *place*, by what is known of the run and by the event that ended it.
+
+    That event is none of the application's: who has all before it has all. Where the answer broke
+    off, it is as if there were no run. Of one that is no longer kept only the end is known: who has
+    all of it is told that it is over.
+    """
+    opening = decide(info, place.cursor)
+    if end is not None and place.cursor.reaches(end.producer, end.seq - 1, end.prev):
+        opening = Opening.NOTHING_FOLLOWS
+    broke_off = end is not None and end.type not in WELL
+    return Opening.ABSENT if opening is Opening.NOTHING_FOLLOWS and broke_off else opening
 
 
 class Resuming:

@@ -75,6 +75,14 @@ def spell_id(wire_id: str) -> bytes:
     return f"id: {wire_id}\n\n".encode()
 
 
+def spell_comment(text: str) -> bytes:
+    """Return a keep-alive: without a blank line, which some programs take for the end of an event.
+
+    Those that hold the last id say so of an event without data, as those of OpenAI and httpx-sse.
+    """
+    return f": {text}\n".encode() if text else b":\n"
+
+
 def _may_be_a_type(kind: str) -> bool:
     try:
         check_type(kind)
