@@ -312,3 +312,100 @@ def test_after_a_gap_a_passed_agent_goes_on_with_nothing_that_was_not_told() -> 
     frames += [found for frame in [*gone, *new] for found in encoder.encode("message", frame)]
     assert types(frames[:2]) == ["RUN_STARTED", "CUSTOM"]
     assert frames[2:] == new
+
+
+def after_a_gap(*frames: Any, before: tuple[Any, ...] = ()) -> list[Any]:
+    """What is told of *frames*, where events are gone between them and those *before*."""
+    encoder = AGUIEncoder("r", "t")
+    told: list[Any] = [found for frame in before for found in encoder.encode("message", frame)]
+    told += encoder.notice("holdfast.gap", {})
+    since = len(told)
+    told += [found for frame in frames for found in encoder.encode("message", frame)]
+    return told[since:]
+
+
+BEGUN: list[Any] = [
+    {"type": "TEXT_MESSAGE_START", "messageId": "m", "role": "assistant"},
+    {"type": "STEP_STARTED", "stepName": "plan"},
+    {"type": "TOOL_CALL_START", "toolCallId": "c", "toolCallName": "t"},
+]
+ENDED: list[Any] = [
+    {"type": "TEXT_MESSAGE_END", "messageId": "m"},
+    {"type": "STEP_FINISHED", "stepName": "plan"},
+    {"type": "TOOL_CALL_END", "toolCallId": "c"},
+]
+
+
+@pytest.mark.parametrize(("begun", "ended"), [*zip(BEGUN, ENDED, strict=True)])
+def test_what_begins_again_after_a_gap_is_ended_first(begun: Any, ended: Any) -> None:
+    assert after_a_gap(begun, ended, before=(STARTED, begun)) == [ended, begun, ended]
+    # It has ended, and that it began again is gone.
+    assert after_a_gap(ended, before=(STARTED, begun, ended)) == []
+
+
+def test_after_a_gap_a_subagent_is_within_one_that_was_told() -> None:
+    within = {"subagentRunId": "b", "parentSubagentRunId": "a"}
+    started: Any = {"type": "SUBAGENT_STARTED", "name": "writer"}
+    step: Any = {"stepName": "plan", "subagentRunId": "b"}
+    untold = after_a_gap(
+        {"type": "STEP_STARTED", "stepName": "plan"},
+        {"type": "STEP_FINISHED", **step},
+        {"type": "SUBAGENT_FINISHED", "subagentRunId": "b"},
+        {**started, "subagentRunId": "c", "parentSubagentRunId": "a"},
+    )
+    assert types(untold) == ["STEP_STARTED", "SUBAGENT_STARTED"]
+    assert untold[-1] == {**started, "subagentRunId": "c"}
+    told = {**started, "subagentRunId": "a"}
+    assert after_a_gap({**started, **within}, before=(told,)) == [{**started, **within}]
+    # A run that was begun anew, or an agent, may use a name again; a client refuses that.
+    assert after_a_gap(told, before=(told,)) == []
+
+
+def test_after_a_gap_a_chunk_is_of_something_that_was_told() -> None:
+    text: Any = {"type": "TEXT_MESSAGE_CHUNK", "delta": "kelp"}
+    call: Any = {"type": "TOOL_CALL_CHUNK", "toolCallId": "c", "delta": "{}"}
+    named = [{**text, "messageId": "m"}, {**call, "toolCallName": "t"}]
+    assert after_a_gap(text, call, before=(STARTED, *named, text)) == []
+    assert after_a_gap(named[0], text, named[1], call) == [named[0], text, named[1], call]
+    assert after_a_gap(named[1], {**call, "toolCallId": "d"}) == named[1:]
+
+
+def test_after_a_gap_a_call_is_told_whole() -> None:
+    encoder = AGUIEncoder("r", "t")
+    gap = [*encoder.notice("holdfast.gap", {})]
+    call = {"call": "c", "tool": "t"}
+    told: list[Any] = [*gap, *encoder.encode("tool_call_delta", {**call, "text": '":1}'})]
+    told += encoder.encode("tool_call", {**call, "arguments": {"a": 1}})
+    check(told)
+    assert [frame["delta"] for frame in told if "delta" in frame] == ['{"a":1}']
+
+
+def test_an_agent_may_speak_the_protocol_and_events_of_a_run_in_turn() -> None:
+    def passed(kind: str, **names: str) -> tuple[str, Any]:
+        return "message", {"type": kind, **names}
+
+    message, call = {"messageId": "m"}, {"toolCallId": "c"}
+    frames = spelled(
+        passed("TEXT_MESSAGE_START", **message, role="assistant"),
+        ("token", {"text": "It ", "message": "m"}),
+        passed("TEXT_MESSAGE_CONTENT", **message, delta="holds."),
+        ("model_finished", {"message": "m"}),
+        passed("TEXT_MESSAGE_END", **message),
+        passed("TOOL_CALL_START", **call, toolCallName="t"),
+        ("tool_call_delta", {"call": "c", "tool": "t", "text": "{}"}),
+        ("tool_call", {"call": "c", "tool": "t", "arguments": {}}),
+        passed("TOOL_CALL_END", **call),
+        ("node_started", {"node": "plan", "id": "1"}),
+        passed("STEP_STARTED", stepName="plan"),
+        passed("STEP_FINISHED", stepName="plan"),
+        ("node_output", {"node": "plan", "id": "1", "output": 1}),
+        ("token", {"text": "It ", "message": "n"}),
+        passed("TEXT_MESSAGE_CHUNK", messageId="n", delta="floats."),
+        COMPLETE,
+    )
+    assert types(frames)[1:-1] == [
+        *("TEXT_MESSAGE_START", "TEXT_MESSAGE_CONTENT", "TEXT_MESSAGE_CONTENT", "TEXT_MESSAGE_END"),
+        *("TOOL_CALL_START", "TOOL_CALL_ARGS", "TOOL_CALL_END"),
+        *("STEP_STARTED", "STEP_FINISHED", "STEP_STARTED", "STEP_FINISHED", "CUSTOM"),
+        *("TEXT_MESSAGE_START", "TEXT_MESSAGE_CONTENT", "TEXT_MESSAGE_END", "TEXT_MESSAGE_CHUNK"),
+    ]

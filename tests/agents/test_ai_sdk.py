@@ -164,13 +164,29 @@ def test_after_a_gap_a_passed_agent_goes_on_with_nothing_that_was_not_told() -> 
         {"type": "text-end", "id": "1"},
         {"type": "tool-input-delta", "toolCallId": "c", "inputTextDelta": "{}"},
         {"type": "tool-output-available", "toolCallId": "c", "output": 1},
+        {"type": "tool-approval-request", "approvalId": "a", "toolCallId": "c"},
+        {"type": "tool-approval-response", "approvalId": "a", "approved": True},
     ]
     new: list[Any] = [
         {"type": "text-start", "id": "2"},
         {"type": "text-delta", "id": "2", "delta": "holds"},
         {"type": "tool-input-available", "toolCallId": "d", "toolName": "t", "input": {}},
+        {"type": "tool-approval-request", "approvalId": "b", "toolCallId": "d"},
+        {"type": "tool-approval-response", "approvalId": "b", "approved": True},
         {"type": "tool-output-available", "toolCallId": "d", "output": 1},
     ]
     frames: list[Any] = [*encoder.notice("holdfast.gap", {})]
     frames += [found for frame in [*gone, *new] for found in encoder.encode("message", frame)]
     assert frames[2:] == new
+
+
+def test_after_a_gap_a_part_that_had_ended_is_not_gone_on_with() -> None:
+    encoder = UIMessageEncoder("r")
+    told: list[Any] = [{"type": "text-start", "id": "0"}, {"type": "text-end", "id": "0"}]
+    frames = [found for frame in told for found in encoder.encode("message", frame)]
+    frames += encoder.notice("holdfast.gap", {})
+    # The next step names its parts alike, and its first chunk is gone.
+    frames += encoder.encode("message", {"type": "text-delta", "id": "0", "delta": "kelp"})
+    frames += encoder.encode("message", told[1])
+    assert frames[1:3] == told
+    assert len(frames) == 4

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
-from holdfast.agents.wire import KINDS, Encoder, Speller, WireResponse, as_text, error_text, text_of
+from holdfast.agents.ag_ui_passing import Passing
+from holdfast.agents.wire import KINDS, Encoder, WireResponse, as_text, error_text, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -26,55 +27,6 @@ _USAGE = {
 }
 _MAX_COUNT = 2**31
 """Of one answer, so that the sum of a run is one that JSON numbers carry."""
-_ENDS = {"RUN_FINISHED", "RUN_ERROR"}
-_CLOSED_BY = {
-    "TEXT_MESSAGE_START": ("TEXT_MESSAGE_END", "messageId"),
-    "REASONING_MESSAGE_START": ("REASONING_MESSAGE_END", "messageId"),
-    "REASONING_START": ("REASONING_END", "messageId"),
-    "TOOL_CALL_START": ("TOOL_CALL_END", "toolCallId"),
-    "STEP_STARTED": ("STEP_FINISHED", "stepName"),
-    "SUBAGENT_STARTED": ("SUBAGENT_ERROR", "subagentRunId"),
-}
-_CLOSES = {**dict(_CLOSED_BY.values()), "SUBAGENT_FINISHED": "subagentRunId"}
-_BEGINS = {begun: (begun, name) for begun, (_, name) in _CLOSED_BY.items()}
-_GOES_ON = {
-    **{closed_by: _BEGINS[begun] for begun, (closed_by, _) in _CLOSED_BY.items()},
-    "TEXT_MESSAGE_CONTENT": _BEGINS["TEXT_MESSAGE_START"],
-    "REASONING_MESSAGE_CONTENT": _BEGINS["REASONING_MESSAGE_START"],
-    "TOOL_CALL_ARGS": _BEGINS["TOOL_CALL_START"],
-    "SUBAGENT_FINISHED": _BEGINS["SUBAGENT_STARTED"],
-}
-_TYPES = _ENDS | {
-    "ACTIVITY_DELTA",
-    "ACTIVITY_SNAPSHOT",
-    "CUSTOM",
-    "MESSAGES_SNAPSHOT",
-    "RAW",
-    "REASONING_ENCRYPTED_VALUE",
-    "REASONING_END",
-    "REASONING_MESSAGE_CHUNK",
-    "REASONING_MESSAGE_CONTENT",
-    "REASONING_MESSAGE_END",
-    "REASONING_MESSAGE_START",
-    "REASONING_START",
-    "RUN_STARTED",
-    "STATE_DELTA",
-    "STATE_SNAPSHOT",
-    "STEP_FINISHED",
-    "STEP_STARTED",
-    "SUBAGENT_ERROR",
-    "SUBAGENT_FINISHED",
-    "SUBAGENT_STARTED",
-    "TEXT_MESSAGE_CHUNK",
-    "TEXT_MESSAGE_CONTENT",
-    "TEXT_MESSAGE_END",
-    "TEXT_MESSAGE_START",
-    "TOOL_CALL_ARGS",
-    "TOOL_CALL_CHUNK",
-    "TOOL_CALL_END",
-    "TOOL_CALL_RESULT",
-    "TOOL_CALL_START",
-}
 
 
 class AGUIResponse(WireResponse):
@@ -111,55 +63,21 @@ class AGUIResponse(WireResponse):
         return AGUIEncoder(self.run_id, self._thread_id)
 
 
-class AGUIEncoder(Speller):
+class AGUIEncoder(Passing):
     """Spells the events of one run as frames of AG-UI."""
 
     kinds = KINDS | {"interrupt", "model_started", "state"}
-    begins = _BEGINS
-    goes_on = _GOES_ON
 
     def __init__(self, run_id: str, thread_id: str) -> None:
         super().__init__()
         self._names = {"threadId": thread_id, "runId": run_id}
-        self._texts: set[str] = set()
         self._reasoning: dict[str, str] = {}
         self._spans = 0
-        self._calls: dict[str, bool] = {}
         self._tools: dict[str, tuple[str, Any]] = {}
         self._steps: dict[str, str] = {}
-        self._passed: dict[tuple[str, str, str | None], Frame] = {}
         self._interrupts: list[Frame] = []
         self._models: dict[str, str] = {}
         self._used: dict[str, Counter[str]] = {}
-
-    def _speaks(self, data: Frame) -> bool:
-        return str(data.get("type")) in _TYPES
-
-    def _pass(self, frame: Frame) -> Iterator[Frame]:
-        kind = frame["type"]
-        if kind == "RUN_STARTED":
-            if self._begun:
-                return  # a client takes a second one for an error
-            self._begun = True
-        yield from self._beginning()
-        self._note(frame)
-        self.done = kind in _ENDS
-        if self.done:
-            yield from self._close_all()
-        yield frame
-
-    def _note(self, frame: Frame) -> None:
-        """Keep what closes a frame that is passed on: a stop may come before its agent says so."""
-        kind = frame["type"]
-        if kind in _CLOSED_BY:
-            closed_by, name = _CLOSED_BY[kind]
-            names = {each: frame[each] for each in (name, "subagentRunId") if frame.get(each)}
-            if closed_by == "SUBAGENT_ERROR":
-                names["message"] = "it did not finish"
-            self._passed[_thing(closed_by, name, frame)] = {"type": closed_by, **names}
-        elif kind in _CLOSES:
-            closed_by = "SUBAGENT_ERROR" if kind == "SUBAGENT_FINISHED" else kind
-            self._passed.pop(_thing(closed_by, _CLOSES[kind], frame), None)
 
     def _start(self) -> Frame:
         return {"type": "RUN_STARTED", **self._names, "protocolVersion": PROTOCOL_VERSION}
@@ -175,8 +93,7 @@ class AGUIEncoder(Speller):
             return None
         message = self._message(data)
         frames = [*self._end_reasoning(message)]
-        if message not in self._texts:
-            self._texts.add(message)
+        if not self._is_open("TEXT_MESSAGE_START", message):
             frames.append({"type": "TEXT_MESSAGE_START", "messageId": message, "role": "assistant"})
         if text:
             frames.append({"type": "TEXT_MESSAGE_CONTENT", "messageId": message, "delta": text})
@@ -225,19 +142,21 @@ class AGUIEncoder(Speller):
             yield {"type": "REASONING_END", "messageId": span}
 
     def _end_text(self, message: str) -> Iterator[Frame]:
-        if message in self._texts:
-            self._texts.discard(message)
+        if self._is_open("TEXT_MESSAGE_START", message):
             yield {"type": "TEXT_MESSAGE_END", "messageId": message}
 
     # -- tools
 
     def _tool_call_delta(self, data: Frame) -> Iterable[Frame] | None:
         text = text_of(data)
-        if text is None:
-            return None
-        call = str(data.get("call"))
-        arguments = {"type": "TOOL_CALL_ARGS", "toolCallId": call, "delta": text}
-        return [*self._announce(call, data), *([arguments] if self._calls.get(call) else [])]
+        return None if text is None else self._arguments(str(data.get("call")), text, data)
+
+    def _arguments(self, call: str, text: str, data: Frame) -> Iterator[Frame]:
+        if self._gone and call not in self._calls:
+            return  # pieces before it may be gone; the whole call says all of them
+        yield from self._announce(call, data)
+        if self._is_open("TOOL_CALL_START", call):
+            yield {"type": "TOOL_CALL_ARGS", "toolCallId": call, "delta": text}
 
     def _tool_call(self, data: Frame) -> Iterable[Frame]:
         call = str(data.get("call"))
@@ -279,15 +198,13 @@ class AGUIEncoder(Speller):
     def _announce(self, call: str, data: Frame) -> Iterator[Frame]:
         if call in self._calls:
             return
-        self._calls[call] = True
         start = {"toolCallId": call, "toolCallName": str(data.get("tool"))}
         parent = {"parentMessageId": str(data["message"])} if data.get("message") else {}
         yield from self._end_reasoning(self._message(data))
         yield {"type": "TOOL_CALL_START", **start, **parent}
 
     def _end_call(self, call: str) -> Iterator[Frame]:
-        if self._calls.get(call):
-            self._calls[call] = False
+        if self._is_open("TOOL_CALL_START", call):
             yield {"type": "TOOL_CALL_END", "toolCallId": call}
 
     # -- nodes and state
@@ -296,7 +213,7 @@ class AGUIEncoder(Speller):
         node, key = str(data.get("node")), str(data.get("id") or data.get("node"))
         # A name may be open once only, and a graph may run a node beside itself.
         name, number = node, 1
-        while name in self._steps.values():
+        while self._is_open("STEP_STARTED", name):
             number += 1
             name = f"{node} ({number})"
         yield from self._end_step(key)
@@ -313,7 +230,7 @@ class AGUIEncoder(Speller):
 
     def _end_step(self, key: str) -> Iterator[Frame]:
         name = self._steps.pop(key, None)
-        if name is not None:
+        if name is not None and self._is_open("STEP_STARTED", name):
             yield {"type": "STEP_FINISHED", "stepName": name}
 
     def _state(self, data: Frame) -> Iterable[Frame]:
@@ -361,24 +278,6 @@ class AGUIEncoder(Speller):
             last["usage"] = used
         yield from self._close_all()
         yield last
-
-    def _close_all(self) -> Iterator[Frame]:
-        """Close what is open: within others first what was opened last."""
-        yield from reversed(self._passed.values())
-        for message in [*self._reasoning]:
-            yield from self._end_reasoning(message)
-        for message in sorted(self._texts):
-            yield from self._end_text(message)
-        for call in [*self._calls]:
-            yield from self._end_call(call)
-        for key in [*self._steps]:
-            yield from self._end_step(key)
-
-
-def _thing(closed_by: str, name: str, frame: Frame) -> tuple[str, str, str | None]:
-    """Name what is open: a step by its subagent too, everything else by an id of its own."""
-    within = frame.get("subagentRunId") if name == "stepName" else None
-    return closed_by, str(frame.get(name)), within and str(within)
 
 
 def _is_count(value: Any) -> bool:

@@ -48,13 +48,15 @@ _TYPES = _ENDS | {
     "tool-output-error",
 }
 
-_TEXT, _REASONING, _CALL = ("text", "id"), ("reasoning", "id"), ("call", "toolCallId")
+_TEXT, _REASONING = ("text", "id"), ("reasoning", "id")
+_CALL, _APPROVAL = ("call", "toolCallId"), ("approval", "approvalId")
 _BEGINS = {
     "text-start": _TEXT,
     "reasoning-start": _REASONING,
     "tool-input-start": _CALL,
     "tool-input-available": _CALL,
     "tool-input-error": _CALL,
+    "tool-approval-request": _APPROVAL,
 }
 _GOES_ON = {
     "text-delta": _TEXT,
@@ -63,6 +65,7 @@ _GOES_ON = {
     "reasoning-end": _REASONING,
     "tool-input-delta": _CALL,
     "tool-approval-request": _CALL,
+    "tool-approval-response": _APPROVAL,
     "tool-output-available": _CALL,
     "tool-output-denied": _CALL,
     "tool-output-error": _CALL,
@@ -96,6 +99,7 @@ class UIMessageEncoder(Speller):
     kinds = KINDS
     begins = _BEGINS
     goes_on = _GOES_ON
+    ends = frozenset({"text-end", "reasoning-end"})
 
     def __init__(self, run_id: str) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ from holdfast import EventStore, RunResponse
 from holdfast.errors import InvalidEvent, RedisUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
     from types import EllipsisType
 
     from starlette.background import BackgroundTask
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 Frame = dict[str, Any]
 """One frame of the format, which becomes a line of ``data``."""
+
+Thing = tuple[str, str, str | None]
+"""What is open for a client: what it is, its name, and within what the name is its own."""
 
 KINDS = frozenset(
     {
@@ -85,16 +88,30 @@ class Speller(ABC):
     begins: ClassVar[Mapping[str, tuple[str, str]]]
     """Frames of the format that begin something: what, and the field that names it."""
     goes_on: ClassVar[Mapping[str, tuple[str, str]]]
-    """Frames that a client refuses where what they go on with has not begun."""
+    """Frames that a client refuses where what they go on with is not open."""
+    ends: ClassVar[Collection[str]]
+    """Those of them that end it."""
 
     def __init__(self) -> None:
         self.done = False
         self._begun = False
         self._gone = False
-        self._told: set[tuple[str, str]] = set()
+        self._open: dict[Thing, Frame] = {}
 
     def encode(self, kind: str, data: Any) -> Iterator[Frame | str]:
         """Yield the frames of one event."""
+        for frame in self._spelled(kind, data):
+            if isinstance(frame, dict):
+                self._note(frame)
+            yield frame
+
+    def notice(self, kind: str, data: dict[str, Any]) -> Iterator[Frame]:
+        """Yield what says that events are gone."""
+        self._gone = True
+        yield from self._beginning()
+        yield self._other(kind, data)
+
+    def _spelled(self, kind: str, data: Any) -> Iterator[Frame | str]:
         if kind == "message" and isinstance(data, dict) and self._speaks(data):
             if self._follows(data):
                 yield from self._pass(data)
@@ -104,22 +121,24 @@ class Speller(ABC):
         found = None if parts is None else getattr(self, f"_{kind}")(parts)
         yield from [self._other(kind, data)] if found is None else found
 
-    def notice(self, kind: str, data: dict[str, Any]) -> Iterator[Frame]:
-        """Yield what says that events are gone."""
-        self._gone = True
-        yield from self._beginning()
-        yield self._other(kind, data)
+    def _note(self, frame: Frame) -> None:
+        """Keep what is open for the client, whoever has begun it: the run's agent, or we for it."""
+        kind = frame["type"]
+        if kind in self.begins:
+            self._open[self._thing(*self.begins[kind], frame)] = frame
+        elif kind in self.ends:
+            self._open.pop(self._thing(*self.goes_on[kind], frame), None)
 
     def _follows(self, frame: Frame) -> bool:
         """Whether a client takes *frame*: where events are gone, so may be what it goes on with."""
         kind = frame["type"]
-        if kind in self.begins:
-            what, name = self.begins[kind]
-            self._told.add((what, str(frame.get(name))))
-        if not self._gone or kind not in self.goes_on:
+        if kind not in self.goes_on or self._thing(*self.goes_on[kind], frame) in self._open:
             return True
-        what, name = self.goes_on[kind]
-        return (what, str(frame.get(name))) in self._told
+        return not self._gone and kind not in self.ends
+
+    def _thing(self, what: str, name: str, frame: Frame) -> Thing:
+        """Name what a frame begins, goes on with or ends."""
+        return what, str(frame.get(name)), None
 
     def _beginning(self) -> Iterator[Frame]:
         if not self._begun:
