@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from asgiref.sync import sync_to_async
+from django.conf import settings as django_settings
 from django.contrib.sessions.backends.base import CreateError, SessionBase, UpdateError
 from django.contrib.sessions.middleware import SessionMiddleware as _DjangoMiddleware
 from django.http import HttpResponse
@@ -20,7 +21,7 @@ from django.utils import timezone
 from holdfast import signals
 from holdfast.errors import CorruptData, SessionUnavailable
 from holdfast.frameworks.django import engine, register_checks
-from holdfast.sessions.cookie import new_credential
+from holdfast.sessions.cookie import NoCredential, Presented, candidates, new_credential
 from holdfast.sessions.doors.conversation import UNREACHABLE
 from holdfast.sessions.doors.wsgi import connection_of
 from holdfast.sessions.events import SessionCreated, SessionDestroyed, SessionRotated
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 
     from django.http import HttpRequest
 
-    from holdfast.sessions.cookie import Credential, Presented
+    from holdfast.sessions.cookie import Credential
+    from holdfast.sessions.events import RotationCause
 
 __all__ = ["SessionMiddleware", "SessionStore"]
 
@@ -72,9 +74,14 @@ class SessionStore(SessionBase):  # type: ignore[misc]
     def __init__(self, session_key: str | None = None) -> None:
         #: Whether the store could not be reached.
         self.refused = False
+        #: Whether the secret was replaced a moment ago, so that the browser has a newer cookie.
+        self.superseded = False
         #: As an ASGI scope has it, for the index of a user's sessions; the middleware sets it.
         self.connection: Mapping[str, Any] | None = None
         self._ended = False
+        self._renewed = False
+        #: What the store is known to have accepted.
+        self._held: Credential | None = None
         self._ledger: Ledger | None = None
         self._user: str | None = None
         self._verified: tuple[str, Presented | None] = "", None
@@ -94,11 +101,11 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         found, data = (None, {}) if presented is None else self._found(presented)
         if presented is None or not isinstance(found, Record):
             if found is not Missing.SUPERSEDED:
-                # The browser has a newer secret by now, and must not be told to drop its cookie.
+                # Else what is written is refused at the save, and begins no other session.
                 self._session_key = None
             self._keep({}, {})
             return {}
-        stored = dict(found.fields)
+        self._held, stored = presented.credential, dict(found.fields)
         if found.degraded == "stale":
             for key in engine().setup.terms.fresh_keys:
                 data.pop(key, None)
@@ -143,9 +150,12 @@ class SessionStore(SessionBase):  # type: ignore[misc]
                 self._session_key = engine().setup.signer.sign(presented.credential)
 
     def delete(self, session_key: str | None = None) -> None:
-        """End the session of *session_key*, this one by default; it cannot come back."""
+        """End the session of *session_key*, this one by default; it cannot come back.
+
+        A key whose secret has been replaced ends nothing.
+        """
         presented = self._presented(session_key or self.session_key)
-        if presented is None:
+        if presented is None or not self._may_end(presented):
             return
         id_hash = presented.credential.key.id_hash
         self._ask(engine().setup.store.delete(id_hash))
@@ -155,22 +165,11 @@ class SessionStore(SessionBase):  # type: ignore[misc]
 
     def cycle_key(self) -> None:
         """Give the session a new secret and kill the old one, in one step with what was changed."""
-        data = self._get_session()
+        self._get_session()
         presented = self._presented(self.session_key)
-        if presented is None:
-            self.create()
-            return
-        setup, new = engine().setup, presented.credential.rotated()
-        rotation = Rotation(new.key.secret_hash, max_age=engine().lifetime)
-        outcome = self._write(presented.credential, data, self.get_expiry_age(), rotation)
-        if outcome in {Outcome.GONE, Outcome.DESTROYED}:
+        if presented is None or not self._rotate(presented.credential, "regenerated"):
             # Ended meanwhile, or emptied: what this visitor has goes on in a session of its own.
             self.create()
-            return
-        self._session_key = setup.signer.sign(new)
-        self.modified = True
-        event = SessionRotated(id_hash=new.key.id_hash, user=self._user, reason="regenerated")
-        setup.tidings.tell(event, secret_hash=new.key.secret_hash)
 
     async def acycle_key(self) -> None:
         """See :meth:`cycle_key`."""
@@ -181,6 +180,50 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         """Nothing: the store lets go of what has expired by itself."""
 
     # --- our side -------------------------------------------------------------------------------
+
+    def renew_for_another_user(self) -> None:
+        """Give the session a new secret if its user has changed, unless it has one already.
+
+        The old one may be known to others (session fixation, CWE-384). :class:`SessionMiddleware`
+        calls it before a save, for who logs in without ``login()``.
+        """
+        if not self.modified or self._renewed:
+            return
+        data = self._get_session()
+        presented = self._presented(self.session_key)
+        if presented is not None and data and engine().setup.terms.user_of(data) != self._user:
+            self._rotate(presented.credential, "user changed")
+
+    def _rotate(self, credential: Credential, reason: RotationCause) -> bool:
+        """Write what was changed with a new secret; false where there is no session to write to."""
+        data = self._get_session()
+        self._read()
+        setup, new = engine().setup, credential.rotated()
+        # Whoever was logged in is not any more, also where the answer is lost.
+        final = self._user is not None and setup.terms.user_of(data) != self._user
+        rotation = Rotation(new.key.secret_hash, max_age=engine().lifetime, final=final)
+        outcome = self._write(credential, data, self.get_expiry_age(), rotation)
+        if outcome in {Outcome.GONE, Outcome.DESTROYED}:
+            return False
+        self._session_key = setup.signer.sign(new)
+        self._held, self._renewed, self.modified = new, True, True
+        event = SessionRotated(id_hash=new.key.id_hash, user=self._user, reason=reason)
+        setup.tidings.tell(event, secret_hash=new.key.secret_hash)
+        return True
+
+    def _may_end(self, presented: Presented) -> bool:
+        if presented.credential == self._held:
+            return True
+        try:
+            return isinstance(self._found(presented)[0], Record)
+        except SessionUnavailable:
+            # Unseen it may: to end a session takes no more than its id, which the cookie proves.
+            return True
+
+    def _read(self) -> None:
+        if self._ledger is None:
+            # It was cleared without being read: what is to go has to be known.
+            self.load()
 
     def _presented(self, session_key: str | None) -> Presented | None:
         if not session_key or not session_key.isascii():
@@ -197,6 +240,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
             loading = setup.store.load(key, idle_timeout=setup.terms.idle_timeout)
             told = observed.asked(key.id_hash, loading) if signals.observers else loading
             found = self._ask(told)
+            self.superseded = self.superseded or found is Missing.SUPERSEDED
             if not isinstance(found, Record):
                 return found, {}
             data, _ = setup.decoder.decode(key.id_hash, found.fields)
@@ -236,6 +280,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         )
         if self._written(credential, creating) is not Outcome.DONE:
             raise CreateError
+        self._held, self._renewed = credential, True
         self._settle(fields, (), user)
         setup.tidings.tell(SessionCreated(id_hash=credential.key.id_hash, user=user))
 
@@ -255,9 +300,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
     ) -> Outcome:
         """Write what *data* has that the store has not, and note it."""
         setup, id_hash = engine().setup, credential.key.id_hash
-        if self._ledger is None:
-            # It was cleared without being read: what is to go has to be known.
-            self.load()
+        self._read()
         changed, removed = self._difference(data)
         before, user = self._user, setup.terms.user_of(data)
         if user != before:
@@ -321,8 +364,10 @@ class SessionMiddleware(_DjangoMiddleware):  # type: ignore[misc]
 
     def process_request(self, request: HttpRequest) -> HttpResponse | None:
         """Give the request its session, unless nothing may be served."""
+        connection = connection_of(request.META)
+        _leave_ours(request.COOKIES, connection["headers"])
         super().process_request(request)
-        request.session.connection = connection_of(request.META)
+        request.session.connection = connection
         return None if engine().may_serve(request.META) else _unreachable()
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
@@ -336,9 +381,40 @@ class SessionMiddleware(_DjangoMiddleware):  # type: ignore[misc]
             # Raised outside of the view, where Django has made 500 of it.
             return _unreachable()
         try:
+            _prepare(request, response)
             return super().process_response(request, response)
         except SessionUnavailable as error:
             return _unreachable(error)
+
+
+def _prepare(request: HttpRequest, response: HttpResponse) -> None:
+    """Do what Django's sessions do not, before it saves that of *request*."""
+    session = getattr(request, "session", None)
+    if not isinstance(session, SessionStore):
+        return
+    # Of any other answer nothing is saved.
+    if response.status_code < 500:
+        session.renew_for_another_user()
+    if session.superseded:
+        # Django removes the cookie of who has logged out: here the browser has another.
+        request.COOKIES.pop(django_settings.SESSION_COOKIE_NAME, None)
+
+
+def _leave_ours(cookies: dict[str, str], headers: list[tuple[bytes, bytes]]) -> None:
+    """Leave in *cookies*, where several have the session's name, the one that is ours.
+
+    Django takes the last, whoever set it; and where that names no session, ours is removed.
+    """
+    name = django_settings.SESSION_COOKIE_NAME
+    raw = name.encode("latin-1")
+    if len(candidates(headers, raw)) < 2:
+        return
+    answer = engine().door.answer_of(headers, raw)
+    if isinstance(answer, Presented):
+        cookies[name] = engine().setup.signer.sign(answer.credential)
+    elif answer is NoCredential.AMBIGUOUS:
+        # As if there were none: without ours the browser would be left with the other.
+        cookies.pop(name, None)
 
 
 def _unreachable(error: Exception | None = None) -> HttpResponse:

@@ -10,8 +10,11 @@ import os
 import re
 import time
 import unittest
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from http.cookies import SimpleCookie
+from typing import TYPE_CHECKING, Any
 
 import django
 import pytest
@@ -52,14 +55,39 @@ from holdfast.frameworks.django import engine  # noqa: E402
 from holdfast.sessions.cookie import CookieSigner, Credential, new_credential  # noqa: E402
 from holdfast.sessions.store import Change, Record  # noqa: E402
 from holdfast.sessions.stores.sync import driven  # noqa: E402
-from holdfast.testing import FrozenClock  # noqa: E402
+from holdfast.testing import FaultyStore, FrozenClock  # noqa: E402
 from holdfast.wrapping.around import around_asgi, around_wsgi, bridged  # noqa: E402
 from holdfast.wrapping.located import sessions_inside  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from werkzeug.test import TestResponse
 
 
 def count(request: HttpRequest) -> JsonResponse:
     request.session["seen"] = request.session.get("seen", 0) + 1
     return JsonResponse({"seen": request.session["seen"]})
+
+
+def put(request: HttpRequest) -> HttpResponse:
+    for key, value in request.GET.items():
+        request.session[key] = value
+    return HttpResponse()
+
+
+def cycle(request: HttpRequest) -> HttpResponse:
+    request.session.cycle_key()
+    return put(request)
+
+
+def flush(request: HttpRequest) -> HttpResponse:
+    request.session.flush()
+    return HttpResponse()
+
+
+def show(request: HttpRequest) -> JsonResponse:
+    return JsonResponse(dict(request.session.items()))
 
 
 def fail(request: HttpRequest) -> HttpResponse:
@@ -72,7 +100,30 @@ async def remembering(connection: Any, run_id: str, action: str) -> bool:
     return True
 
 
-urlpatterns = [path("count", count), path("fail", fail)]
+views = {"count": count, "set": put, "cycle": cycle, "flush": flush, "show": show, "fail": fail}
+urlpatterns = [path(name, view) for name, view in views.items()]
+
+
+def asked(at: str, *cookies: str) -> TestResponse:
+    """Return the answer to a request with *cookies*, in this order, all of the session's name."""
+    header = "; ".join(f"sessionid={each}" for each in cookies)
+    return WSGIClient(WSGIHandler(), use_cookies=False).get(at, headers={"cookie": header})
+
+
+def given(answer: TestResponse) -> str:
+    """Return the session's cookie that an answer sets."""
+    return SimpleCookie(answer.headers["set-cookie"])["sessionid"].value
+
+
+@contextmanager
+def faults(store: FaultyStore) -> Iterator[None]:
+    """Have sessions kept by *store*."""
+    door = engine().door
+    before, door.setup = door.setup, replace(door.setup, store=store)
+    try:
+        yield
+    finally:
+        door.setup = before
 
 
 def stored(**data: Any) -> SessionStore:
@@ -115,6 +166,24 @@ class Sessions(SimpleTestCase):  # type: ignore[misc]
         # The browser has the newer cookie by now: this one is not told to drop it.
         assert late.session_key == old
         assert again(session)["cart"] == 3
+
+    def test_a_key_that_was_replaced_ends_nothing(self) -> None:
+        session = stored(cart=3)
+        old = session.session_key
+        session.cycle_key()
+        for ended in (SessionStore(old).flush, lambda: SessionStore().delete(old)):
+            ended()
+            assert again(session)["cart"] == 3
+        again(session).flush()
+        assert not session.exists(session.session_key)
+
+    def test_a_session_that_cannot_be_seen_is_ended_all_the_same(self) -> None:
+        session = stored(cart=3)
+        store = FaultyStore(engine().setup.store)
+        with faults(store):
+            store.fail("load")
+            again(session).flush()
+        assert not session.exists(session.session_key)
 
     def test_what_was_ended_stays_ended(self) -> None:
         session = stored(a=1)
@@ -292,6 +361,53 @@ class Requests(SimpleTestCase):  # type: ignore[misc]
         assert [client.get("/count").json()["seen"] for _ in range(3)] == [1, 2, 3]
         assert client.session.session_key == client.cookies["sessionid"].value
         assert client.get("/count")["Vary"] == "Cookie"
+
+    def test_of_two_cookies_of_its_name_the_one_that_is_ours_is_read(self) -> None:
+        ours = stored(seen=7).session_key
+        for seen, cookies in ((8, (ours, "anothers")), (9, ("anothers", ours))):
+            assert "set-cookie" not in asked("/show", *cookies).headers
+            answer = asked("/count", *cookies)
+            assert answer.json == {"seen": seen}
+            assert given(answer) == ours
+
+    def test_of_two_cookies_that_are_both_ours_none_is_believed_or_removed(self) -> None:
+        ada, eve = (stored(user_id=name).session_key for name in ("ada", "eve"))
+        for cookies in ((ada, eve), (eve, ada)):
+            with self.assertLogs("holdfast.sessions", "WARNING") as logs:
+                answer = asked("/show", *cookies)
+            assert answer.json == {}
+            assert "set-cookie" not in answer.headers
+            assert "two different session cookies" in logs.output[0]
+        assert asked("/show", ada).json == {"user_id": "ada"}
+
+    def test_who_logs_in_by_the_key_alone_has_a_new_cookie(self) -> None:
+        told: list[str] = []
+        stop = on_session_event(
+            lambda event: told.append(f"{event.name} {getattr(event, 'reason', '')}")
+        )
+        try:
+            old = stored(cart="tea").session_key
+            new = given(asked("/set?user_id=ada", old))
+            assert asked("/show", old).json == {}
+            assert asked("/show", new).json == {"cart": "tea", "user_id": "ada"}
+            assert given(asked("/set?user_id=ada&cart=milk", new)) == new
+            # Django's own login() has seen to it.
+            asked("/cycle?user_id=eve", stored(cart="tea").session_key)
+        finally:
+            stop()
+        assert told == ["created ", "rotated user changed", "created ", "rotated regenerated"]
+
+    def test_whose_cookie_is_older_than_his_browsers_begins_and_removes_nothing(self) -> None:
+        session = stored(cart="tea")
+        old = session.session_key
+        session.cycle_key()
+        assert "set-cookie" not in asked("/flush", old).headers
+        with self.assertLogs("django", "WARNING"):
+            assert asked("/set?user_id=eve", old).status_code == 400
+        assert dict(again(session).items()) == {"cart": "tea"}
+
+    def test_a_header_that_a_test_gives_is_any_text(self) -> None:
+        assert Client().get("/count", HTTP_USER_AGENT="日本").json() == {"seen": 1}
 
     def test_a_capture_around_django_knows_its_sessions(self) -> None:
         handler = WSGIHandler()

@@ -37,10 +37,13 @@ from holdfast.sessions.users import user_index
 from holdfast.startup import Requirement
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from starlette.types import Scope
 
     from holdfast.errors import SessionUnavailable
     from holdfast.runtime import Runtime
+    from holdfast.sessions.cookie import CookieAnswer
     from holdfast.sessions.store import SessionStore
     from holdfast.settings import Settings
 
@@ -150,11 +153,12 @@ class Door:
         setup, headers = self.setup, scope["headers"]
         if self.excluded_paths and self.excludes(scope):
             return Exchange(setup, NoCredential.NO_COOKIE, excluded=True)
-        answer = setup.signer.choose(candidates(headers, cookie_name or self.cookie_name))
-        if answer is NoCredential.AMBIGUOUS:
-            logger.warning("a request came with two different session cookies: none is believed")
-            setup.tidings.tell(SessionRefused(id_hash=None, reason="two cookies"))
-        elif isinstance(answer, NoCredential) and self.importer is not None:
+        answer = self.answer_of(headers, cookie_name or self.cookie_name)
+        if (
+            self.importer is not None
+            and isinstance(answer, NoCredential)
+            and answer is not NoCredential.AMBIGUOUS
+        ):
             opened = await self.importer.open(headers, scope)
             if opened is not None:
                 return opened
@@ -165,6 +169,14 @@ class Door:
             loading = exchange.load(answer)
             await (observed.load(exchange, loading) if signals.observers else loading)
         return exchange
+
+    def answer_of(self, headers: Iterable[tuple[bytes, bytes]], cookie_name: bytes) -> CookieAnswer:
+        """Return what the cookies of that name say; of two that we signed, the log tells."""
+        answer = self.setup.signer.choose(candidates(headers, cookie_name))
+        if answer is NoCredential.AMBIGUOUS:
+            logger.warning("a request came with two different session cookies: none is believed")
+            self.setup.tidings.tell(SessionRefused(id_hash=None, reason="two cookies"))
+        return answer
 
     def excludes(self, scope: Scope) -> bool:
         """Whether the path is below one of ``SESSION_EXCLUDE``, by whole segments."""
