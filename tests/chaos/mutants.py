@@ -53,7 +53,7 @@ MUTANTS = (
         "unavailable is not absent",
         "I1",
         Mutation(
-            "sessions/outage/fallback.py",
+            "sessions/outage/known.py",
             'raise SessionUnavailable("the session is not known here while Redis is away")',
             "return Missing.ABSENT",
             _TEST,

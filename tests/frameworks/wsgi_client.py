@@ -108,7 +108,7 @@ def settle(store: FallbackSessionStore) -> None:
     """Wait until the first recovery is over to its end, which empties the copies once more."""
     assert store.link.ready_sync()
     deadline = time.monotonic() + 20
-    while store._replayed:
+    while store._recovery.replayed:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 

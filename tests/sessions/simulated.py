@@ -30,7 +30,7 @@ from tests.support.simulated_link import (
 from holdfast.errors import HoldfastError, RedisUnavailable
 from holdfast.link import LinkState, LinkStatus
 from holdfast.sessions.doors.asgi import SessionMiddleware
-from holdfast.sessions.outage import fallback, presence
+from holdfast.sessions.outage import presence, replay
 from holdfast.sessions.outage.fallback import FallbackSessionStore
 from holdfast.settings import Settings
 
@@ -494,7 +494,7 @@ class World(LinkedWorld[Process]):
         """A visitor goes elsewhere, when nothing of it waits where it was."""
         visitor = self.chance.choice(self.visitors)
         link = self.processes[visitor.at].link
-        waiting = len(self.processes[visitor.at].store._journal)
+        waiting = self.processes[visitor.at].store.waiting
         held = self.kept_here and (waiting or not link.up)
         if self.alone or not visitor.idle or held or visitor.inside is None:
             return
@@ -534,7 +534,7 @@ class World(LinkedWorld[Process]):
                 return
         for process in self.processes:
             await self.beat(process)
-            if len(process.store._journal):
+            if process.store.waiting:
                 self.blame(f"{process.name} still has something to tell Redis")
 
     def _tasks(self) -> Iterator[asyncio.Task[None]]:
@@ -644,7 +644,7 @@ async def life(
     """
     redis.call("FLUSHALL")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(fallback, "_TURN_SECONDS", 0.01)
+        patched.setattr(replay, "_TURN_SECONDS", 0.01)
         world = World(redis, seed, processes, losses=losses, mode=mode)
         try:
             async with asyncio.timeout(60):

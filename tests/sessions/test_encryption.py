@@ -296,7 +296,7 @@ async def test_what_an_outage_leaves_in_memory_is_encrypted_too(
     fresh_redis.kill()
     assert await store.save(key, Change({"b": b'"written then"'})) is Outcome.DONE
     assert await store.create(born, {"c": b'"born then"'}, max_age=DAY) is Outcome.DONE
-    entries = store.inner._journal._entries  # type: ignore[attr-defined]
+    entries = store.inner._known._journal._entries  # type: ignore[attr-defined]
     kept = [data for each in entries.values() for data in each.record.fields.values()]
     assert len(kept) == 3
     assert all(map(is_sealed, kept))

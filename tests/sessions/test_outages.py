@@ -19,8 +19,9 @@ from tests.sessions.outage import HOUR, KEY, Outage, away, back, session_keys, s
 
 from holdfast.errors import SessionUnavailable
 from holdfast.sessions.doors.asgi import SessionMiddleware
-from holdfast.sessions.outage import fallback
+from holdfast.sessions.outage import replay
 from holdfast.sessions.outage.fallback import FallbackSessionStore
+from holdfast.sessions.outage.recovery import ByLink
 from holdfast.sessions.session import Session, get_session
 from holdfast.sessions.store import Change, Missing, Outcome, Record, Rotation, SessionStore
 from holdfast.sessions.stores.redis import RedisSessionStore
@@ -407,12 +408,12 @@ async def test_redis_that_hangs_costs_one_deadline_and_then_nothing(
 async def test_what_redis_is_being_told_is_noted_before_it_answers(free_port: int) -> None:
     store = FallbackSessionStore(Settings(redis_url=f"redis://127.0.0.1:{free_port}"))
     assert await store.create(new_key(), {"a": b"1"}, max_age=HOUR) is Outcome.DONE
-    (entry,) = store._waiting_now()
+    (entry,) = store._known.all_waiting()
     assert not entry.tried
     # As the replay does; that it comes to an answer is not said.
-    assert store._claim(entry)
+    assert store._known.claim(entry)
     assert entry.tried
-    store._end_turn(entry)
+    store._known.release(entry)
 
 
 async def test_a_full_journal_answers_503_and_keeps_what_it_took(kept_redis: RedisServer) -> None:
@@ -481,19 +482,19 @@ async def test_a_note_made_while_redis_came_back_is_written_at_once(
     found = await store.load(key)
     assert isinstance(found, Record)
     for reading in (True, False):
-        store._journal.save(key, found, Change({"b": b"2"}), 0.0, time.time())
+        store._known._journal.save(key, found, Change({"b": b"2"}), 0.0, time.time())
         if reading:
             assert isinstance(await store.load(key), Record)
         else:
             assert await store.save(key, Change({"c": b"3"})) is Outcome.DONE
         assert store.waiting == 0
-    store._journal.delete(key.id_hash)
-    await store._settle_race(key.id_hash)
+    store._known._journal.delete(key.id_hash)
+    await store._write_if_back(key.id_hash)
     assert await store.load(key) is Missing.ABSENT
-    store._journal.create(other, found, 0.0)
+    store._known._journal.create(other, found, 0.0)
     await store.delete(other.id_hash)
     assert store.waiting == 0
-    store._journal.create(new_key(), found, 0.0)
+    store._known._journal.create(new_key(), found, 0.0)
     await store.flush()
     assert store.waiting == 0
 
@@ -546,7 +547,7 @@ class _Watched:
 async def test_what_is_replayed_already_is_served_until_redis_is_asked(
     kept_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fallback, "_TURNS", 1)
+    monkeypatch.setattr(replay, "_BATCH", 1)
     settings = settings_for(kept_redis)
     store, changed, born = FallbackSessionStore(settings), new_key(), new_key()
     await store.create(changed, {"a": b"1"}, max_age=HOUR)
@@ -555,7 +556,7 @@ async def test_what_is_replayed_already_is_served_until_redis_is_asked(
     await store.save(changed, Change({"a": b"2"}))
     await store.create(born, {"a": b"1"}, max_age=HOUR)
     seen: list[tuple[int, Record | Missing]] = []
-    store.replay(_Watched(lambda: seen.append((store.waiting, store._load_here(changed, 0.0)))))
+    store.replay(_Watched(lambda: seen.append((store.waiting, store._known.load(changed, 0.0)))))
     assert [waiting for waiting, _ in seen] == [2, 1]
     for _, found in seen:
         assert isinstance(found, Record)
@@ -564,7 +565,7 @@ async def test_what_is_replayed_already_is_served_until_redis_is_asked(
     assert isinstance(await store.load(changed), Record)
     kept_redis.start()
     await back(settings)
-    await until(lambda: not store._replayed)
+    await until(lambda: not store._recovery.replayed)
     kept_redis.kill()
     await away(settings)
     # Others may have changed it while nobody could see it: the next outage does not show it.
@@ -602,9 +603,9 @@ async def test_who_logs_out_while_a_change_is_replayed_is_not_served_again(
     def meanwhile() -> None:
         # Between the script of the change and its answer.
         if next(moments, False):
-            store._journal.delete(key.id_hash)
+            store._known._journal.delete(key.id_hash)
             change = Change(rotation=Rotation(newer.secret_hash))
-            store._journal.save(renewed, None, change, 0.0, time.time())
+            store._known._journal.save(renewed, None, change, 0.0, time.time())
 
     store.replay(_Watched(meanwhile))
     for each in (key, renewed):
@@ -619,8 +620,8 @@ async def test_what_is_written_while_redis_is_there_makes_no_copy(kept_redis: Re
     await store.create(key, {"a": b"1"}, max_age=HOUR)
     found = await store.load(key)
     assert isinstance(found, Record)
-    store._journal.save(key, found, Change({"b": b"2"}), 0.0, time.time())
-    store._copies.outdate(key.id_hash)
+    store._known._journal.save(key, found, Change({"b": b"2"}), 0.0, time.time())
+    store._known.outdate(key.id_hash)
     await store.flush()
     # Another process may have ended it at once.
     await RedisSessionStore(settings).delete(key.id_hash)
@@ -635,20 +636,20 @@ async def test_what_waited_is_not_written_over_what_is_newer(kept_redis: RedisSe
     await store.create(key, {"a": b"1"}, max_age=HOUR)
     found = await store.load(key)
     assert isinstance(found, Record)
-    store._journal.save(key, found, Change({"a": b"2"}), 0.0, time.time())
-    listed = store._waiting_now()
+    store._known._journal.save(key, found, Change({"a": b"2"}), 0.0, time.time())
+    listed = store._known.all_waiting()
     # Between the list and its turn, a request writes what waited, and then something newer.
     assert await store.save(key, Change({"a": b"3"})) is Outcome.DONE
-    by_link = fallback._ByLink(store.link)
-    assert list(store._write_all(listed, by_link)) == []
+    by_link = ByLink(store.link)
+    assert list(store._replay.write_all(listed, by_link)) == []
     found = await store.load(key)
     assert isinstance(found, Record)
     assert found.fields["a"] == b"3"
     # Nor while a request is at it.
-    store._journal.save(key, found, Change({"a": b"4"}), 0.0, time.time())
-    store._writing.add(key.id_hash)
-    assert list(store._write_all(store._waiting_now(), by_link)) == []
-    store._writing.discard(key.id_hash)
+    store._known._journal.save(key, found, Change({"a": b"4"}), 0.0, time.time())
+    store._known._being_written.add(key.id_hash)
+    assert list(store._replay.write_all(store._known.all_waiting(), by_link)) == []
+    store._known._being_written.discard(key.id_hash)
     await store.flush()
     assert store.waiting == 0
 
@@ -658,19 +659,19 @@ async def test_two_requests_write_what_waits_once(kept_redis: RedisServer) -> No
     await store.create(key, {"a": b"1"}, max_age=HOUR)
     found = await store.load(key)
     assert isinstance(found, Record)
-    store._journal.save(key, found, Change({"b": b"2"}), 0.0, time.time())
+    store._known._journal.save(key, found, Change({"b": b"2"}), 0.0, time.time())
     async with anyio.create_task_group() as group:
         for _ in range(5):
             group.start_soon(store.load, key)
     assert store.waiting == 0
-    store._journal.save(key, found, Change({"b": b"2"}), 0.0, time.time())
-    store._writing.add(key.id_hash)
+    store._known._journal.save(key, found, Change({"b": b"2"}), 0.0, time.time())
+    store._known._being_written.add(key.id_hash)
     # Somebody else's turn takes too long: what waits is shown, and still waits.
     found = await store.load(key)
     assert isinstance(found, Record)
     assert found.fields["b"] == b"2"
     assert store.waiting == 1
-    store._writing.discard(key.id_hash)
+    store._known._being_written.discard(key.id_hash)
     await store.flush()
     assert store.waiting == 0
 
@@ -685,7 +686,7 @@ async def test_what_redis_refuses_is_told_and_dropped(
         await store.load(each)
     kept_redis.execute("SET", f"session:{other.id_hash}", "garbage")
     found = Record({"a": b"1"}, time.time(), time.time() + 9, time.time(), time.time())
-    store._journal.save(other, found, Change({"b": b"2"}), 0.0, time.time())
+    store._known._journal.save(other, found, Change({"b": b"2"}), 0.0, time.time())
     with contextlib.suppress(Exception):
         await store.load(other)
     kept_redis.kill()
@@ -726,14 +727,14 @@ async def test_a_load_on_its_way_does_not_bring_back_what_is_logged_out(
     store, gone, emptied = FallbackSessionStore(settings), new_key(), new_key()
     for key in (gone, emptied):
         await store.create(key, {"a": b"1"}, max_age=HOUR)
-        asked = store._copies.asked
+        asked = store._known.asked
         found = await store.load(key)
         if key is gone:
             await store.delete(key.id_hash)
         else:
             await store.save(key, Change(removed=("a",)))
         # The answer of before, come late.
-        store._remember(key, found, asked)
+        store._known.remember(key, found, asked)
     kept_redis.kill()
     await away(settings)
     for key in (gone, emptied):

@@ -104,7 +104,7 @@ class TwoProcesses:
         self._proxy.heal()
         await back(self.cut.settings)
         # It takes back what it refused before it serves, and once more after.
-        await until(lambda: not self.cut.store._replayed)
+        await until(lambda: not self.cut.store._recovery.replayed)
 
 
 def rotate(session: Any) -> None:
@@ -249,7 +249,7 @@ async def test_where_copies_are_served_an_unsettled_session_is_not(replaced: Rep
         await store.load(key)
     # Nor is it if Redis goes away: what is known here may be over.
     with pytest.raises(SessionUnavailable):
-        store._load_here(key, 0.0)
+        store._known.load(key, 0.0)
     with pytest.raises(SessionUnsettled):
         await store.save(key, Change({"cart": b"2"}))
     with pytest.raises(SessionUnsettled):
@@ -340,7 +340,7 @@ async def test_what_waits_for_an_unsettled_session_waits_until_it_is_settled(
     await replaced.rotate()
     proxy.heal()
     await back(settings)
-    await until(lambda: not store._replayed)
+    await until(lambda: not store._recovery.replayed)
     assert store.waiting == 1
     with pytest.raises(SessionUnsettled):
         await store.load(key)
@@ -366,7 +366,7 @@ async def test_a_new_secret_that_waits_for_an_unsettled_session_is_written_by_it
     await replaced.rotate()
     proxy.heal()
     await back(settings)
-    await until(lambda: not store._replayed)
+    await until(lambda: not store._recovery.replayed)
     assert store.waiting == 1
     await replaced.store.link.run(*Calls("").take_back(*replaced.after))
     # By the beat, though nobody comes.
@@ -382,7 +382,7 @@ async def test_who_waits_for_an_unsettled_session_has_it_as_soon_as_it_is_refuse
     await replaced.begin()
     late = asyncio.create_task(store.load(replaced.key))
     await asyncio.sleep(0.02)
-    store._refusals.note(replaced.key.id_hash, Rotation(replaced.after.secret_hash))
+    store._rotations.refuse(replaced.key.id_hash, Rotation(replaced.after.secret_hash))
     assert fields_of(await late) == {"cart": b"1", "n": b"1"}
 
 

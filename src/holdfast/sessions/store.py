@@ -76,6 +76,11 @@ class Record(NamedTuple):
         told = zip(self._fields[1:], self[1:], strict=True)
         return f"Record({', '.join(f'{name}={value!r}' for name, value in told)})"
 
+    @classmethod
+    def new(cls, fields: Mapping[str, bytes], max_age: float, now: float) -> Record:
+        """Return that of a session created at *now*, to live for *max_age* seconds."""
+        return cls(dict(fields), now, now + max_age, now, now)
+
     def after(self, change: Change, now: float) -> Record:
         """Return what it is once *change* was applied at *now*, seconds since the epoch.
 

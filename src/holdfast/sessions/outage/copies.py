@@ -117,7 +117,7 @@ class Copies:
         self._bytes = 0
 
 
-class Departed:
+class Ended:
     """The sessions that ended here, for a Redis that may forget it.
 
     Args:

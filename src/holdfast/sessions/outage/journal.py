@@ -1,7 +1,7 @@
 """What waits to be written to Redis: one entry per session, coalesced, bounded, in replay order.
 
-Pure data with no clock, no lock and no I/O: ``fallback.py`` brings those. An entry says at any
-moment both what this process shows of the session and what Redis has to be told.
+Pure data with no clock, no lock and no I/O: ``known.py`` and ``replay.py`` bring those. An entry
+says at any moment both what this process shows of the session and what Redis has to be told.
 """
 
 from __future__ import annotations

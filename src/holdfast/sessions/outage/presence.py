@@ -106,7 +106,7 @@ class Presence:
         """Return what *census* says that Redis may have lost."""
         return loss(self._known, census)
 
-    def settle(self, census: Census) -> None:
+    def acknowledge(self, census: Census) -> None:
         """Note that what followed from *census* is done."""
         self._known = census
 

@@ -7,18 +7,16 @@ was told to Redis by others is stronger: a tombstone, a newer secret, a session 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from typing import TYPE_CHECKING
 
 from holdfast.errors import RedisReplyError
 from holdfast.sessions.outage.batches import run_each
-from holdfast.sessions.outage.copies import Departed
 from holdfast.sessions.outage.presence import Census, Loss, Presence
 from holdfast.sessions.store import TOMBSTONE_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from holdfast.link import Recovery
     from holdfast.sessions.store import Record, SessionKey
@@ -28,24 +26,16 @@ logger = logging.getLogger("holdfast.sessions")
 
 
 class Restoration:
-    """One process's part in it. Safe for threads.
+    """One process's part in it.
 
     Args:
         calls: builds the scripts.
         prefix: put before every key.
-        max_sessions: how many that have ended are remembered.
     """
 
-    def __init__(self, calls: Calls, prefix: str, max_sessions: int) -> None:
+    def __init__(self, calls: Calls, prefix: str) -> None:
         self._calls = calls
         self._presence = Presence(prefix)
-        self._departed = Departed(max_sessions)
-        self._lock = threading.Lock()
-
-    def departed(self, id_hash: str) -> None:
-        """Note that a session has ended here, or may have."""
-        with self._lock:
-            self._departed.note(id_hash, time.time())
 
     def ask(self, recovery: Recovery) -> tuple[Census | None, Loss]:
         """Say that this process is there, and hear what Redis may have lost.
@@ -62,16 +52,14 @@ class Restoration:
             return None, Loss.NONE
         return census, Loss.NONE if census is None else self._presence.loss(census)
 
-    def settle(self, census: Census | None) -> None:
+    def acknowledge(self, census: Census | None) -> None:
         """Note that what followed from *census* is done."""
         if census is not None:
-            self._presence.settle(census)
+            self._presence.acknowledge(census)
 
-    def tell_departed(self, recovery: Recovery, since: float) -> None:
-        """Tell again who has ended here at *since* or later, in seconds since the epoch."""
-        with self._lock:
-            departed = self._departed.since(since)
-        run_each(recovery, map(self._calls.delete, departed))
+    def tell_ended(self, recovery: Recovery, id_hashes: Iterable[str]) -> None:
+        """Tell Redis again which sessions have ended here."""
+        run_each(recovery, map(self._calls.delete, id_hashes))
 
     def put_back(
         self, recovery: Recovery, loss: Loss, copies: Sequence[tuple[SessionKey, Record]]

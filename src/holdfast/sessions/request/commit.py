@@ -261,9 +261,8 @@ async def _create(exchange: Exchange, fields: dict[str, bytes], user: str | None
 def _settle_created(
     exchange: Exchange, credential: Credential, fields: dict[str, bytes], user: str | None
 ) -> None:
-    now = time.time()
     exchange.credential, exchange.standing = credential, Standing.FOUND
-    exchange.record = Record(fields, now, now + exchange.setup.terms.lifetime, now, now)
+    exchange.record = Record.new(fields, exchange.setup.terms.lifetime, time.time())
     exchange.ledger.settle(fields, ())
     exchange.user = user
     exchange.setup.tidings.tell(SessionCreated(id_hash=credential.key.id_hash, user=exchange.user))

@@ -117,7 +117,7 @@ class MemorySessionStore(SessionStore):
             if taken is not None:
                 same = hmac.compare_digest(taken.secret_hash, key.secret_hash)
                 return Outcome.DONE if same else Outcome.EXISTS
-            record = Record(dict(fields), now, now + max_age, now, now)
+            record = Record.new(fields, max_age, now)
             entry = _Entry(key.secret_hash, record, _end(record, idle_timeout))
             self._entries[key.id_hash] = entry
             return Outcome.DONE
