@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from asgiref.sync import sync_to_async
 from django.conf import settings as django_settings
 from django.contrib.sessions.backends.base import CreateError, SessionBase, UpdateError
+from django.contrib.sessions.exceptions import SessionInterrupted
 from django.contrib.sessions.middleware import SessionMiddleware as _DjangoMiddleware
 from django.http import HttpResponse
 from django.utils import timezone
@@ -164,12 +165,20 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         driven(tidings.forget(self._user, id_hash))
 
     def cycle_key(self) -> None:
-        """Give the session a new secret and kill the old one, in one step with what was changed."""
+        """Give the session a new secret and kill the old one, in one step with what was changed.
+
+        Raises:
+            SessionInterrupted: the session of a user was ended meanwhile. Django answers 400.
+        """
         self._get_session()
         presented = self._presented(self.session_key)
-        if presented is None or not self._rotate(presented.credential, "regenerated"):
-            # Ended meanwhile, or emptied: what this visitor has goes on in a session of its own.
-            self.create()
+        if presented is not None:
+            if self._rotate(presented.credential, "regenerated"):
+                return
+            if self._user is not None and self._found(presented)[0] is Missing.ABSENT:
+                raise SessionInterrupted("The session was ended while its key was to be changed.")
+        # Ended meanwhile, or emptied: what this visitor has goes on in a session of its own.
+        self.create()
 
     async def acycle_key(self) -> None:
         """See :meth:`cycle_key`."""

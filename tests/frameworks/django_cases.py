@@ -34,6 +34,7 @@ settings.configure(
 django.setup()
 
 from django.contrib.sessions.backends.base import CreateError, UpdateError  # noqa: E402
+from django.contrib.sessions.exceptions import SessionInterrupted  # noqa: E402
 from django.core import checks  # noqa: E402
 from django.core.handlers.asgi import ASGIHandler  # noqa: E402
 from django.core.handlers.wsgi import WSGIHandler  # noqa: E402
@@ -207,6 +208,25 @@ class Sessions(SimpleTestCase):  # type: ignore[misc]
         parallel.cycle_key()
         parallel.save()
         assert again(parallel)["cart"] == 1
+
+    def test_a_new_key_does_not_bring_a_logged_out_user_back(self) -> None:
+        session = stored(_auth_user_id="7")
+        parallel = again(session)
+        assert parallel["_auth_user_id"] == "7"
+        session.flush()
+        with pytest.raises(SessionInterrupted):
+            parallel.cycle_key()
+        assert SyncSessionIndex().list("7") == []
+
+    def test_two_requests_that_give_a_new_key_at_once_both_go_on(self) -> None:
+        session = stored(_auth_user_id="7")
+        parallel = again(session)
+        assert parallel["_auth_user_id"] == "7"
+        session.cycle_key()
+        parallel.cycle_key()
+        assert again(session)["_auth_user_id"] == again(parallel)["_auth_user_id"] == "7"
+        session.flush()
+        parallel.flush()
 
     def test_cleared_without_being_read_it_is_cleared(self) -> None:
         session = stored(a=1, b=2)
