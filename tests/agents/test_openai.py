@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import httpx2
 import pytest
 from openai import AsyncOpenAI, OpenAI
 from starlette.applications import Starlette
@@ -270,6 +272,141 @@ async def test_calls_that_a_server_does_not_count_are_told_apart(index: int | No
         ("a", {"at": "Rome"}),
         ("b", {"at": "Oslo"}),
     ]
+
+
+def odd(delta: Any, **more: Any) -> Any:
+    """A chunk of a server that is not OpenAI's."""
+    choice = {"index": 0, "delta": delta, "finish_reason": None, **more.pop("choice", {})}
+    return {"id": "c", "model": "m", "choices": [choice], **more}
+
+
+def called(**piece: Any) -> Any:
+    return {"tool_calls": [piece]}
+
+
+def told(*inner: tuple[str, Any], message: str = "c", **ended: Any) -> list[tuple[str, Any]]:
+    started = {"message": message, "model": "m"}
+    spoken = [(kind, {**data, "message": message}) for kind, data in inner]
+    return [("model_started", started), *spoken, ("model_finished", {"message": message, **ended})]
+
+
+def call_of(arguments: Any, *texts: str, call: str = "x") -> list[tuple[str, Any]]:
+    about = {"call": call, "tool": "t"}
+    pieces = [("tool_call_delta", {**about, "text": text}) for text in texts]
+    return [*pieces, ("tool_call", {**about, "arguments": arguments})]
+
+
+STOP = {"choice": {"finish_reason": "stop"}}
+SPENT = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+HI = ("token", {"text": "hi"})
+NAMED = {"name": "t", "arguments": ""}
+ODD: dict[str, tuple[list[Any], list[tuple[str, Any]]]] = {
+    "arguments that are no text": (
+        [odd(called(index=0, id="x", function={"name": "t", "arguments": {"a": 1}}))],
+        told(*call_of({"a": 1}, '{"a": 1}')),
+    ),
+    "a name that comes later": (
+        [odd(called(index=0, id="x")), odd(called(index=0, function={**NAMED, "arguments": "[]"}))],
+        told(*call_of([], "[]")),
+    ),
+    "calls without ids": (
+        [odd(called(index=0, function={"name": "t", "arguments": text})) for text in ("{}", "[1]")],
+        told(
+            *call_of({}, "{}", call="c:0")[:1],
+            *call_of([1], "[1]", call="c:1")[:1],
+            *call_of({}, call="c:0"),
+            *call_of([1], call="c:1"),
+        ),
+    ),
+    "the one call of before": (
+        [odd({"function_call": NAMED}), odd({"function_call": {"arguments": "{}"}})],
+        told(*call_of({}, "{}", call="c:0")),
+    ),
+    "a tool without a schema": (
+        [odd(called(index=0, id="x", type="custom", custom={"name": "t", "input": "ls"}))],
+        told(*call_of("ls", "ls")),
+    ),
+    "parts with a type": (
+        [
+            odd({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]}),
+            odd({"content": [{"type": "text", "text": "hi"}, {"type": "reference"}]}),
+        ],
+        told(("thinking", {"text": "hm"}), HI),
+    ),
+    "a use without choices": (
+        [odd({"content": "hi"}), {"id": "c", "choices": None, "usage": SPENT}],
+        told(HI, usage=USAGE),
+    ),
+    "pieces that are null": (
+        [odd({"content": "hi", "tool_calls": [None]}), odd(None), odd({"content": 7})],
+        told(HI),
+    ),
+    "the next answer": (
+        [
+            *(odd({"content": "hi"}), odd({}, **STOP), {"id": "c", "choices": [], "usage": SPENT}),
+            *(odd({"role": "assistant"}, id="d"), odd({"content": "hi"}, id="d")),
+        ],
+        [*told(HI, reason="stop", usage=USAGE), *told(HI, message="d")],
+    ),
+    "a name for each chunk": (
+        [odd({"content": "hi"}), odd({"content": "hi"}, id="d"), odd({}, id="e", **STOP)],
+        told(HI, HI, reason="stop"),
+    ),
+}
+
+
+async def answers(chunks: list[Any]) -> list[tuple[str, Any]]:
+    """What OpenAI's client makes of *chunks*, as events."""
+    body = "".join(f"data: {json.dumps(each)}\n\n" for each in chunks)
+    headers = {"content-type": "text/event-stream"}
+    transport = httpx2.MockTransport(lambda _: httpx2.Response(200, headers=headers, text=body))
+    http = httpx2.AsyncClient(transport=transport)
+    async with AsyncOpenAI(base_url="http://test", api_key="k", http_client=http) as client:
+        ask = respond if "type" in chunks[0] else chat
+        return await collected(openai_events(ask(client)))
+
+
+@pytest.mark.parametrize(("chunks", "expected"), ODD.values(), ids=ODD.keys())
+async def test_what_servers_say_otherwise_is_understood(chunks: list[Any], expected: Any) -> None:
+    assert await answers(chunks) == expected
+
+
+@pytest.mark.parametrize("name", [None, "", "left out"])
+async def test_an_answer_without_a_name_is_given_one(name: str | None) -> None:
+    chunks = [odd({"content": "hi"}, id=name, model=name) for _ in range(2)]
+    if name == "left out":
+        chunks = [{"choices": each["choices"]} for each in chunks]
+    first, second = await answers(chunks), await answers(chunks)
+    (message,) = {data["message"] for _, data in first}
+    assert [kind for kind, _ in first] == ["model_started", "token", "token", "model_finished"]
+    assert first[0][1] == {"message": message}
+    assert message not in {None, "", "None", second[0][1]["message"]}
+
+
+async def test_responses_that_are_not_read_from_their_beginning() -> None:
+    said: Any = {"type": "response.output_text.delta", "delta": "hi"}
+    whole = {"id": "r", "status": "completed"}
+    events = await answers([said, {"type": "response.completed", "response": whole}])
+    (message,) = {data["message"] for _, data in events}
+    assert message
+    asked = [{"type": f"response.{how}", "response": {"id": "r"}} for how in ("queued", "created")]
+    assert (await answers([*asked, said]))[:2] == [
+        ("model_started", {"message": "r"}),
+        ("token", {"text": "hi", "message": "r"}),
+    ]
+
+
+async def test_the_input_of_a_custom_tool_is_its_call() -> None:
+    item = {"id": "i", "type": "custom_tool_call", "call_id": "x", "name": "t", "input": "7"}
+    events = await answers(
+        [
+            {"type": "response.created", "response": {"id": "c", "model": "m"}},
+            {"type": "response.output_item.added", "item": {**item, "input": ""}},
+            {"type": "response.custom_tool_call_input.delta", "item_id": "i", "delta": "7"},
+            {"type": "response.output_item.done", "item": item},
+        ]
+    )
+    assert events == told(*call_of("7", "7"))[:-1]
 
 
 async def test_a_choice_without_a_delta_says_how_it_ended() -> None:

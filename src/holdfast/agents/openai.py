@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from holdfast.agents.source import Events, read
 
@@ -50,6 +51,11 @@ def openai_events_sync(stream: Any, *, max_bytes: int | None = None) -> Iterator
     return read(stream, _Translation(), max_bytes)
 
 
+_THOUGHTS = ("reasoning_content", "reasoning")
+"""How servers that show their reasoning name it, beyond OpenAI's own fields."""
+_CALLED = {"function_call", "custom_tool_call"}
+
+
 class _Translation:
     """Either interface, by what the items look like."""
 
@@ -61,7 +67,7 @@ class _Translation:
         kind = getattr(item, "type", None)
         if kind == "chunk":  # of the streaming helper, which tells each thing a second time
             yield from self._chat.feed(item.chunk)
-        elif isinstance(getattr(item, "choices", None), list):
+        elif hasattr(item, "choices"):
             yield from self._chat.feed(item)
         elif isinstance(kind, str) and (kind.startswith("response.") or kind == "error"):
             yield from self._responses.feed(item)
@@ -73,22 +79,26 @@ class _Translation:
 class _Choice:
     """One answer of a chat completion, of which there may be several at once."""
 
-    def __init__(self, message: str, model: str) -> None:
+    def __init__(self, completion: Any, message: str) -> None:
+        self.completion = completion
         self.message = message
-        self.model = model
         self.calls: list[_Call] = []
         self.reason: str | None = None
         self._latest: dict[int | None, _Call] = {}
 
-    def call_of(self, piece: Any) -> _Call:
-        """Return the call that a piece is of. Not every server counts the calls of one answer."""
-        name = (piece.function and piece.function.name) or ""
-        call = self._latest.get(piece.index)
-        if call is None or (name and piece.id and piece.id != call.call):
-            identity = piece.id or f"{self.message}:{piece.index}"
-            call = self._latest[piece.index] = _Call(identity, name)
+    def call_of(self, piece: Any) -> tuple[_Call, Any]:
+        """Return the call that a piece is of, and what it says of the arguments."""
+        index, identity = _part(piece, "index"), _part(piece, "id")
+        function, custom = _part(piece, "function"), _part(piece, "custom")
+        name = _part(function or custom, "name") or ""
+        arguments = _part(function, "arguments") if function else _part(custom, "input")
+        call = self._latest.get(index)
+        if call is None or _is_another(call, name, identity, arguments):
+            identity = identity or f"{self.message}:{len(self.calls)}"
+            call = self._latest[index] = _Call(identity, name)
             self.calls.append(call)
-        return call
+        call.tool = call.tool or name
+        return call, arguments
 
     def ended(self, usage: Any) -> Iterator[Event]:
         for call in self.calls:
@@ -109,7 +119,9 @@ class _Call:
         self.tool = tool
         self.text = ""
 
-    def piece(self, text: str, message: str) -> Event:
+    def piece(self, arguments: Any, message: str) -> Event:
+        # Not every server writes them as text.
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments)
         self.text += text
         data = {"call": self.call, "tool": self.tool, "text": text, "message": message}
         return "tool_call_delta", data
@@ -117,6 +129,16 @@ class _Call:
     def whole(self, message: str) -> Event:
         data = {"call": self.call, "tool": self.tool, "arguments": _value(self.text)}
         return "tool_call", {**data, "message": message}
+
+
+def _is_another(call: _Call, name: str, identity: str | None, arguments: Any) -> bool:
+    """Whether a piece begins another call. Not every server counts the calls of one answer."""
+    if not name:
+        return False
+    if identity:
+        return bool(identity != call.call)
+    whole = call.text and not isinstance(_value(call.text), str)
+    return bool(whole and arguments and str(arguments).strip())
 
 
 class _Chat:
@@ -127,57 +149,92 @@ class _Chat:
         self._usage: Any = None
 
     def feed(self, chunk: Any) -> Iterator[Event]:
-        self._usage = getattr(chunk, "usage", None) or self._usage
-        for choice in chunk.choices:
-            found = self._choices.get(choice.index)
+        for choice in _part(chunk, "choices") or ():
+            delta = _part(choice, "delta")  # some servers leave it out where an answer ends
+            index, completion = _part(choice, "index") or 0, _part(chunk, "id")
+            found = self._choices.get(index)
+            if found is not None and _is_next(found, completion, delta):
+                yield from self.rest()
+                found = None
             if found is None:
-                message = f"{chunk.id}:{choice.index}" if choice.index else str(chunk.id)
-                found = self._choices[choice.index] = _Choice(message, str(chunk.model))
-                yield "model_started", {"message": found.message, "model": found.model}
-            if choice.delta is not None:  # some servers leave it out where an answer ends
-                yield from _delta(choice.delta, found)
-            found.reason = choice.finish_reason or found.reason
+                message = str(completion or uuid4().hex) + (f":{index}" if index else "")
+                found = self._choices[index] = _Choice(completion, message)
+                yield _started(message, _part(chunk, "model"))
+            yield from _delta(delta, found)
+            found.reason = _part(choice, "finish_reason") or found.reason
+        self._usage = _part(chunk, "usage") or self._usage
 
     def rest(self) -> Iterator[Event]:
         # The use of the whole comes in a chunk of its own, after the last choice has ended.
         for choice in self._choices.values():
             yield from choice.ended(self._usage)
             self._usage = None
+        self._choices = {}
+
+
+def _is_next(choice: _Choice, completion: Any, delta: Any) -> bool:
+    """Whether the answer has ended, and an agent that asks again in one stream hands on the next.
+
+    Some servers name each chunk anew, and some say how an answer ends in all of its chunks.
+    """
+    return bool(choice.reason and completion != choice.completion and _says(delta))
+
+
+def _says(delta: Any) -> bool:
+    return any(_part(delta, name) for name in ("content", "refusal", "tool_calls", *_THOUGHTS))
 
 
 def _delta(delta: Any, choice: _Choice) -> Iterator[Event]:
-    # Servers that show their reasoning name it in one of two ways, beyond OpenAI's own fields.
-    for name in ("reasoning_content", "reasoning"):
-        text = getattr(delta, name, None)
+    for name in _THOUGHTS:
+        text = _part(delta, name)
         if isinstance(text, str) and text:
             yield "thinking", {"text": text, "message": choice.message}
             break
-    if text := delta.content or getattr(delta, "refusal", None):
-        yield "token", {"text": text, "message": choice.message}
-    for piece in delta.tool_calls or ():
-        call = choice.call_of(piece)
-        if piece.function is not None and piece.function.arguments:
-            yield call.piece(piece.function.arguments, choice.message)
+    for kind, text in _content(_part(delta, "content") or _part(delta, "refusal")):
+        yield kind, {"text": text, "message": choice.message}
+    called = _part(delta, "function_call")  # as a call was told before there were several
+    for piece in [*(_part(delta, "tool_calls") or ()), *([{"function": called}] if called else ())]:
+        if piece is None:
+            continue
+        call, arguments = choice.call_of(piece)
+        if arguments:
+            yield call.piece(arguments, choice.message)
+
+
+def _content(content: Any) -> Iterator[tuple[str, str]]:
+    """Yield the text of a piece of an answer, which some servers give in typed parts."""
+    if isinstance(content, str):
+        if content:
+            yield "token", content
+        return
+    for part in content if isinstance(content, list) else ():
+        if isinstance(text := _part(part, "text"), str) and text:
+            yield "token", text
+        thought = _part(part, "thinking")
+        for _, text in _content(thought):
+            yield "thinking", text
 
 
 class _Responses:
     """Events of the Responses interface; an item of its output is known by its id."""
 
     def __init__(self) -> None:
-        self._response = ""
+        self._response = uuid4().hex  # until it is named, in a stream that is read from its middle
         self._calls: dict[str, _Call] = {}
 
     def feed(self, event: Any) -> Iterator[Event]:
         match event.type:
-            case "response.created":
-                self._response = str(event.response.id)
-                model = str(event.response.model)
-                yield "model_started", {"message": self._response, "model": model}
+            case "response.created" | "response.queued" | "response.in_progress":
+                if event.response.id and event.response.id != self._response:
+                    self._response = str(event.response.id)
+                    yield _started(self._response, _part(event.response, "model"))
             case "response.output_text.delta" | "response.refusal.delta":
                 yield "token", {"text": event.delta, "message": self._response}
             case "response.reasoning_text.delta" | "response.reasoning_summary_text.delta":
                 yield "thinking", {"text": event.delta, "message": self._response}
-            case "response.function_call_arguments.delta" if event.item_id in self._calls:
+            case (
+                "response.function_call_arguments.delta" | "response.custom_tool_call_input.delta"
+            ) if event.item_id in self._calls:
                 yield self._calls[event.item_id].piece(event.delta, self._response)
             case "response.output_item.added":
                 self._added(event.item)
@@ -189,15 +246,14 @@ class _Responses:
                 raise ModelError(_failure(event))
 
     def _added(self, item: Any) -> None:
-        if item.type == "function_call":
+        if item.type in _CALLED:
             self._calls[item.id or item.call_id] = _Call(item.call_id, item.name)
 
     def _done(self, item: Any) -> Iterator[Event]:
-        if item.type == "function_call":
+        if item.type in _CALLED:
             self._calls.pop(item.id or item.call_id, None)
-            call = _Call(item.call_id, item.name)
-            call.text = item.arguments
-            yield call.whole(self._response)
+            data = {"call": item.call_id, "tool": item.name, "arguments": _arguments(item)}
+            yield "tool_call", {**data, "message": self._response}
         elif item.type not in {"message", "reasoning"}:
             # A tool that the model's side has run: a search, code, a picture …
             yield "output_item", {"item": item, "message": self._response}
@@ -209,6 +265,13 @@ class _Responses:
         if getattr(response, "usage", None) is not None:
             data["usage"] = _usage(response.usage)
         return "model_finished", data
+
+
+def _arguments(item: Any) -> Any:
+    """What a function is called with; the input of a custom tool is text of whatever kind."""
+    if item.type == "custom_tool_call":
+        return item.input
+    return _value(item.arguments)
 
 
 def _failure(event: Any) -> str:
@@ -229,8 +292,19 @@ def _usage(usage: Any) -> dict[str, Any]:
     }
 
 
-def _value(text: str) -> Any:
+def _started(message: str, model: Any) -> Event:
+    return "model_started", {"message": message, **({"model": str(model)} if model else {})}
+
+
+def _part(of: Any, name: str) -> Any:
+    """What OpenAI's client has no model for is a dictionary; what a server left out is missing."""
+    return of.get(name) if isinstance(of, dict) else getattr(of, name, None)
+
+
+def _value(text: Any) -> Any:
     """The arguments of a call; a model may write what is no JSON, and then it is told as text."""
+    if not isinstance(text, str):
+        return text or {}
     try:
         return json.loads(text) if text else {}
     except (ValueError, RecursionError):
