@@ -108,7 +108,7 @@ class FlaskSessionInterface(PalletsInterface, SessionInterface):
         if not isinstance(session, FlaskSession):
             raise SessionError(f"this is no session of holdfast's: {type(session).__name__}")
         if isinstance(flask.request.environ.get(ENVIRON_KEY), Session):
-            session.put_down()
+            session.write_back()
             return
         driven(self.store_session(app, session, response))
         if response.is_streamed:
@@ -117,7 +117,7 @@ class FlaskSessionInterface(PalletsInterface, SessionInterface):
             if not response.direct_passthrough:
                 response.response = self._to_its_end(session, response.response)
         else:
-            session.let_go()
+            session.release()
 
     def _to_its_end(self, session: FlaskSession, parts: Iterable[Any]) -> Iterable[Any]:
         """Return *parts*, with which what they write is stored: who has all may ask anew at once.
@@ -137,7 +137,7 @@ class FlaskSessionInterface(PalletsInterface, SessionInterface):
         try:
             driven(self.store_rest(session))
         finally:
-            session.let_go()
+            session.release()
 
 
 def get_session() -> FlaskSession:

@@ -16,7 +16,7 @@ from holdfast.errors import SessionError
 from holdfast.frameworks.lasting import bind_socket, bind_stream
 from holdfast.frameworks.pallets import HTTPSessionUnavailable, PalletsInterface, held_by
 from holdfast.frameworks.tagged import TaggedSession, tagged, untagged
-from holdfast.sessions.request.verbs import settled
+from holdfast.sessions.request.verbs import maybe_await
 from holdfast.sessions.session import Session
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class QuartSession(TaggedSession):
         """See :meth:`Session.update_with`."""
 
         async def remake(raw: Any) -> Any:
-            return tagged(await settled(function(untagged(raw))))
+            return tagged(await maybe_await(function(untagged(raw))))
 
         return untagged(await self._for_a_verb(key).update_with(key, remake))
 
@@ -102,7 +102,7 @@ class QuartSessionInterface(PalletsInterface, SessionInterface):
         await self.store_session(app, session, response)
         if isinstance(response, Response):
             bind_stream(session, response)
-        session.let_go()
+        session.release()
 
 
 def _refuse() -> Never:

@@ -53,7 +53,7 @@ def bind_socket(exchange: Exchange, websocket: Websocket) -> None:
 
     bond, send = Bond(exchange, close, task), websocket.send
     websocket.send = sending  # type: ignore[method-assign]
-    bond.begin_at_a_look()
+    bond.begin_on_access()
     # Quart's interface hears nothing of a handler that was cancelled or has failed.
     task.add_done_callback(lambda _: bond.leave())
 
@@ -89,7 +89,7 @@ class BoundBody(ResponseBody):
         body = await self._body.__aenter__()
         # Quart tells a generator that its client has left by cancelling it, and so does this.
         self._bond = Bond(self._exchange, _nothing, running_task(), hinted=False)
-        self._bond.begin_at_a_look()
+        self._bond.begin_on_access()
         return self._parts(body)
 
     async def _parts(self, body: Any) -> AsyncIterator[Any]:

@@ -186,7 +186,7 @@ class PalletsInterface:
             # A response that failed to leave is followed by another.
             exchange.started = response is None
             try:
-                session.put_down()
+                session.write_back()
                 plan = planned(exchange, failed=session.spoiled)
                 await apply(exchange, plan, failed=session.spoiled)
             except SessionUnavailable as error:
@@ -215,7 +215,7 @@ class PalletsInterface:
         exchange = session.exchange
         if exchange is not None and not session.spoiled:
             exchange.started = True
-            session.put_down()
+            session.write_back()
             await apply(exchange)
 
     async def _tell_browser(

@@ -74,7 +74,7 @@ class TaggedSession(SessionMixin):
         held.mark_accessed()
         return held
 
-    def put_down(self) -> None:
+    def write_back(self) -> None:
         """Put the values that may have changed in place into the dict beneath, as JSON.
 
         Whether they did is found when it is stored.
@@ -82,11 +82,11 @@ class TaggedSession(SessionMixin):
         for key, value in self._values.items():
             dict.__setitem__(self.held, key, tagged(value))
 
-    def let_go(self) -> None:
-        """Note that the request is over. See :meth:`Exchange.let_go`."""
+    def release(self) -> None:
+        """Note that the request is over. See :meth:`Exchange.release`."""
         if self.exchange is not None and not self._left:
             self._left = True
-            self.exchange.let_go()
+            self.exchange.release()
 
     # --- the mapping ----------------------------------------------------------------------------
 
@@ -192,7 +192,7 @@ class TaggedSession(SessionMixin):
     def _for_a_verb(self, key: str) -> Session:
         """Return the dict beneath, up to date, of which *key* is about to change."""
         held = self._looked_at()
-        self.put_down()
+        self.write_back()
         self._values.pop(key, None)
         self.modified = True
         return held

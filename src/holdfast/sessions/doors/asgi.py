@@ -147,7 +147,8 @@ class SessionMiddleware:
         try:
             await self.app(scope, receive, passing)
         except BaseException as error:
-            if not session.accessed:
+            # One that cannot be reached may be another's: an index of sessions raises it as well.
+            if not (session.accessed or isinstance(error, SessionUnavailable)):
                 raise
             await (conversation or Conversation(session.exchange, scope, send)).failed(error)
         else:
@@ -155,7 +156,7 @@ class SessionMiddleware:
                 await (conversation or Conversation(session.exchange, scope, send)).finish()
         finally:
             if session.accessed:
-                session.exchange.let_go()
+                session.exchange.release()
 
     async def _choose(self, scope: Scope, receive: Receive, send: Send) -> None:
         door, kind = self._door, scope["type"]
@@ -190,7 +191,7 @@ class SessionMiddleware:
             if not conversation.over():
                 await conversation.finish()
         finally:
-            exchange.let_go()
+            exchange.release()
 
 
 _KINDS = frozenset({"http", "websocket"})

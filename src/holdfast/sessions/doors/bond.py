@@ -90,12 +90,12 @@ class Bond:
             # It may have ended between its load and now.
             self._doubt()
 
-    def begin_at_a_look(self) -> None:
+    def begin_on_access(self) -> None:
         """Follow the session once the handler looks at it, or from now on if it has."""
         if self._exchange.session.accessed:
             self.begin()
         else:
-            at_first_look(self._exchange, self._task, self._looked_at)
+            on_access(self._exchange, self._task, self._looked_at)
 
     def _looked_at(self) -> None:
         if self._part is None and not self._finished:
@@ -231,7 +231,7 @@ class Bond:
             self._task.cancel()
 
 
-def at_first_look(
+def on_access(
     exchange: Exchange, task: asyncio.Task[object] | None, act: Callable[[], object]
 ) -> None:
     """Have *act* called, on the loop of *task*, at looks at a session that is there from now on.

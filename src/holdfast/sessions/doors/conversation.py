@@ -18,12 +18,12 @@ from holdfast.sessions.doors.bond import (
     ENDED,
     SOCKET_ENDED,
     Bond,
-    at_first_look,
     end_of_stream,
     is_event_stream,
+    on_access,
 )
 from holdfast.sessions.doors.headers import MORE_HEADERS, add_others, response_headers
-from holdfast.sessions.request.commit import apply, conclude, planned, to_be_obeyed
+from holdfast.sessions.request.commit import apply, asked_to_end, conclude, planned
 from holdfast.startup import refusal
 
 if TYPE_CHECKING:
@@ -122,13 +122,13 @@ class Conversation:
         with anyio.CancelScope(shield=True), anyio.move_on_after(_LAST_WORD_SECONDS):
             if gone:
                 await self.finish()
-            elif to_be_obeyed(self._exchange, error):
-                await self._obey()
+            elif asked_to_end(self._exchange, error):
+                await self._end_as_asked()
         if isinstance(error, SessionUnavailable) and await self._refuse(error):
             return
         raise error
 
-    async def _obey(self) -> None:
+    async def _end_as_asked(self) -> None:
         try:
             await apply(self._exchange, failed=True)
         except SessionUnavailable as error:
@@ -205,7 +205,7 @@ class Conversation:
 
     def _bind_when_looked_at(self) -> None:
         """Do so at the first look the handler takes from now on, if it takes one."""
-        at_first_look(self._exchange, self._task, self._looked_at)
+        on_access(self._exchange, self._task, self._looked_at)
 
     def _looked_at(self) -> None:
         if self._bond is None and not self._answered and self._exchange.scope is not None:

@@ -17,7 +17,7 @@ from holdfast.sessions.doors.bond import bound
 from holdfast.sessions.doors.conversation import UNREACHABLE
 from holdfast.sessions.doors.door import UNSET, Door, Unset, given_of
 from holdfast.sessions.doors.headers import MORE_HEADERS, response_headers
-from holdfast.sessions.request.commit import apply, conclude, planned, to_be_obeyed
+from holdfast.sessions.request.commit import apply, asked_to_end, conclude, planned
 from holdfast.sessions.session import ENVIRON_KEY, Session
 from holdfast.sessions.stores.sync import driven
 from holdfast.sessions.sync_session import EnvironSession
@@ -172,7 +172,7 @@ class Answer:
             parts = self._parts = app(environ, self.start_response)
             if self._head is not None and _is_whole(parts, environ):
                 parts = parts if self._begin() else [UNREACHABLE]
-                self._exchange.let_go()
+                self._exchange.release()
                 return parts
             self._next = iter(parts)
         except BaseException as error:
@@ -231,7 +231,7 @@ class Answer:
                 close()
         finally:
             self._finish()
-            self._exchange.let_go()
+            self._exchange.release()
 
     def _store_more(self) -> None:
         """Store what the body wrote: who has the last of it may ask anew before it is closed."""
@@ -281,7 +281,7 @@ class Answer:
         """Deal with what the application raised; return the body where it is answered here."""
         exchange = self._exchange
         self._failed = True
-        if to_be_obeyed(exchange, error):
+        if asked_to_end(exchange, error):
             try:
                 driven(apply(exchange, failed=True))
             except SessionUnavailable as away:

@@ -93,11 +93,11 @@ class Entry:
             return self._merging(self.record, calls, now, lost=lost)
         *older, last = self._secrets()
         rotation = self._rotation(self.record, last, now) if older else None
-        # With the secret of its birth: a creation whose answer was lost is there already, and to
-        # it the creation is a retry that changes nothing.
+        # With the secret of its birth: where a creation reached Redis and its answer was lost, this
+        # is a retry, which changes nothing.
         birth = calls.create(
             SessionKey(self.id_hash, self.known_secret),
-            self._born_with(self.record) if rotation else self.record.fields,
+            self._fields_at_birth(self.record) if rotation else self.record.fields,
             max_age=self.record.expires_at - self.record.created_at,
             idle_timeout=self.idle_timeout,
             age=max(0.0, now - self.record.created_at),
@@ -109,9 +109,9 @@ class Entry:
         saving = calls.save(key, change, idle_timeout=self.idle_timeout)
         return birth, *self._rotating(self.record, older, calls, now), saving
 
-    def _born_with(self, record: Record) -> dict[str, bytes]:
-        # The rest comes with the last secret: an older one must not open what a login wrote
-        # (CWE-384), not for a moment, nor where the way ends between the two.
+    def _fields_at_birth(self, record: Record) -> dict[str, bytes]:
+        # What was written since comes with the last secret alone: an older one must not open what a
+        # login wrote (CWE-384), not even for a moment, or where Redis is lost between the scripts.
         return {name: raw for name, raw in record.fields.items() if name not in self.changed}
 
     def _merging(self, record: Record, calls: Calls, now: float, *, lost: bool) -> tuple[Call, ...]:

@@ -135,9 +135,10 @@ async def apply(exchange: Exchange, plan: Plan | None = None, *, failed: bool = 
             exchange.free = None
 
 
-def to_be_obeyed(exchange: Exchange, error: BaseException) -> bool:
-    """Whether a handler that raised *error* wanted the session, or its secret, to be gone."""
-    # A new secret that was refused is taken back: the old one is good, and others may have a newer.
+def asked_to_end(exchange: Exchange, error: BaseException) -> bool:
+    """Whether a handler asked for the session, or its secret, to end before it raised *error*."""
+    # A rotation that was refused is taken back: the old secret is good again, or another request
+    # has rotated since.
     refused = isinstance(error, SessionUnavailable)
     return exchange.doomed is not None or (exchange.wants_new_id and not refused)
 
@@ -207,7 +208,7 @@ async def _carry_out(exchange: Exchange, command: Command, plan: Plan) -> None:
         exchange.doomed = None
         exchange.setup.tidings.tell(SessionDestroyed(id_hash=doomed, reason="invalidated"))
     elif command is Command.CREATE:
-        _settle_created(exchange, await _create(exchange, changed, user), changed, user)
+        _note_created(exchange, await _create(exchange, changed, user), changed, user)
     elif command is Command.TOUCH:
         interval = touch_interval(exchange.setup.terms)
         touched = store.touch(exchange.held().key, idle_timeout=idle, interval=interval)
@@ -258,7 +259,7 @@ async def _create(exchange: Exchange, fields: dict[str, bytes], user: str | None
     raise SessionError("the store refused every new session id")
 
 
-def _settle_created(
+def _note_created(
     exchange: Exchange, credential: Credential, fields: dict[str, bytes], user: str | None
 ) -> None:
     exchange.credential, exchange.standing = credential, Standing.FOUND

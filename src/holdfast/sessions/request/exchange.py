@@ -121,8 +121,8 @@ class Exchange:
         self.session = setup.session_class() if session is None else session
         self.session._exchange = self  # noqa: SLF001 - the two halves of one thing
 
-    def let_go(self) -> None:
-        """Note that the request is over: from now on the session, where it is still held, holds us.
+    def release(self) -> None:
+        """Note that the request is over: who holds the session holds this, and not vice versa.
 
         Each holding the other would keep both, with all their data, until the garbage collector
         comes by: that took a tenth of the time of every request.
@@ -331,7 +331,7 @@ class Exchange:
 
 
 class _LeftExchange(Exchange):
-    """An exchange after its request. See :meth:`Exchange.let_go`."""
+    """An exchange after its request. See :meth:`Exchange.release`."""
 
     __slots__ = ()
 

@@ -60,7 +60,7 @@ async def update_with(exchange: Exchange, key: str, function: Callable[[Any], An
 
 
 async def _write(exchange: Exchange, key: str, remake: Remake) -> Any:
-    value = await settled(remake(onekey.raw(exchange, key)[0]))
+    value = await maybe_await(remake(onekey.raw(exchange, key)[0]))
     session = exchange.session
     session[key] = value
     if exchange.standing.name == "FOUND":
@@ -71,7 +71,7 @@ async def _write(exchange: Exchange, key: str, remake: Remake) -> Any:
 async def _swap(exchange: Exchange, key: str, remake: Remake) -> Any:
     raw, kept = onekey.raw(exchange, key)
     for tried in range(atomic.TRIES):
-        value = await settled(remake(raw))
+        value = await maybe_await(remake(raw))
         new = onekey.judged(exchange, key, value)
         # What this request wrote before and did not save yet stands as a write of its own.
         outcome = await onekey.swap(
@@ -99,8 +99,8 @@ def _lost(exchange: Exchange, key: str, value: Any, outcome: Outcome) -> Any:
     return value
 
 
-async def settled(made: Any) -> Any:
-    """Return *made*, awaited where it can be."""
+async def maybe_await(made: Any) -> Any:
+    """Return *made*, or what it comes to where it can be awaited."""
     return await made if inspect.isawaitable(made) else made
 
 
