@@ -70,6 +70,15 @@ def test_help_names_every_command(tmp_path: Path) -> None:
     assert set(re.findall(r"^  (\w+) ", done.out, re.MULTILINE)) >= {"check", "demo", "env"}
 
 
+@pytest.mark.parametrize("group", [(), ("runs",), ("sessions",)], ids=["all", "runs", "sessions"])
+def test_each_command_is_told_in_a_line_that_is_whole(
+    group: tuple[str, ...], tmp_path: Path
+) -> None:
+    listed = cli(*group, "--help", cwd=tmp_path).out.partition("Commands:\n")[2]
+    assert listed
+    assert "..." not in listed
+
+
 @pytest.mark.parametrize(
     ("package", "command"), [("click", "--version"), ("uvicorn", "demo")], ids=["click", "uvicorn"]
 )

@@ -80,7 +80,7 @@ async def test_an_import_goes_on_after_its_error_and_touches_no_run_that_is_ther
         assert broken.stdout == "0 runs with 0 events imported\n"
         assert await store.status("a") == "absent"
         done = shell("import", given=lines_of(*EVENTS))
-        assert done.stdout == "1 runs with 3 events imported; 1 were there already\n"
+        assert done.stdout == "1 run with 3 events imported; 1 were there already\n"
         assert [event.data for event in await store.get_events("7")] == ["mine"]
 
 
@@ -94,7 +94,7 @@ def test_csv_has_columns_of_any_name(shell: Shell, redis: RedisServer, key_prefi
     table = 'job,kind,payload,at\nj,t,"{""a"": 1}",2024-01-01\nj,t,plain text,2024-01-02\n'
     names = ("--run", "job", "--type", "kind", "--data", "payload", "--time", "at")
     done = shell("import", "--csv", "--complete", *names, given=table)
-    assert done.stdout == "1 runs with 3 events imported\n", done.stderr
+    assert done.stdout == "1 run with 3 events imported\n", done.stderr
     entries: Any = redis.execute("XRANGE", f"{key_prefix}run:j:events", "-", "+")
     assert [fields[3] for _, fields in entries] == [b'{"a":1}', b'"plain text"', b'{"output":null}']
     assert entries[0][0] == b"1704067200000-0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import io
@@ -22,6 +23,7 @@ import httpx
 import pytest
 
 from holdfast import Settings, StreamEvent, SyncRunPublisher, stream_token
+from holdfast.cli import following
 from holdfast.cli.live import LiveView, as_frame, as_line, make_view, printable
 from holdfast.client import End, Failed, Gap, Reset
 
@@ -96,7 +98,7 @@ def test_an_event_is_published_and_shown(shell: Shell) -> None:
     end = shell("publish", "r", "workflow_complete").stdout.strip()
     shown = shell("show", "r", "--json")
     assert json.loads(shown.stdout) == {
-        "run": "r",
+        "run_id": "r",
         "status": "ended",
         "owner": None,
         "kept": 3,
@@ -131,14 +133,14 @@ def test_the_runs_are_listed_and_nothing_else(
     listed = shell("list", "--json")
     assert listed.returncode == 0
     assert "broken" in listed.stderr
-    runs = {line["run"]: line for line in map(json.loads, listed.stdout.splitlines())}
+    runs = {line["run_id"]: line for line in map(json.loads, listed.stdout.splitlines())}
     assert {run: (line["status"], line["kept"]) for run, line in runs.items()} == {
         "open *[?]": ("open", 2),
         "ended": ("ended", 2),
         "foreign": ("open", 1),
     }
     assert runs["ended"] == {
-        "run": "ended",
+        "run_id": "ended",
         "status": "ended",
         "kept": 2,
         "last": ended,
@@ -287,6 +289,29 @@ def test_a_stream_is_followed_at_its_address_with_a_token(serve: Serve, tmp_path
     assert "UNAUTHORIZED" in refused.stderr
 
 
+def test_an_address_where_nobody_answers_is_told(free_port: int, tmp_path: Path) -> None:
+    address = f"http://127.0.0.1:{free_port}/streams/runs/r/events/stream?token=secret"
+    with Shell(tmp_path).start("tail", address, stderr=subprocess.PIPE) as tailing:
+        assert tailing.stderr is not None
+        told = tailing.stderr.readline()
+        tailing.kill()
+    assert re.fullmatch(rf"holdfast: http://127.0.0.1:{free_port}: .+; trying again\n", told)
+
+
+def test_a_server_that_fails_is_told_once_for_each_reason() -> None:
+    told: list[str] = []
+    answers = iter([502, 502, 503, 200, 502])
+
+    async def ask() -> None:
+        transport = httpx.MockTransport(lambda _: httpx.Response(next(answers)))
+        async with following.TellingClient(told.append, transport=transport) as client:
+            for _ in range(5):
+                await client.get("http://app.example/events/stream?token=secret")
+
+    asyncio.run(ask())
+    assert told == [f"http://app.example: answered {n}; trying again" for n in (502, 503, 502)]
+
+
 def test_several_runs_are_followed_to_the_last_end(shell: Shell) -> None:
     shell.ids("a", "t")
     shell.ids("b", "t", "workflow_complete")
@@ -407,6 +432,15 @@ def test_what_is_not_a_terminal_gets_lines_and_json_where_asked() -> None:
     line, frame = out.getvalue().splitlines()
     assert line.endswith('.125  1769851800125-0  t  {"x":"y"}')
     assert json.loads(frame)["created_at"] == "2026-01-31T09:30:00.125Z"
+
+
+def test_in_a_terminal_trouble_is_a_line_above_the_one_that_lives() -> None:
+    out = io.StringIO()
+    view = LiveView("r", out)
+    view.tell("it is\x1b away")
+    above, _, living = out.getvalue().rpartition("\n")
+    assert r"it is\u001b away" in above
+    assert "waiting  0 events" in living
 
 
 @pytest.mark.parametrize("item", [Gap("r", "1-0", "9-0"), Reset("r", None, "9-0"), End("r")])

@@ -167,6 +167,7 @@ def test_its_help_is_that_of_uvicorn(sites: Path) -> None:
     assert code == 0
     assert "--workers" in said
     assert "Usage: holdfast serve" in said
+    assert "HOLDFAST_STREAM_MOUNT" in said
 
 
 def test_an_asgi_application_is_none_for_a_wsgi_server(sites: Path) -> None:

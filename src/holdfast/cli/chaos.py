@@ -105,7 +105,7 @@ FAULTS = {
 )
 @click.pass_context
 def chaos(context: click.Context, fault: str, mode: str, seconds: float, visitors: int) -> None:
-    """Run the demo through an outage, and print what its users would have seen.
+    """Run the demo through an outage and print what its users see.
 
     It starts a Redis and a server of its own, which needs redis-server on the PATH, and touches
     nothing that is configured. Exit status: 0 every promise was kept, 1 one was broken, 2 it could

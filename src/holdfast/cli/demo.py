@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     help="Port to listen at.",
 )
 def demo(host: str, port: int) -> None:
-    """Run the demonstration: a login, a running agent, a stream that survives.
+    """Run the demo: a login, an agent at work, a page that survives.
 
     Open two of them with the same Redis to see a page move from one server to the other.
     """
@@ -67,9 +67,7 @@ def prepare(port: int) -> list[str]:
     settings = Settings()
     key = None if settings.secret_key else _made_key()
     if settings.redis_url is None:
-        return [
-            "Everything is kept in the memory of this process. Set HOLDFAST_REDIS_URL to share it."
-        ]
+        return []  # the log says what that means
     lines = [f"Sessions and streams are kept at {settings.redis_url_masked}."]
     if key is not None:
         lines.append("For a second server of the same demo, with the same Redis:")

@@ -1,17 +1,20 @@
-"""Several runs followed at their store, as `holdfast runs tail` shows them.
+"""What `holdfast runs tail` follows runs with, but for one run at its store, which `runs` does.
 
-What a browser gets over one connection, without the connection; one run alone is followed in
-`runs`.
+Several runs at their store are what a browser gets over one connection, without the connection; an
+address is followed by `holdfast.client`, whose troubles are told here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
-from holdfast.client import End, Failed, Gap, Reset
+import httpx
+
+from holdfast.client import End, Failed, Gap, Reset, follow
 from holdfast.errors import InvalidEvent
 from holdfast.streams.composite import MAX_RUNS, parse
 from holdfast.streams.doors.lane import Entrance
@@ -21,7 +24,7 @@ from holdfast.streams.select import hub_of
 from holdfast.streams.store import to_event
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from holdfast.client import Item
     from holdfast.streams.doors.told import Told
@@ -51,6 +54,46 @@ async def from_store(
                 yield _item(told)
             if len(many):
                 await many.wait()
+
+
+async def from_address(
+    url: str, last_id: str, token: str | None, tell: Callable[[str], None]
+) -> AsyncGenerator[Item, None]:
+    """Follow the stream at *url*; *tell* hears why nothing comes, and it is tried again.
+
+    Raises:
+        StreamRefused: the server will not let it be read.
+    """
+    async with TellingClient(tell) as http:
+        following = follow(url, last_id=last_id, token=token, http=http)
+        async with contextlib.aclosing(following) as items:
+            async for item in items:
+                yield item
+
+
+class TellingClient(httpx.AsyncClient):
+    """Tells why a try came to nothing, and of the same reason in a row only once."""
+
+    def __init__(self, tell: Callable[[str], None], **options: Any) -> None:
+        super().__init__(**options)
+        self._tell = tell
+        self._told = ""
+
+    async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        where = f"{request.url.scheme}://{request.url.netloc.decode()}"
+        try:
+            answer = await super().send(request, **options)
+        except httpx.TransportError as error:
+            self._say(f"{where}: {str(error) or type(error).__name__}; trying again")
+            raise
+        failed = answer.status_code >= 500
+        self._say(f"{where}: answered {answer.status_code}; trying again" if failed else "")
+        return answer
+
+    def _say(self, trouble: str) -> None:
+        if trouble and trouble != self._told:
+            self._tell(trouble)
+        self._told = trouble
 
 
 def named(runs: Sequence[str]) -> Sequence[str]:

@@ -109,6 +109,10 @@ class View:
         self._note(item)
         print(self._spell(item), file=self._out, flush=True)
 
+    def tell(self, trouble: str) -> None:
+        """Say why nothing comes, to who looks and not to what reads the lines."""
+        click.echo(f"holdfast: {printable(trouble)}", err=True)
+
     async def keep_fresh(self) -> None:
         """Print what changes while nothing comes: here nothing does."""
 
@@ -149,6 +153,11 @@ class LiveView(View):
         self._count += isinstance(item, StreamEvent)
         self._arrivals.append(self._clock())
         self._state = "ended" if isinstance(item, End) else "live"
+        self._refresh()
+
+    def tell(self, trouble: str) -> None:
+        self._state = "waiting"
+        self._out.write(f"\r\x1b[K{click.style(_fitting(printable(trouble)), fg='yellow')}\n")
         self._refresh()
 
     async def keep_fresh(self) -> None:

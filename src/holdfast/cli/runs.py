@@ -39,7 +39,7 @@ _AT_ONCE = 200
 
 @click.group()
 def runs() -> None:
-    """Look into runs: list, tail, show, publish, expire, import.
+    """List, show, follow, publish, expire and import runs.
 
     Exit status: 0 it was done (tail: the run completed), 1 it could not be (tail: the run ended
     otherwise), 2 the call or the configuration cannot work, 130 it was interrupted.
@@ -97,22 +97,25 @@ async def tail(
     as_json: bool,
     token: str | None,
 ) -> None:
-    """Follow each RUN to its end: run ids, or the address of one stream (http://…/events/stream)."""
+    """Follow each RUN to its end.
+
+    RUN is a run id, for which HOLDFAST_REDIS_URL has to be set, or the address of one stream
+    (http://…/events/stream).
+    """
     from holdfast.cli import following
     from holdfast.cli.live import make_view
-    from holdfast.client import follow
 
     run = run_ids[0]
+    view = make_view(following.named(run_ids), sys.stdout, as_json=as_json)
     if len(run_ids) > 1:
         if any("://" in each for each in run_ids):
             raise click.UsageError("an address is followed alone; ?run=… in it names several runs")
         items = following.from_store(await _store(), run_ids, last_id)
     elif "://" in run:
         token = sys.stdin.readline().strip() if token == "-" else token  # noqa: S105 - not a token
-        items = follow(run, last_id=last_id, token=token)
+        items = following.from_address(run, last_id, token, view.tell)
     else:
         items = from_store(await _store(), run, last_id)
-    view = make_view(following.named(run_ids), sys.stdout, as_json=as_json)
     ticking = asyncio.create_task(view.keep_fresh())
     try:
         async with contextlib.aclosing(items):
@@ -223,7 +226,7 @@ def _listed(run_id: str, info: RunInfo, *, as_json: bool) -> str:
     last = str(info.last) if info.last > ZERO else None
     if as_json:
         kept = {"status": info.status, "kept": info.length, "last": last, "owner": info.owner}
-        return json.dumps({"run": run_id, **kept}, ensure_ascii=False)
+        return json.dumps({"run_id": run_id, **kept}, ensure_ascii=False)
     owner = printable(info.owner or "-")
     return _row(info.status, str(info.length), last or "-", owner, printable(run_id))
 
@@ -239,7 +242,7 @@ def _row(status: str, kept: str, last: str, owner: str, run_id: str) -> str:
 @click.pass_context
 @_async
 async def show(context: click.Context, run: str, as_json: bool) -> None:
-    """Print what is known of RUN: its status, owner, first and last event."""
+    """Show a run: its status, owner, first and last event."""
     from holdfast.cli.live import printable
     from holdfast.streams.event import check_run_id
 
@@ -259,7 +262,7 @@ async def _facts(store: EventStore, run_id: str, info: RunInfo) -> dict[str, str
     kept = await store.get_events(run_id, limit=1)
     ended = await store.get_events(run_id, str(info.end), str(info.end)) if info.end else []
     return {
-        "run": run_id,
+        "run_id": run_id,
         "status": info.status,
         "owner": info.owner,
         "kept": info.length,
@@ -276,7 +279,7 @@ async def _facts(store: EventStore, run_id: str, info: RunInfo) -> dict[str, str
 @click.argument("data", default="null")
 @_async
 async def publish(run: str, type: str, data: str) -> None:  # noqa: A002 - the wire's own name
-    """Append one event to RUN and print its id.
+    """Publish one event of RUN and print its id.
 
     DATA is JSON, or - to read it from standard input. A TYPE that ends a run ends it.
     """
@@ -297,7 +300,10 @@ async def publish(run: str, type: str, data: str) -> None:  # noqa: A002 - the w
 @click.pass_context
 @_async
 async def expire(context: click.Context, run: str, seconds: int) -> None:
-    """Keep the events of RUN for SECONDS from now; 0 removes them at once."""
+    """Keep the events of RUN for SECONDS from now.
+
+    0 removes them at once.
+    """
     from holdfast.streams.event import check_run_id
 
     store = await _store()
@@ -310,19 +316,38 @@ async def expire(context: click.Context, run: str, seconds: int) -> None:
 @runs.command("import")
 @click.argument("file", type=click.File(encoding="utf-8"), default="-")
 @click.option("--csv", "as_csv", is_flag=True, help="Read CSV with a header, not lines of JSON.")
-@click.option("--run", "run_column", default="run_id", help="The column of the run's id.")
-@click.option("--type", "type_column", default="type", help="The column of the event's type.")
-@click.option("--data", "data_column", default="data", help="The column of its data.")
-@click.option("--time", "time_column", default="created_at", help="The column of its time.")
-@click.option("--owner", "owner_column", default="owner", help="The column of the run's owner.")
+@click.option(
+    "--run", "run_column", default="run_id", show_default=True, help="The column of the run's id."
+)
+@click.option(
+    "--type",
+    "type_column",
+    default="type",
+    show_default=True,
+    help="The column of the event's type.",
+)
+@click.option(
+    "--data", "data_column", default="data", show_default=True, help="The column of its data."
+)
+@click.option(
+    "--time", "time_column", default="created_at", show_default=True, help="The column of its time."
+)
+@click.option(
+    "--owner",
+    "owner_column",
+    default="owner",
+    show_default=True,
+    help="The column of the run's owner.",
+)
 @click.option("--complete", is_flag=True, help="End runs that have no end.")
 @click.option("--dry-run", is_flag=True, help="Read and check everything, and write nothing.")
 @_async
 async def import_(file: TextIO, *, as_csv: bool, complete: bool, dry_run: bool, **at: str) -> None:
-    """Take over runs that another system kept, from FILE or standard input.
+    """Import runs that another system kept.
 
-    Each line is an event; the lines of a run are together, in their order. A run is written whole
-    or not at all, and one that is there already is left as it is: after an error, run it again.
+    FILE, or standard input, has an event in each line; the lines of a run are together, in their
+    order. A run is written whole or not at all, and one that is there already is left as it is:
+    after an error, run it again.
     """
     from holdfast.cli.imports import Columns, csv_lines, foreign_runs, json_lines
     from holdfast.streams.stores.redis import RedisEventStore
@@ -345,7 +370,11 @@ async def import_(file: TextIO, *, as_csv: bool, complete: bool, dry_run: bool, 
     finally:
         there = f"; {left} were there already" if left else ""
         done = "would be imported" if dry_run else "imported"
-        click.echo(f"{taken} runs with {events} events {done}{there}")
+        click.echo(f"{_count(taken, 'run')} with {_count(events, 'event')} {done}{there}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 async def _store() -> EventStore:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import click
 
 from holdfast.cli import missing
@@ -12,10 +14,10 @@ from holdfast.cli import missing
     "arguments", metavar="PACKAGE.MODULE:APP [OPTIONS]", nargs=-1, type=click.UNPROCESSED
 )
 def serve(arguments: tuple[str, ...]) -> None:
-    """Serve an app that nobody has to touch: sessions around it, streams beside it.
+    """Serve any app as it is, with sessions and event streams.
 
-    The app may be ASGI or WSGI, or a factory of one. OPTIONS are those of uvicorn: --host, --port,
-    --workers, --reload and all others; `holdfast serve --help` lists them.
+    APP is package.module:name, ASGI or WSGI or a factory of either. Sessions are put around it, the
+    streams beside it at HOLDFAST_STREAM_MOUNT. The options are those of uvicorn.
     """
     try:
         from uvicorn.main import main
@@ -23,12 +25,14 @@ def serve(arguments: tuple[str, ...]) -> None:
         missing("uvicorn")
     from holdfast.settings import Settings, fill_environment
 
+    command = copy.copy(main)
+    command.help = click.get_current_context().command.help
     help_asked = arguments[:1] in {("-h",), ("--help",)}
-    asked = main.make_context("holdfast serve", ["--help"] if help_asked else list(arguments))
+    asked = command.make_context("holdfast serve", ["--help"] if help_asked else list(arguments))
     app = asked.params["app"]
     fill_environment({"HOLDFAST_APP": app}, "the command line", over=True)
     Settings(app=app).check_workers(asked.params["workers"])
     # holdfast.asgi:app is no factory, and finds out whether the application is one.
     asked.params |= {"app": "holdfast.asgi:app", "factory": False}
     with asked:
-        main.invoke(asked)
+        command.invoke(asked)

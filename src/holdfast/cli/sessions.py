@@ -33,7 +33,7 @@ def _id_hash(text: str) -> str:
 
 @click.group()
 def sessions() -> None:
-    """Look into sessions and end them: list, show, revoke, revoke-user.
+    """List, show and end sessions.
 
     Exit status: 0 it was done, 1 there is no such session or Redis is away, 2 the call or the
     configuration cannot work.
@@ -85,7 +85,7 @@ def list_(index: SyncSessionIndex, user: str) -> None:
 @click.argument("id_hash", type=_id_hash)
 @_asking
 def show(index: SyncSessionIndex, id_hash: str) -> None:
-    """Show what the session ID_HASH is made of: times, keys and sizes, no values."""
+    """Show the times, keys and sizes of a session, and no value."""
     info = index.show(id_hash)
     if info is None:
         raise click.ClickException("there is no such session")
