@@ -497,6 +497,24 @@ async def test_a_handler_that_raises_saves_nothing(store: SessionStore) -> None:
     assert b"half" not in (await browser.get()).body
 
 
+@pytest.mark.parametrize("begins", [False, True])
+async def test_an_uncaught_unavailable_is_a_503_also_where_the_session_is_untouched(
+    counted: CountingStore, *, begins: bool
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if begins:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise SessionUnavailable("as an index of sessions says it", retry_after=7)
+
+    browser = Browser(SessionMiddleware(app, store=counted, settings=SETTINGS))
+    if begins:
+        with pytest.raises(SessionUnavailable):
+            await browser.get()
+    else:
+        answer = await browser.get()
+        assert (answer.status, answer.one("retry-after")) == (503, "7")
+
+
 @pytest.mark.parametrize("verb", [Session.invalidate, Session.regenerate_id])
 async def test_a_handler_that_raises_is_still_obeyed_in_what_ends_a_credential(
     store: SessionStore, verb: Any
