@@ -514,6 +514,18 @@ class TestAway:
             until(lambda: store.available and not store.journalled)
             assert [kind for kind, _ in told(store)] == ["t", "workflow_complete"]
 
+    def test_the_end_of_a_run_that_waits_is_told_while_somebody_can(
+        self, proxy: FaultProxy, key_prefix: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with opened_sync(proxy.url, key_prefix, redis_timeout=5) as store:
+            SyncRunPublisher("stored", store=store).workflow_complete()
+            proxy.refuse()
+            proxy.cut()
+            with SyncRunPublisher(RUN, store=store) as run:
+                run.emit("t")
+        told = [each for each in caplog.records if "wait in this process" in each.getMessage()]
+        assert [vars(each)["run_id"] for each in told] == [RUN]
+
     def test_a_lost_reply_doubles_nothing(
         self, proxy: FaultProxy, key_prefix: str, soon: None
     ) -> None:

@@ -171,7 +171,16 @@ class SyncRunPublisher(Part):
             (entry,) = observed.publish_sync(draft, self._append, self.run_id)
         else:
             (entry,) = self._append(draft)
-        return self._published(draft, entry, data)
+        event = self._published(draft, entry, data)
+        if self._ended and entry.provisional:
+            # Said now: a forked worker leaves by os._exit(), and has no other moment for it.
+            log.warning(
+                "the run %r has ended while Redis is away: its events wait in this process, and end"
+                " with it",
+                self.run_id,
+                extra={"run_id": self.run_id},
+            )
+        return event
 
     def _append(self, draft: Draft) -> list[Entry]:
         life = self._hold.life
