@@ -68,9 +68,14 @@ class Tidings:
         """Return when a session that may have a new secret ends, by the clock of its store.
 
         ``None`` where it is not there, where nobody can say, or where older secrets were killed:
-        that gave it a new lifetime, which a rotation by age does not. *idle* is the idle timeout in
-        seconds, *expires_at* the end of the lifetime that it had, by the same clock: ours may be
-        seconds off.
+        that gave it a new lifetime, which a rotation by age does not. The end may be over, where
+        nobody came within the idle timeout.
+
+        Args:
+            id_hash: of the session.
+            idle: the idle timeout in seconds, 0 for none.
+            expires_at: the end of the lifetime that it had, by the same clock: ours may be seconds
+                off.
 
         Raises:
             SessionUnavailable: Redis is away.
@@ -79,12 +84,12 @@ class Tidings:
             return None
         try:
             found = await perform(self._index.link, self._index.showing(id_hash, 0.0))
-            if found is None or abs(found.expires_at.timestamp() - expires_at) > _SAME_END:
-                return None
-            info = await perform(self._index.link, self._index.showing(id_hash, idle))
         except CorruptData:
             return None
-        return None if info is None else info.expires_at.timestamp()
+        if found is None or abs(found.expires_at.timestamp() - expires_at) > _SAME_END:
+            return None
+        end = found.expires_at.timestamp()
+        return min(end, found.last_seen_at.timestamp() + idle) if idle > 0 else end
 
     async def forget(self, user: str | None, id_hash: str) -> None:
         """Have the index know that a session is no longer that of *user*."""

@@ -70,7 +70,7 @@ class Bond:
         self._hinted = hinted
         self._cancelled = False
         self._told = asyncio.Event()
-        self._part: Callable[[], None] | None = None
+        self._unwatch: Callable[[], None] | None = None
         self._finished = False
         self._handled = False
         self._expires_at = 0.0
@@ -86,7 +86,7 @@ class Bond:
         record = self._exchange.record
         if self._exchange.standing is Standing.FOUND and record is not None and _on_asyncio():
             self._expires_at, self._skew = record.expires_at, record.skew
-            self._part = announcer.endings.watch(*held.key, self._end, self._doubt)
+            self._unwatch = announcer.endings.watch(*held.key, self._end, self._doubt)
             # It may have ended between its load and now.
             self._doubt()
 
@@ -98,13 +98,13 @@ class Bond:
             on_access(self._exchange, self._task, self._looked_at)
 
     def _looked_at(self) -> None:
-        if self._part is None and not self._finished:
+        if self._unwatch is None and not self._finished:
             self._exchange.session._on_access = None  # noqa: SLF001 - ours
             self.begin()
 
     async def catch_up(self) -> None:
         """See whether the session has ended meanwhile, where its request has waited since."""
-        if self._part is not None and getattr(self._exchange.session, WAITED, False):
+        if self._unwatch is not None and getattr(self._exchange.session, WAITED, False):
             self._clear_timer()
             await self._look()
 
@@ -123,14 +123,14 @@ class Bond:
             pass
         finally:
             self._work.cancel()
-            self._take_back()
+            self._uncancel()
 
     def leave(self) -> None:
         """Follow no longer. For who waits for nobody: what was begun goes on by itself."""
         # A look may still be under way, and nothing may come of it.
         self._finished = True
-        if self._part is not None:
-            self._part()
+        if self._unwatch is not None:
+            self._unwatch()
         self._clear_timer()
 
     def caused(self, error: BaseException) -> bool:
@@ -139,10 +139,10 @@ class Bond:
             return False
         if isinstance(error, asyncio.CancelledError):
             # Somebody else may have cancelled it as well.
-            return self._cancelled and self._take_back() == 0
+            return self._cancelled and self._uncancel() == 0
         return isinstance(error, _LEFT)
 
-    def _take_back(self) -> int:
+    def _uncancel(self) -> int:
         if self._cancelled and self._task is not None:
             self._cancelled = False
             return self._task.uncancel()
@@ -202,7 +202,8 @@ class Bond:
             return None
         # A secret that was replaced is forgotten after a while, be it by age or by being killed.
         stored = await setup.tidings.end_of(key.id_hash, idle, self._expires_at + self._skew)
-        return None if stored is None else stored - self._skew
+        end = 0.0 if stored is None else stored - self._skew
+        return end if end > time.time() else None
 
     def _end(self) -> None:
         if not (self.over or self._finished):
