@@ -26,7 +26,7 @@ from holdfast.sessions.cookie import NoCredential, Presented, candidates, new_cr
 from holdfast.sessions.doors.conversation import UNREACHABLE
 from holdfast.sessions.doors.wsgi import connection_of
 from holdfast.sessions.events import SessionCreated, SessionDestroyed, SessionRotated
-from holdfast.sessions.lifecycle import LONGEST_LIFETIME, touch_interval
+from holdfast.sessions.lifecycle import LONGEST_LIFETIME, Standing, touch_interval
 from holdfast.sessions.request import observed
 from holdfast.sessions.request.decoder import mark_of
 from holdfast.sessions.request.ledger import Ledger
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from holdfast.sessions.cookie import Credential
     from holdfast.sessions.events import RotationCause
+    from holdfast.sessions.imports.importer import Importer
 
 __all__ = ["SessionMiddleware", "SessionStore"]
 
@@ -81,6 +82,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         self.connection: Mapping[str, Any] | None = None
         self._ended = False
         self._renewed = False
+        self._unseen = False
         #: What the store is known to have accepted.
         self._held: Credential | None = None
         self._ledger: Ledger | None = None
@@ -98,6 +100,9 @@ class SessionStore(SessionBase):  # type: ignore[misc]
 
     def load(self) -> dict[str, Any]:
         """Return the data; of a session that is not there, nothing, and the key is let go."""
+        if self._unseen:
+            self.refused = True
+            raise SessionUnavailable("the session of another package cannot be looked for now")
         presented = self._presented(self.session_key)
         found, data = (None, {}) if presented is None else self._found(presented)
         if presented is None or not isinstance(found, Record):
@@ -189,6 +194,22 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         """Nothing: the store lets go of what has expired by itself."""
 
     # --- our side -------------------------------------------------------------------------------
+
+    def bring(self, importer: Importer) -> None:
+        """Begin with the session of another package, where the visitor has one and none of ours."""
+        if self.connection is None or self._presented(self.session_key) is not None:
+            return
+        found = driven(importer.open(self.connection["headers"], self.connection))
+        if found is None:
+            return
+        if not found.available:
+            self._unseen = True
+        elif found.standing is Standing.FOUND:
+            self._session_key = engine().setup.signer.sign(found.held())
+            self.modified = True
+        elif found.session:
+            self._session_key = None
+            self.update(found.session)
 
     def renew_for_another_user(self) -> None:
         """Give the session a new secret if its user has changed, unless it has one already.
@@ -377,7 +398,12 @@ class SessionMiddleware(_DjangoMiddleware):  # type: ignore[misc]
         _leave_ours(request.COOKIES, connection["headers"])
         super().process_request(request)
         request.session.connection = connection
-        return None if engine().may_serve(request.META) else _unreachable()
+        if not engine().may_serve(request.META):
+            return _unreachable()
+        importer = engine().door.importer
+        if importer is not None:
+            request.session.bring(importer)
+        return None
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         """Answer for a view whose session cannot be reached."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import os
 import re
@@ -24,7 +25,8 @@ KEY, OLD_KEY = "a new key of more than sixteen", "an old key of more than sixtee
 settings.configure(
     SECRET_KEY=KEY,
     SECRET_KEY_FALLBACKS=[OLD_KEY],
-    INSTALLED_APPS=["holdfast.django"],
+    INSTALLED_APPS=["django.contrib.sessions", "holdfast.django"],
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
     MIDDLEWARE=["holdfast.django.SessionMiddleware"],
     SESSION_ENGINE="holdfast.django",
     ROOT_URLCONF=__name__,
@@ -34,13 +36,17 @@ settings.configure(
 django.setup()
 
 from django.contrib.sessions.backends.base import CreateError, UpdateError  # noqa: E402
+from django.contrib.sessions.backends.db import SessionStore as DatabaseStore  # noqa: E402
 from django.contrib.sessions.exceptions import SessionInterrupted  # noqa: E402
+from django.contrib.sessions.models import Session  # noqa: E402
 from django.core import checks  # noqa: E402
 from django.core.handlers.asgi import ASGIHandler  # noqa: E402
 from django.core.handlers.wsgi import WSGIHandler  # noqa: E402
+from django.db import connection  # noqa: E402
 from django.http import HttpRequest, HttpResponse, JsonResponse  # noqa: E402
 from django.test import Client, SimpleTestCase, override_settings  # noqa: E402
 from django.urls import path  # noqa: E402
+from itsdangerous import TimestampSigner  # noqa: E402
 from starlette.testclient import TestClient as ASGIClient  # noqa: E402
 from werkzeug.test import Client as WSGIClient  # noqa: E402
 
@@ -91,6 +97,10 @@ def show(request: HttpRequest) -> JsonResponse:
     return JsonResponse(dict(request.session.items()))
 
 
+def silent(request: HttpRequest) -> HttpResponse:
+    return HttpResponse()
+
+
 def fail(request: HttpRequest) -> HttpResponse:
     request.session["seen"] = "never"
     raise ValueError("of a view")
@@ -101,8 +111,15 @@ async def remembering(connection: Any, run_id: str, action: str) -> bool:
     return True
 
 
-views = {"count": count, "set": put, "cycle": cycle, "flush": flush, "show": show, "fail": fail}
-urlpatterns = [path(name, view) for name, view in views.items()]
+urlpatterns = [
+    path("count", count),
+    path("set", put),
+    path("cycle", cycle),
+    path("flush", flush),
+    path("show", show),
+    path("silent", silent),
+    path("fail", fail),
+]
 
 
 def asked(at: str, *cookies: str) -> TestResponse:
@@ -529,6 +546,75 @@ class Requests(SimpleTestCase):  # type: ignore[misc]
         assert client.get("/count").json() == {"seen": 2}
 
 
+class Moving(SimpleTestCase):  # type: ignore[misc]
+    databases = ("default",)
+
+    def setUp(self) -> None:
+        with connection.schema_editor() as editor:
+            editor.create_model(Session)
+        self.addCleanup(self.drop)
+        self.have("django")
+
+    def drop(self) -> None:
+        if Session._meta.db_table in connection.introspection.table_names():
+            with connection.schema_editor() as editor:
+                editor.delete_model(Session)
+
+    def have(self, package: str) -> None:
+        os.environ["HOLDFAST_SESSION_IMPORT"] = package
+        engine.cache_clear()
+        self.addCleanup(engine.cache_clear)
+        self.addCleanup(os.environ.pop, "HOLDFAST_SESSION_IMPORT", None)
+
+    def from_before(self, **data: Any) -> str:
+        session = DatabaseStore()
+        session.update(data)
+        session.save()
+        return str(session.session_key)
+
+    def test_who_is_logged_in_in_djangos_table_stays_so(self) -> None:
+        before = self.from_before(_auth_user_id="7", cart=["tea"])
+        answer = asked("/show", before)
+        assert answer.json == {"_auth_user_id": "7", "cart": ["tea"]}
+        ours = given(answer)
+        assert given(asked("/show", before)) == ours, "two requests at once meet in one session"
+        asked("/set?seen=1", ours)
+        seen = {"_auth_user_id": "7", "cart": ["tea"], "seen": "1"}
+        assert asked("/show", ours, before).json == seen
+        presented = engine().setup.signer.verify(ours.encode())
+        assert presented is not None
+        record = driven(engine().setup.store.load(presented.credential.key))
+        assert isinstance(record, Record)
+        assert record.expires_at > time.time() + 300 * 86400, "as one that begins here"
+
+    def test_who_has_logged_out_since_stays_so(self) -> None:
+        before = self.from_before(_auth_user_id="7")
+        ours = given(asked("/show", before))
+        asked("/flush", ours)
+        for cookie in (before, ours):
+            assert asked("/show", cookie).json == {}
+        assert Session.objects.count() == 1, "the table is only read"
+
+    def test_while_the_table_is_away_nobody_is_taken_for_a_stranger(self) -> None:
+        before = self.from_before(_auth_user_id="7")
+        self.drop()
+        for at in ("/show", "/set?seen=1"):
+            answer = asked(at, before)
+            assert answer.status_code == 503
+            assert "set-cookie" not in answer.headers
+        assert asked("/silent", before).status_code == 200
+        assert asked("/show").json == {}
+
+    def test_a_session_without_a_user_that_a_cookie_carries_begins_anew(self) -> None:
+        self.have("starlette")
+        carried = base64.b64encode(b'{"cart": ["tea"]}')
+        cookie = TimestampSigner(KEY).sign(carried).decode()
+        one, two = (asked("/show", cookie) for _ in range(2))
+        assert one.json == two.json == {"cart": ["tea"]}
+        assert given(one) != given(two)
+        assert asked("/show", given(one)).json == {"cart": ["tea"]}
+
+
 class Checks(SimpleTestCase):  # type: ignore[misc]
     def found(self) -> list[str]:
         return [each.id for each in checks.run_checks() if each.id.startswith("holdfast.")]
@@ -569,7 +655,7 @@ class Checks(SimpleTestCase):  # type: ignore[misc]
 
 def main() -> None:
     """Run the cases, and say how many there were."""
-    cases = (Sessions, Requests, Checks)
+    cases = (Sessions, Requests, Moving, Checks)
     load = unittest.defaultTestLoader.loadTestsFromTestCase
     suite = unittest.TestSuite(load(case) for case in cases)
     raise SystemExit(not unittest.TextTestRunner(verbosity=1).run(suite).wasSuccessful())

@@ -17,6 +17,7 @@ from django.core.signals import setting_changed
 from holdfast.errors import ConfigurationError, SessionUnavailable
 from holdfast.sessions.doors.door import UNSET, Door
 from holdfast.sessions.doors.wsgi import may_serve
+from holdfast.sessions.imports.importer import importer_of
 from holdfast.sessions.lifecycle import LONGEST_LIFETIME
 from holdfast.sessions.sync_session import SyncSession
 from holdfast.settings import Settings
@@ -76,6 +77,8 @@ def engine() -> Engine:
     door = Door(None, given, UNSET, None, SessionUnavailable, SyncSession)
     door.setup = replace(door.setup, attributes=_attributes(door.setup.attributes, own))
     lifetime = door.setup.terms.lifetime if own.is_set("session_max_age") else LONGEST_LIFETIME
+    lasting = replace(door.setup, terms=replace(door.setup.terms, lifetime=lifetime))
+    door.importer = importer_of(own.override(**given), door.runtime.link, lasting)
     return Engine(door, lifetime)
 
 

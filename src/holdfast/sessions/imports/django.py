@@ -29,8 +29,13 @@ _ID = re.compile(r"[0-9a-z]{32}")
 # KEY_PREFIX "" and VERSION 1, Django's defaults, then what the session engine adds.
 _KEY = ":1:django.contrib.sessions.cache"
 _APP = "django.contrib.sessions"
-# The engines that keep sessions in the database, be it beside the cache.
-_ENGINES = {"django.contrib.sessions.backends.db", "django.contrib.sessions.backends.cached_db"}
+# The engines that keep sessions in the database, be it beside the cache, and ours, which may have
+# come in the place of one of them.
+_ENGINES = {
+    "django.contrib.sessions.backends.db",
+    "django.contrib.sessions.backends.cached_db",
+    "holdfast.django",
+}
 _SALT = "django.contrib.sessions.SessionStore"
 
 
