@@ -7,6 +7,7 @@ the synchronous iterator only carry bytes. Nothing here publishes, and nothing n
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
 import inspect
 import json
@@ -48,6 +49,9 @@ STEADY = 5.0
 
 CONNECT_TIMEOUT = 10.0
 TRY_AGAIN = {408, 425, 429}
+# What networks and servers do to a connection. An address that is none is not among it: the next
+# try would find it as it is.
+_LOST = (httpx.TimeoutException, httpx.NetworkError, httpx.ProtocolError, httpx.ProxyError)
 
 _LINE_BREAK = re.compile(rb"\r\n|\n|\r(?!\Z)")  # a CR at the very end may be half of a line break
 
@@ -130,6 +134,8 @@ async def follow(
     Raises:
         StreamRefused: the server will not let the run be read, or none of them: no such run,
             expired, no right.
+        ValueError: *last_id* or the token is more than one line of ASCII.
+        httpx.UnsupportedProtocol: *url* begins neither with ``http://`` nor with ``https://``.
     """
     reader = _Reader(url, runs, last_id, max_delay, renewable=callable(token))
     async with contextlib.AsyncExitStack() as stack:
@@ -139,7 +145,7 @@ async def follow(
             if reader.wants_token:
                 given = token(reader.refused) if callable(token) else token
                 reader.use(await given if inspect.isawaitable(given) else given)
-            with contextlib.suppress(httpx.TransportError):
+            with contextlib.suppress(*_LOST):
                 async with http.stream("GET", **reader.request(silence)) as answer:
                     if not reader.is_stream(answer):
                         reader.judge(answer, await answer.aread())
@@ -176,7 +182,7 @@ def follow_sync(
             if reader.wants_token:
                 reader.use(token(reader.refused) if callable(token) else token)
             with (
-                contextlib.suppress(httpx.TransportError),
+                contextlib.suppress(*_LOST),
                 http.stream("GET", **reader.request(silence)) as answer,
             ):
                 if not reader.is_stream(answer):
@@ -287,11 +293,11 @@ class _Reader:
         self._doubted: dict[str, float] = {}
         self._url = address
         self._run_id: str = named[1] if named else ""
-        self._last_id = last_id
+        self._last_id = _one_line(last_id, "last_id")
         self._max_delay = max_delay
         self._renewable = renewable
         self._default_token = in_query[0] if len(in_query) == 1 else None
-        self._token: str | None = None
+        self._token = ""
         self._parser = _Parser()
         self._failures = 0
         self._begun = 0.0
@@ -304,7 +310,7 @@ class _Reader:
 
     def use(self, token: str | None) -> None:
         """Send *token* from now on."""
-        self._token = token or self._default_token
+        self._token = _one_line(token or self._default_token or "", "the token")
         self.wants_token = False
 
     def request(self, silence: float) -> dict[str, Any]:
@@ -322,8 +328,8 @@ class _Reader:
 
     def is_stream(self, answer: httpx.Response) -> bool:
         """Whether there is something to feed; else :meth:`judge` the answer."""
-        kind = answer.headers.get("content-type", "")
-        if answer.status_code != 200 or not kind.startswith("text/event-stream"):
+        kind, _, _ = answer.headers.get("content-type", "").partition(";")
+        if answer.status_code != 200 or kind.strip().lower() != "text/event-stream":
             return False
         self.refused = False
         return True
@@ -441,12 +447,16 @@ class _Parser:
     def __init__(self) -> None:
         self.retry = 0.0
         self._rest = b""
+        self._begun = False
         self._id = ""
         self._type = ""
         self._data: list[str] = []
 
     def feed(self, chunk: bytes) -> Iterator[_Block]:
         *lines, self._rest = _LINE_BREAK.split(self._rest + chunk)
+        if lines and not self._begun:
+            self._begun = True
+            lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
         for line in lines:
             if line:
                 self._field(*line.decode("utf-8", "replace").partition(":"))
@@ -466,6 +476,13 @@ class _Parser:
                 self._id = value
             case "retry" if value.isascii() and value.isdecimal():
                 self.retry = int(value) / 1000
+
+
+def _one_line(text: str, name: str) -> str:
+    """Return *text*, which goes into a header; the error does not repeat it, it may be a secret."""
+    if text.isascii() and text.isprintable():
+        return text
+    raise ValueError(f"{name} is one line of ASCII, without a line break at its end")
 
 
 def _refusal(status: int, body: bytes) -> StreamRefused:

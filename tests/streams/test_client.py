@@ -242,6 +242,23 @@ async def test_an_answer_that_will_not_change_is_an_error(
     assert (caught.value.status, caught.value.code) == (status, code)
 
 
+@pytest.mark.parametrize("address", ["host:80/events/stream", "/events/stream"])
+async def test_an_address_that_is_none_is_an_error_and_not_tried_again(
+    way: str, address: str
+) -> None:
+    with pytest.raises(httpx.UnsupportedProtocol):
+        await collect(way, address)
+
+
+@pytest.mark.parametrize("given", [{"token": "tok\n"}, {"token": "töken"}, {"last_id": "1-0\n"}])
+async def test_what_no_header_can_carry_is_an_error_and_not_repeated_in_it(
+    way: str, given: dict[str, str]
+) -> None:
+    with pytest.raises(ValueError, match="one line of ASCII") as caught:
+        await Answers().collect(way, **given)
+    assert not any(text in str(caught.value) for text in given.values())
+
+
 async def test_an_event_stream_of_somebody_else_is_followed_too(
     server: ServerProcess, way: str
 ) -> None:
@@ -405,6 +422,28 @@ async def test_however_a_stream_is_cut_up_its_events_are_the_same(
     items = await Answers(answer(body, size=size)).collect(way)
     assert numbers(items) == [1, 2]
     assert items[-1] == End("r")
+
+
+@pytest.mark.parametrize("size", [1, 1 << 20])
+async def test_a_byte_order_mark_is_no_part_of_the_first_line(way: str, size: int) -> None:
+    first, *_ = await Answers(answer("\ufeff", event(1), DONE, size=size)).collect(way)
+    assert isinstance(first, StreamEvent)
+    assert first.id == "1-0"
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_one"), [("Text/Event-Stream", True), ("text/event-streams", False)]
+)
+async def test_the_media_type_is_compared_whole_and_in_any_case(
+    way: str, kind: str, is_one: bool
+) -> None:
+    given = answer(DONE)
+    given.headers["content-type"] = kind
+    if is_one:
+        assert End("r") in await Answers(given).collect(way)
+    else:
+        with pytest.raises(StreamRefused, match="NOT_A_STREAM"):
+            await Answers(given).collect(way)
 
 
 async def test_what_unicode_calls_a_line_break_is_none(way: str) -> None:
