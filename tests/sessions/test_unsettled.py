@@ -325,23 +325,31 @@ async def test_an_older_secret_is_open_where_its_grace_would_come_back(
         await present.store.load(newest)
 
 
-async def test_what_waits_for_an_unsettled_session_waits_until_it_is_settled(
-    replaced: Replaced, proxy: FaultProxy
-) -> None:
+async def replaced_in_an_outage(
+    replaced: Replaced, proxy: FaultProxy, change: Change
+) -> FallbackSessionStore:
+    """Return a store where *change* waits, of an outage in which another replaced the secret."""
     settings = settings_for(replaced.redis, redis_url=proxy.url)
-    store, key = FallbackSessionStore(settings), replaced.key
+    store = FallbackSessionStore(settings)
     store._patience = 0.01
     await replaced.begin()
     await replaced.store.link.run(*Calls("").take_back(*replaced.after))
-    await store.load(key)
+    await store.load(replaced.key)
     proxy.refuse()
     await away(settings)
-    assert await store.save(key, Change({"cart": b"2"})) is Outcome.DONE
+    assert await store.save(replaced.key, change) is Outcome.DONE
     await replaced.rotate()
     proxy.heal()
     await back(settings)
     await until(lambda: not store._recovery.replayed)
     assert store.waiting == 1
+    return store
+
+
+async def test_what_waits_for_an_unsettled_session_waits_until_it_is_settled(
+    replaced: Replaced, proxy: FaultProxy
+) -> None:
+    store, key = await replaced_in_an_outage(replaced, proxy, Change({"cart": b"2"})), replaced.key
     with pytest.raises(SessionUnsettled):
         await store.load(key)
     assert store.waiting == 1
@@ -353,21 +361,9 @@ async def test_what_waits_for_an_unsettled_session_waits_until_it_is_settled(
 async def test_a_new_secret_that_waits_for_an_unsettled_session_is_written_by_itself(
     replaced: Replaced, proxy: FaultProxy
 ) -> None:
-    settings = settings_for(replaced.redis, redis_url=proxy.url)
-    store, key = FallbackSessionStore(settings), replaced.key
-    await replaced.begin()
-    await replaced.store.link.run(*Calls("").take_back(*replaced.after))
-    await store.load(key)
-    proxy.refuse()
-    await away(settings)
-    newest = new_secret(key)
+    newest = new_secret(replaced.key)
     change = Change({"cart": b"2"}, rotation=Rotation(newest.secret_hash))
-    assert await store.save(key, change) is Outcome.DONE
-    await replaced.rotate()
-    proxy.heal()
-    await back(settings)
-    await until(lambda: not store._recovery.replayed)
-    assert store.waiting == 1
+    store = await replaced_in_an_outage(replaced, proxy, change)
     await replaced.store.link.run(*Calls("").take_back(*replaced.after))
     # By the beat, though nobody comes.
     await until(lambda: store.waiting == 0)
