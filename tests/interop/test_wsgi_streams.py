@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from tests.frameworks.test_prefork import sockets_to, workers_of
 from tests.streams.clients import EventSource, client, until
@@ -18,7 +20,6 @@ from holdfast import RunPublisher, Settings, stream_token
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import httpx
     from tests.conftest import Serve
     from tests.support.process import ServerProcess
 
@@ -211,6 +212,34 @@ async def test_a_stop_of_the_server_lets_readers_go(
         assert site.server.wait(PATIENCE) == 0
     finally:
         await site.leave()
+
+
+@pytest.mark.parametrize("worker", THREADS)
+async def test_a_worker_that_has_served_enough_is_replaced_while_it_is_read(
+    worker: str, serve: Serve, settings: Settings, tmp_path: Path
+) -> None:
+    # Left to itself it would wait for its readers, who never go, and be no worker meanwhile.
+    endless = ["--max-requests", "25", "--graceful-timeout", "3600", "--timeout", "3600"]
+    site = Site(serve, settings, worker, *endless, "--config", str(documented(tmp_path)))
+    publisher = RunPublisher("r", settings=settings)
+    await publisher.emit("t", {"n": 1})
+    try:
+        for _ in range(READERS):
+            site.read("/runs/r/events/stream")
+        await site.all_have(1)
+        (first,) = await site.workers(1)
+        async with client() as http:
+            for _ in range(25 - READERS):
+                # The last ones may come too late for this worker, and wait for the next.
+                with contextlib.suppress(httpx.HTTPError):
+                    await http.get(f"{site.server.url}/state", headers={"connection": "close"})
+        await site.workers(1, without=first)
+        await publisher.emit("t", {"n": 2})
+        await site.all_have(2)
+        assert all(reader.numbers == [1, 2] for reader in site.readers)
+    finally:
+        await site.leave()
+        site.server.kill()
 
 
 @pytest.mark.parametrize("worker", THREADS)
