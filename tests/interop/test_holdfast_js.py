@@ -535,6 +535,24 @@ def test_leaving_in_the_middle_of_what_arrived_hands_over_no_more(
     assert page.value("seen.ends") == 0
 
 
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("state", ["connecting", "live"])
+def test_leaving_in_the_callback_of_a_state_is_the_last_of_it(
+    browser: Chrome, server: ServerProcess, transport: str, state: str
+) -> None:
+    post(server, "/emit/r?count=20&end=1")
+    page = Page(browser, server.url)
+    leave = f"onState: (s) => {{ seen.states.push(s); if (s === '{state}') run.close(); }}"
+    page.follow("r", with_transport(transport, leave))
+    page.wait_for_state("closed")
+    page.follow("r", "onState: () => {}")  # what could still come has come by its end
+    page.wait_for_state("ended")
+    assert page.value("seen.states.at(-1)") == "closed"
+    assert page.value("seen.states.length") == (2 if state == "connecting" else 3)
+    assert len(page.numbers) == 20
+    page.expect_no_complaint()
+
+
 def test_a_callback_that_throws_loses_nothing(browser: Chrome, server: ServerProcess) -> None:
     post(server, "/emit/r?count=3&end=1")
     page = Page(browser, server.url)

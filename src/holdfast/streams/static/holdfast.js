@@ -268,6 +268,7 @@ export function follow(address, options = {}) {
     while (!over) {
       const begun = Date.now();
       enter("connecting");
+      if (over) return; // the page left in its callback
       const result = await connect().catch(() => 0);
       if (over) return;
       if (result === END) return finish("ended");
