@@ -636,6 +636,38 @@ class Checks(SimpleTestCase):  # type: ignore[misc]
         with override_settings(SESSION_COOKIE_NAME="other"):
             assert self.found() == []
 
+    def test_names_and_paths_have_a_case_and_a_domain_has_no_dot(self) -> None:
+        cases: tuple[tuple[str, str, dict[str, Any], list[str]], ...] = (
+            ("COOKIE", "SessionID", {}, ["holdfast.E002"]),
+            ("PATH", "/Shop", {"SESSION_COOKIE_PATH": "/shop"}, ["holdfast.E002"]),
+            ("DOMAIN", "a.example", {"SESSION_COOKIE_DOMAIN": ".A.example"}, []),
+            ("SAME_SITE", "strict", {"SESSION_COOKIE_SAMESITE": "Strict"}, []),
+        )
+        for name, value, theirs, found in cases:
+            with pytest.MonkeyPatch.context() as environ, override_settings(**theirs):
+                environ.setenv(f"HOLDFAST_SESSION_{name}", value)
+                engine.cache_clear()
+                assert self.found() == found, name
+
+    def test_a_partitioned_cookie_that_django_cannot_set_is_an_error(self) -> None:
+        with (
+            pytest.MonkeyPatch.context() as environ,
+            override_settings(SESSION_COOKIE_SECURE=True),
+        ):
+            environ.setenv("HOLDFAST_SESSION_HTTPS_ONLY", "true")
+            environ.setenv("HOLDFAST_SESSION_PARTITIONED", "true")
+            engine.cache_clear()
+            assert self.found() == ["holdfast.E002"]
+
+    def test_a_cookie_that_browsers_drop_is_a_warning(self) -> None:
+        name = {"SESSION_COOKIE_NAME": "__Host-session"}
+        with override_settings(**name):
+            (told,) = [each for each in checks.run_checks() if each.id == "holdfast.W002"]
+            assert "SESSION_COOKIE_NAME=__Host-session needs SESSION_COOKIE_SECURE" in told.msg
+            assert "HOLDFAST_" not in told.msg
+        with override_settings(**name, SESSION_COOKIE_SECURE=True):
+            assert self.found() == []
+
     def test_another_serializer_is_told(self) -> None:
         with override_settings(SESSION_SERIALIZER="some.PickleSerializer"):
             assert self.found() == ["holdfast.W001"]

@@ -143,15 +143,15 @@ def check(app_configs: Any, **_: Any) -> list[checks.CheckMessage]:
         engine()
     except ConfigurationError as error:
         return [checks.Error(str(error), id="holdfast.E001")]
-    return [*_clashes(own), *_unasked()]
+    return [*_clashes(own), *_dropped(own), *_unasked()]
 
 
 def _clashes(own: Settings) -> list[checks.CheckMessage]:
     found: list[checks.CheckMessage] = []
-    for name, theirs in _COOKIE.items():
-        if own.is_set(name) and _plain(getattr(own, name)) != _plain(
-            getattr(django_settings, theirs)
-        ):
+    for name, theirs in {**_COOKIE, "session_partitioned": "SESSION_COOKIE_PARTITIONED"}.items():
+        # The last is no setting of Django's yet, which sets no such cookie.
+        said = getattr(django_settings, theirs, None)
+        if own.is_set(name) and _plain(name, getattr(own, name)) != _plain(name, said):
             variable = f"HOLDFAST_{name.upper()}"
             message = f"{variable} is {own.shown(name)}, and {theirs} is not"
             hint = f"Django sets the cookie: set {theirs} to the same, or unset {variable}."
@@ -159,8 +159,30 @@ def _clashes(own: Settings) -> list[checks.CheckMessage]:
     return found
 
 
-def _plain(value: Any) -> Any:
-    return value.lower() if isinstance(value, str) else value or None
+def _plain(name: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value or None
+    # RFC 6265, section 5.2.3: a leading dot of a domain says nothing. Names and paths have a case.
+    plain = {"session_same_site": str.lower, "session_domain": _without_dot}.get(name, str)
+    return plain(value)
+
+
+def _without_dot(domain: str) -> str:
+    return domain.lower().removeprefix(".")
+
+
+def _dropped(own: Settings) -> list[checks.CheckMessage]:
+    """Return a warning where browsers drop the cookie, as Django's settings say it."""
+    said = {name: getattr(django_settings, theirs) for name, theirs in _COOKIE.items()}
+    said |= {"session_same_site": said["session_same_site"] or "lax", "session_partitioned": False}
+    try:
+        own.override(**said)
+    except ConfigurationError as error:
+        message = str(error)
+        for name, theirs in _COOKIE.items():
+            message = message.replace(f"HOLDFAST_{name.upper()}", theirs)
+        return [checks.Warning(f"browsers drop the cookie: {message}", id="holdfast.W002")]
+    return []
 
 
 def _unasked() -> list[checks.CheckMessage]:
