@@ -74,7 +74,7 @@ MUTANTS = (
         "what waits of a session is written",
         "I3",
         Mutation(
-            "sessions/outage/journal.py",
+            "sessions/outage/entry.py",
             "return self._merging(self.record, calls, now, lost=lost)",
             "return ()",
             _TEST,

@@ -22,8 +22,8 @@ from holdfast.sessions.doors.asgi import SessionMiddleware
 from holdfast.sessions.events import SessionCreated
 from holdfast.sessions.imports.foreign import Claim, Foreign
 from holdfast.sessions.index import SessionIndex, SyncSessionIndex
+from holdfast.sessions.outage.entry import Entry
 from holdfast.sessions.outage.fallback import FallbackSessionStore
-from holdfast.sessions.outage.journal import Entry
 from holdfast.sessions.session import Session, get_session
 from holdfast.sessions.store import Change, Outcome, Record, SessionStore
 from holdfast.sessions.stores.calls import Calls

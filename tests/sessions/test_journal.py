@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from holdfast.errors import SessionUnavailable
 from holdfast.sessions.outage.copies import Copies
-from holdfast.sessions.outage.journal import Entry, Journal
+from holdfast.sessions.outage.journal import Journal
 from holdfast.sessions.store import Change, Missing, Outcome, Record, Rotation, SessionKey
 from holdfast.sessions.stores.calls import Calls, merged
 from holdfast.testing.session_store import new_key, new_secret
+
+if TYPE_CHECKING:
+    from holdfast.sessions.outage.entry import Entry
 
 NOW = 1000.0
 CALLS = Calls("p:")

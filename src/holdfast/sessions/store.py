@@ -81,6 +81,12 @@ class Record(NamedTuple):
         """Return that of a session created at *now*, to live for *max_age* seconds."""
         return cls(dict(fields), now, now + max_age, now, now)
 
+    def alive(self, now: float, idle_timeout: float) -> bool:
+        """Whether neither lifetime is over at *now*; *idle_timeout* in seconds, 0 for none."""
+        if idle_timeout > 0 and now >= self.seen_at + idle_timeout:
+            return False
+        return now < self.expires_at
+
     def after(self, change: Change, now: float) -> Record:
         """Return what it is once *change* was applied at *now*, seconds since the epoch.
 

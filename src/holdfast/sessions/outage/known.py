@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import TYPE_CHECKING
 
 from holdfast.errors import SessionUnavailable
 from holdfast.sessions.outage.copies import Copies, Ended
-from holdfast.sessions.outage.journal import Entry, Journal, alive
+from holdfast.sessions.outage.journal import Journal
 from holdfast.sessions.store import Change, Missing, Outcome, Record, SessionKey
+
+if TYPE_CHECKING:
+    from holdfast.sessions.outage.entry import Entry
 
 #: Seconds before the outage within which a session must have been seen here to be served. Longer
 #: serves more visitors; shorter, fewer sessions that were logged out in another process.
@@ -128,7 +132,7 @@ class KnownSessions:
                 found = entry.seen_with(key.secret_hash, now, idle_timeout)
             else:
                 found = self._copy(key)
-                if found is not None and not alive(found, now, idle_timeout):
+                if found is not None and not found.alive(now, idle_timeout):
                     return Missing.ABSENT
             born = entry is not None and entry.born
         if found is None:

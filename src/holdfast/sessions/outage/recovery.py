@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from holdfast.link import Link, LinkStatus, Recovery
-    from holdfast.sessions.outage.journal import Entry
+    from holdfast.sessions.outage.entry import Entry
     from holdfast.sessions.outage.known import KnownSessions
     from holdfast.sessions.outage.replay import Replay
     from holdfast.sessions.outage.restoration import Restoration

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from holdfast.link import Link, Recovery, Reply
-    from holdfast.sessions.outage.journal import Entry
+    from holdfast.sessions.outage.entry import Entry
     from holdfast.sessions.outage.known import KnownSessions
     from holdfast.sessions.outage.rotations import Rotations
 
