@@ -43,6 +43,8 @@ _MEDIA_TYPE = re.compile(r"application/(json|[\w.!#$&^-]+\+json)", re.ASCII | re
 # that most clients send.
 _KEY = re.compile(r'[\x21\x23-\x7e]{1,255}|"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\]){1,255}"')
 
+_sorted = json.JSONEncoder(sort_keys=True).encode
+
 
 async def publish(store: EventStore, run_id: str, request: Request) -> Response:
     """Write what the request brings, all of it or nothing, and say under which ids.
@@ -70,7 +72,7 @@ async def publish(store: EventStore, run_id: str, request: Request) -> Response:
         return problems.EVENT_TOO_LARGE.response(str(error))
     except InvalidEvent as error:
         return problems.INVALID_EVENT.response(str(error))
-    once = None if key is None else Once(_digest(key.encode()), fingerprint(value, drafts))
+    once = None if key is None else Once(_digest(key.encode()), fingerprint(value))
     return await _write(store, run_id, drafts, once)
 
 
@@ -146,12 +148,15 @@ def drafts_of(value: Any, store: EventStore) -> list[Draft]:
     return drafts
 
 
-def fingerprint(value: Any, drafts: Sequence[Draft]) -> str:
-    """Return what tells this body from others, however its JSON was written.
+def fingerprint(value: Any) -> str:
+    """Return what tells the events of this body from others, however their JSON was written.
 
-    One event and a list of just that event are two bodies.
+    The members of an object have no order (RFC 8259 section 4). One event and a list of just that
+    event are two bodies.
     """
-    parts = [part for draft in drafts for part in (draft.type.encode(), draft.data)]
+    events = value if isinstance(value, list) else [value]
+    said = [part for event in events for part in (event["type"], _sorted(event.get("data")))]
+    parts = [part.encode() for part in said]
     digest = _digest(b"".join(b"%d:%b" % (len(part), part) for part in parts))
     return f"{digest}.list" if isinstance(value, list) else f"{digest}.one"
 
