@@ -68,7 +68,7 @@ def broken(city: str) -> str:
     raise ValueError(f"no weather in {city}")
 
 
-def agent_graph(*answers: AIMessage | str) -> Any:
+def agent_graph(*answers: AIMessage | str, tools: Any = None) -> Any:
     """An agent as people build it: a model, its tools, and back."""
     fake = model(*(answers or (AIMessage("", tool_calls=[CALL]), "It is sunny.")))
 
@@ -80,7 +80,7 @@ def agent_graph(*answers: AIMessage | str) -> Any:
 
     graph = StateGraph(MessagesState)
     graph.add_node("agent", RunnableLambda(agent, aagent))
-    graph.add_node("tools", ToolNode([weather]))
+    graph.add_node("tools", tools or ToolNode([weather]))
     graph.add_edge(START, "agent")
     graph.add_conditional_edges("agent", _next, ["tools", END])
     graph.add_edge("tools", "agent")

@@ -11,14 +11,16 @@ import pytest
 from langchain_core.callbacks import adispatch_custom_event
 from langchain_core.documents import Document
 from langchain_core.language_models import FakeListLLM
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda
+from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
-from langgraph.types import interrupt
+from langgraph.prebuilt import ToolNode
+from langgraph.types import Command, interrupt
 from tests.agents.fakes import (
     CALL,
     QUESTION,
@@ -143,7 +145,8 @@ async def test_astream_in_each_shape(options: dict[str, Any], expected: list[str
     stream = agent_graph().astream(QUESTION, **options)
     mode = options.get("stream_mode", "updates")
     mode = mode if isinstance(mode, str) else "updates"
-    events = await collected(langchain_events(stream, stream_mode=mode))
+    said: Any = {} if mode == "messages" else {"stream_mode": mode}
+    events = await collected(langchain_events(stream, **said))
     assert [kind for kind, _ in events] == expected
     if "messages" in str(options):
         assert told(events, "tool_call")[0]["arguments"] == CALL["args"]
@@ -249,6 +252,70 @@ async def test_a_node_that_is_done_ends_no_message_of_another() -> None:
             done.set()
     slowly = [kind for kind, node in events if node == "slow"]
     assert slowly == ["token", "token", "token", "model_finished", "node_output"]
+
+
+@tool
+def hand_over(city: str) -> Any:
+    """Answer by a change of the state, as what hands over to another agent does."""
+    earlier = ToolMessage("earlier", tool_call_id="call_0")
+    return Command(update={"messages": [earlier, ToolMessage("Done.", tool_call_id="call_1")]})
+
+
+def by_hand(state: Any) -> Any:
+    """A node that asks its tools by itself."""
+    answer = ToolMessage(weather.invoke({"city": "Bergen"}), tool_call_id="call_1")
+    return {"messages": [*state["messages"], answer]}
+
+
+HANDED = {**CALL, "name": "hand_over"}
+UNKNOWN = {**CALL, "name": "nobody"}
+ANSWERED: dict[str, tuple[Any, Any, tuple[str, Any]]] = {
+    "a tool": (CALL, ToolNode([weather]), ("tool_result", "Sunny in Bergen")),
+    "a command": (HANDED, ToolNode([hand_over]), ("tool_result", "Done.")),
+    "a node": (CALL, by_hand, ("tool_result", "Sunny in Bergen")),
+    "nobody": (UNKNOWN, ToolNode([weather]), ("tool_error", None)),
+}
+
+
+@pytest.mark.parametrize("how", ["handler", "astream_events"])
+@pytest.mark.parametrize(("call", "tools", "expected"), ANSWERED.values(), ids=ANSWERED.keys())
+async def test_a_call_is_answered_once_whoever_answers(
+    how: str, call: Any, tools: Any, expected: tuple[str, Any], settings: Settings, log: Log
+) -> None:
+    graph = agent_graph(AIMessage("", tool_calls=[call]), "Done.", tools=tools)
+    async with RunPublisher("r", settings=settings) as run:
+        if how == "handler":
+            await graph.ainvoke(QUESTION, {"callbacks": [AsyncRunCallbackHandler(run)]})
+        else:
+            async for kind, data in langchain_events(graph.astream_events(QUESTION)):
+                await run.emit(kind, data)
+    answers = [
+        (event.type, event.data.get("output"))
+        for event in await log.events()
+        if event.type in {"tool_result", "tool_error"}
+        # A tool that a node has asked by itself does not know for which call.
+        and (event.data["call"] == "call_1" or tools is not by_hand)
+    ]
+    assert answers == [expected]
+
+
+async def test_the_nodes_of_the_library_itself_are_not_shown() -> None:
+    class Started(TypedDict, total=False):
+        done: bool
+
+    graph: Any = StateGraph(Started).add_node("work", lambda _: {"done": True})
+    graph.add_conditional_edges(START, lambda _: "work", ["work"])
+    events = await collected(langchain_events(graph.compile().astream_events({})))
+    nodes = [data["node"] for kind, data in events if kind.startswith("node_")]
+    assert nodes == ["work", "work"]
+
+
+async def test_a_pair_that_is_written_is_no_message() -> None:
+    async def pairs() -> AsyncIterator[Any]:
+        yield ("kelp", 1)
+
+    events = await collected(langchain_events(pairs(), stream_mode="custom"))
+    assert events == [("custom", {"data": ["kelp", 1]})]
 
 
 # -- handlers
@@ -528,6 +595,10 @@ WAYS: dict[str, Any] = {
     "astream_events": {},
     "astream": {},
     "astream, subgraphs": {"subgraphs": True},
+    "astream, tasks": {"stream_mode": ["tasks"]},
+    "astream, values": {"stream_mode": ["values"]},
+    "astream, values, version 2": {"stream_mode": ["values"], "version": "v2"},
+    "astream, all": {"stream_mode": ["values", "tasks", "updates"], "subgraphs": True},
     "astream, version 2": {"stream_mode": ["updates"], "subgraphs": True, "version": "v2"},
 }
 
@@ -550,6 +621,8 @@ async def test_a_graph_that_waits_for_somebody_says_so_once(
     assert [each["value"] for each in asked["interrupts"]] == [{"question": "Go on?"}]
     assert asked["interrupts"][0]["id"]
     assert not told(events, "node_error")
+    assert not told(events, "node_output")
+    assert all("__interrupt__" not in data["state"] for data in told(events, "state"))
 
 
 async def test_an_outage_in_the_middle_loses_and_doubles_nothing(

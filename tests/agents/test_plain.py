@@ -55,6 +55,18 @@ class BadDump:
         raise RuntimeError("no")
 
 
+class Scalar:
+    """A number as libraries of arrays have them."""
+
+    shape = ()
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def item(self) -> Any:
+        return self._value
+
+
 CYCLE: list[Any] = []
 CYCLE.append(CYCLE)
 OPAQUE = {"not_json": "Opaque"}
@@ -76,6 +88,8 @@ CASES: dict[str, tuple[Any, Any]] = {
     "an id": (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
     "a path": (PurePosixPath("/a"), "/a"),
     "money": (Decimal("1.10"), "1.10"),
+    "a number of more digits than Python writes": (10**5000, {"not_json": "int"}),
+    "a number of an array": ([Scalar(1.5), Scalar(Scalar(2))], [1.5, 2]),
     "bytes": (b"\x00", {"not_json": "bytes"}),
     "a class": (Opaque, {"not_json": "type"}),
     "an object": (Opaque(), OPAQUE),

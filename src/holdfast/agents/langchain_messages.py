@@ -5,10 +5,11 @@ Values in, values out; known by their attributes, so that no LangChain is import
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 Event = tuple[str, dict[str, Any]]
 
@@ -94,7 +95,13 @@ class ModelCall:
 
 
 def result(output: Any, *, call: str | None, tool: str, run: str | None = None) -> Event:
-    """Return the event of what a tool gave, which may be a message that says so."""
+    """Return the event of what a tool gave, which may be a message that says so.
+
+    A tool of LangGraph may give a command instead, which has that message among its changes.
+    """
+    if hasattr(output, "goto"):
+        said = [each for each in tool_messages(output) if call in {None, each.tool_call_id}]
+        output = said[-1] if said else output
     call = call or getattr(output, "tool_call_id", None) or run
     about = {"call": call, "tool": tool or getattr(output, "name", None) or ""}
     if run:
@@ -103,6 +110,20 @@ def result(output: Any, *, call: str | None, tool: str, run: str | None = None) 
     if getattr(output, "status", None) == "error":
         return "tool_error", {**about, "error": {"type": "ToolError", "message": str(content)}}
     return "tool_result", {**about, "output": content}
+
+
+def tool_messages(output: Any) -> Iterator[Any]:
+    """Yield the messages of tools in what a node has given: changes of a state, or commands."""
+    if getattr(output, "tool_call_id", None):
+        yield output
+    elif isinstance(output, Mapping):
+        for part in output.values():
+            yield from tool_messages(part) if isinstance(part, list | tuple) else ()
+    elif isinstance(output, list | tuple):
+        for each in output:
+            yield from tool_messages(each)
+    elif hasattr(output, "goto"):
+        yield from tool_messages(output.update)
 
 
 def new_interrupts(found: Any, asked: set[Any]) -> Iterator[Event]:

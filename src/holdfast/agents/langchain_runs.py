@@ -10,7 +10,13 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from holdfast.agents.langchain_messages import Event, ModelCall, new_interrupts, result
+from holdfast.agents.langchain_messages import (
+    Event,
+    ModelCall,
+    new_interrupts,
+    result,
+    tool_messages,
+)
 from holdfast.agents.plain import error_of
 from holdfast.errors import HoldfastError
 
@@ -19,6 +25,8 @@ if TYPE_CHECKING:
 
 # LangGraph's own mark for a model whose answer is not shown.
 _NO_STREAM = "nostream"
+# … and for a node that is its own, as the one from which a graph begins.
+_HIDDEN = "langsmith:hidden"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +56,8 @@ class Begun:
     def is_node(self) -> bool:
         """Whether it is a node of a graph, and not what runs inside of one."""
         marked = any(tag.startswith("graph:step:") for tag in self.tags)
-        return marked and self.metadata.get("langgraph_node") == self.name
+        shown = marked and _HIDDEN not in self.tags
+        return shown and self.metadata.get("langgraph_node") == self.name
 
 
 class Steps:
@@ -58,6 +67,8 @@ class Steps:
         self._steps: dict[str, Begun] = {}
         self._models: dict[str, ModelCall] = {}
         self._asked: set[Any] = set()
+        self._calls: dict[str, str] = {}
+        self._unanswered: set[str] = set()
 
     # -- chains, graphs and their nodes
 
@@ -70,6 +81,7 @@ class Steps:
     def chain_end(self, step: str, output: Any) -> Iterator[Event]:
         begun = self._steps.pop(step, None)
         if begun is not None and begun.is_node:
+            yield from self._answers(output)
             yield "node_output", {"node": begun.name, "output": output, "id": step}
         elif begun is not None:
             yield "output", {"name": begun.name, "output": output}
@@ -80,6 +92,16 @@ class Steps:
             yield from self.interrupted(error.args[0] if error.args else ())
         elif begun is not None and begun.is_node and _is_failure(error):
             yield "node_error", {"node": begun.name, "error": error_of(error), "id": step}
+
+    def _answers(self, output: Any) -> Iterator[Event]:
+        """The results that a node has made by itself, of calls that no tool has answered."""
+        for message in tool_messages(output):
+            if message.tool_call_id in self._unanswered:
+                yield self._answered(result(message, call=None, tool=""))
+
+    def _answered(self, event: Event) -> Event:
+        self._unanswered.discard(event[1]["call"])
+        return event
 
     def interrupted(self, found: Any) -> Iterator[Event]:
         """A graph waits for somebody."""
@@ -106,8 +128,10 @@ class Steps:
     def model_end(self, step: str, output: Any) -> Iterator[Event]:
         """An answer is whole: a message, or what a model without messages gave."""
         call = self._models.pop(step, None)
-        if call is not None:
-            yield from call.finished(_answer(output))
+        for kind, data in call.finished(_answer(output)) if call is not None else ():
+            if kind == "tool_call":
+                self._unanswered.add(data["call"])
+            yield kind, data
 
     def model_error(self, step: str, error: BaseException) -> Iterator[Event]:
         call = self._models.pop(step, None)
@@ -119,20 +143,24 @@ class Steps:
     def tool_start(self, begun: Begun, arguments: Any, call: str | None) -> Iterator[Event]:
         self._steps[begun.id] = begun
         named = {"call": call} if call else {}
+        if call:
+            self._calls[begun.id] = call
         data = {"tool": begun.name, "arguments": arguments, "id": begun.id}
         yield "tool_started", {**data, **named, **begun.about}
 
     def tool_end(self, step: str, output: Any, call: str | None = None) -> Iterator[Event]:
-        begun = self._steps.pop(step, None)
-        yield result(output, call=call, tool=begun.name if begun else "", run=step)
+        begun, known = self._steps.pop(step, None), self._calls.pop(step, None)
+        tool = begun.name if begun else ""
+        yield self._answered(result(output, call=call or known, tool=tool, run=step))
 
     def tool_error(
         self, step: str, error: BaseException, call: str | None = None
     ) -> Iterator[Event]:
-        begun = self._steps.pop(step, None)
+        begun, known = self._steps.pop(step, None), self._calls.pop(step, None)
         if _is_failure(error):
-            about = {"call": call or step, "tool": begun.name if begun else "", "id": step}
-            yield "tool_error", {**about, "error": error_of(error)}
+            tool = begun.name if begun else ""
+            about = {"call": call or known or step, "tool": tool, "id": step}
+            yield self._answered(("tool_error", {**about, "error": error_of(error)}))
 
     def retriever_start(self, begun: Begun) -> Iterator[Event]:
         self._steps[begun.id] = begun

@@ -19,6 +19,10 @@ MODES = frozenset(
 )
 
 
+_DEFAULT = "updates"
+_INTERRUPT = "__interrupt__"
+
+
 class Parts:
     """The parts of one stream.
 
@@ -26,7 +30,7 @@ class Parts:
         mode: what an item is that does not say so: the one ``stream_mode`` that was asked for.
     """
 
-    def __init__(self, mode: str = "updates") -> None:
+    def __init__(self, mode: str = _DEFAULT) -> None:
         self._mode = mode
         self._models: dict[str, _Open] = {}
         self._asked: set[Any] = set()
@@ -40,9 +44,9 @@ class Parts:
             case "updates":
                 yield from self._updates(payload)
             case "tasks":
-                yield from _task(payload)
+                yield from self._task(payload)
             case "values":
-                yield "state", {"state": payload}
+                yield from self._values(payload, item)
             case _:
                 yield mode, {"data": payload}
 
@@ -81,10 +85,31 @@ class Parts:
         for message in [key for key, each in self._models.items() if each.node in payload]:
             yield from self._close(message)
         for node, output in payload.items():
-            if node == "__interrupt__":
+            if node == _INTERRUPT:
                 yield from new_interrupts(output, self._asked)
             elif node != "__metadata__":
                 yield "node_output", {"node": node, "output": output}
+
+    def _values(self, payload: Any, item: Any) -> Iterator[Event]:
+        # Version 2 says beside the state what the graph waits for, version 1 within it.
+        found = item.get("interrupts") if _is_part(item) else None
+        if isinstance(payload, dict) and _INTERRUPT in payload:
+            found = payload[_INTERRUPT]
+            payload = {name: part for name, part in payload.items() if name != _INTERRUPT}
+        yield "state", {"state": payload}
+        yield from new_interrupts(found, self._asked)
+
+    def _task(self, payload: Mapping[str, Any]) -> Iterator[Event]:
+        about = {"node": payload["name"], "id": payload["id"]}
+        if "result" not in payload:
+            yield "node_started", about
+        elif payload.get("error"):
+            error = {"type": "Error", "message": str(payload["error"])}
+            yield "node_error", {**about, "error": error}
+        elif payload.get("interrupts"):
+            yield from new_interrupts(payload["interrupts"], self._asked)
+        else:
+            yield "node_output", {**about, "output": payload["result"]}
 
     def _close(self, message: str) -> Iterator[Event]:
         found = self._models.pop(message)
@@ -104,7 +129,7 @@ class _Open:
 
 def _unpacked(item: Any, mode: str) -> tuple[str, Any]:
     """Return the mode and the payload of an item, in whatever shape it comes."""
-    if isinstance(item, dict) and item.keys() >= {"type", "ns", "data"}:
+    if _is_part(item):
         return str(item["type"]), item["data"]
     if isinstance(item, tuple) and len(item) == 3:  # namespace, mode, payload
         return str(item[1]), item[2]
@@ -113,17 +138,13 @@ def _unpacked(item: Any, mode: str) -> tuple[str, Any]:
         if isinstance(first, str) and first in MODES:
             return first, second
         if isinstance(first, tuple):  # namespace, payload
+            mode = "messages" if mode == _DEFAULT and isinstance(second, tuple) else mode
             return mode, second
-        return "messages", item
+        # Of the modes that need no saying only this one has pairs.
+        return "messages" if mode == _DEFAULT else mode, item
     return mode, item
 
 
-def _task(payload: Mapping[str, Any]) -> Iterator[Event]:
-    about = {"node": payload["name"], "id": payload["id"]}
-    if "result" not in payload:
-        yield "node_started", about
-    elif payload.get("error"):
-        error = {"type": "Error", "message": str(payload["error"])}
-        yield "node_error", {**about, "error": error}
-    else:
-        yield "node_output", {**about, "output": payload["result"]}
+def _is_part(item: Any) -> bool:
+    """Whether it is an item of version 2."""
+    return isinstance(item, dict) and item.keys() >= {"type", "ns", "data"}

@@ -27,6 +27,8 @@ MAX_DEPTH = 60
 """Containers within each other; what is deeper is named only."""
 MAX_PARTS = 1 << 18
 """Parts of one value, what is shared counted each time; containers beyond it are named only."""
+MAX_BITS = 1 << 12
+"""Of an integer: Python writes and reads none of more than 4300 digits."""
 MAX_MESSAGE = 10_000
 """Characters of an error's message."""
 
@@ -97,7 +99,7 @@ class _Walk:
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, int):
-            return int(value)
+            return int(value) if value.bit_length() < MAX_BITS else unknown(value)
         if isinstance(value, float):
             # JSON has no NaN and no infinity (RFC 8259 section 6).
             return float(value) if math.isfinite(value) else str(value)
@@ -127,6 +129,8 @@ class _Walk:
                 found = _text(str(value))
             case type():
                 found = unknown(value)
+            case _ if getattr(value, "shape", None) == () and hasattr(value, "item"):
+                found = self.plain(value.item())  # one number of a library of arrays
             case _ if hasattr(value, "model_dump"):
                 found = self._dumped(value)
             case _ if is_dataclass(value):
