@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -171,6 +172,11 @@ class TestVerbs:
 
         event = SyncRunPublisher(RUN).emit("t", 1)
         assert asyncio.run(EventStore.from_settings().get_events(RUN)) == [event]
+
+    def test_for_another_process_it_says_what_to_hand_over(self, store: EventStore) -> None:
+        for run in SyncRunPublisher(RUN, store=store), RunPublisher(RUN, store=store):
+            with pytest.raises(TypeError, match=r"hand over its run id \('run'\)"):
+                pickle.dumps(run)
 
     def test_nothing_written_is_nothing_waited_for(self, store: EventStore) -> None:
         assert store.append_sync(RUN, []) == []

@@ -7,7 +7,7 @@ here sends or waits.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from holdfast.errors import RunEnded
 from holdfast.streams.event import TERMINAL_TYPES, StreamEvent, check_owner, check_run_id
@@ -46,6 +46,13 @@ class Part(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.run_id!r}{' ended' if self._ended else ''}>"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled: what it shares with its process does not go with it."""
+        raise TypeError(
+            f"a {type(self).__name__} stays in its process: hand over its run id"
+            f" ({self.run_id!r}), and make another there"
+        )
 
     @property
     def stop_requested(self) -> bool:
