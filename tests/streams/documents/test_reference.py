@@ -139,12 +139,19 @@ def test_a_document_is_asked_about_again_and_costs_a_304(http: TestClient, name:
     assert http.head(f"/{name}").status_code == 200
 
 
-def test_the_documents_are_relative_to_the_mount_and_open_to_everybody() -> None:
-    app = Starlette(routes=[Mount("/a/b", app_of(MemoryEventStore(), stream_access="token"))])
-    document = TestClient(app).get("/a/b/openapi.json").json()
+@pytest.mark.parametrize(
+    ("mount", "root_path", "told"),
+    [("/a/b", "", "/a/b"), ("/a b", "", "/a%20b"), ("/a", "/proxied", "/proxied/a"), ("", "", "/")],
+)
+def test_the_documents_say_where_the_app_is_and_are_open_to_everybody(
+    mount: str, root_path: str, told: str
+) -> None:
+    app = Starlette(routes=[Mount(mount, app_of(MemoryEventStore(), stream_access="token"))])
+    client = TestClient(app, root_path=root_path)
+    document = client.get(f"{root_path}{mount}/openapi.json").json()
     assert document["openapi"].startswith("3.1.")
-    assert document["servers"][0]["url"] == "."
-    assert TestClient(app).get("/a/b/asyncapi.json").json()["asyncapi"] == "3.0.0"
+    assert [server["url"] for server in document["servers"]] == [told, "."]
+    assert client.get(f"{root_path}{mount}/asyncapi.json").json()["asyncapi"] == "3.0.0"
 
 
 # -- what is really sent

@@ -6,6 +6,7 @@ A value made of the problems and schemas that the answers are made of; nothing i
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from holdfast.streams import problems
 from holdfast.streams.documents import schemas
@@ -44,12 +45,13 @@ Both addresses of a run's events give both forms: history as JSON or the stream,
 likes better; this one gives {} to whoever does not say."""
 
 
-def document(access: str, cookie: str = "session") -> Json:
+def document(access: str, cookie: str = "session", mount: str = "") -> Json:
     """Return the document of an app.
 
     Args:
         access: ``HOLDFAST_STREAM_ACCESS``, which decides what opens what.
         cookie: the name of the session's.
+        mount: the path at which the app is reached, as far as it knows.
     """
     reading, stopping = _security(access, "read"), _security(access, "stop")
     publishing = _security(access, "publish")
@@ -57,7 +59,12 @@ def document(access: str, cookie: str = "session") -> Json:
         "openapi": "3.1.0",
         "info": {"title": "Event streams", "version": schemas.VERSION, "description": _ABOUT},
         "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
-        "servers": [{"url": ".", "description": "Where this document is."}],
+        # The second is right behind a proxy too that takes a prefix away unsaid; many tools know
+        # no address that is relative to the document's, and take the first.
+        "servers": [
+            {"url": quote(mount) or "/", "description": "Where the app is mounted."},
+            {"url": ".", "description": "Where this document is."},
+        ],
         "tags": [{"name": "runs"}, {"name": "health"}, {"name": "about"}],
         "paths": {
             "/runs/{run_id}/events": {

@@ -26,7 +26,8 @@ TYPES = {
 
 def serve(name: str, settings: Settings, request: Request) -> Response:
     """Return the document, or 304 where the client has it."""
-    body, version = _made(name, settings.stream_access, settings.session_cookie)
+    mount = request.scope.get("root_path", "").rstrip("/") if name == "openapi.json" else ""
+    body, version = _made(name, settings.stream_access, settings.session_cookie, mount)
     headers = {
         "cache-control": ASK_AGAIN,
         "etag": f'"{version}"',
@@ -39,8 +40,8 @@ def serve(name: str, settings: Settings, request: Request) -> Response:
 
 
 @lru_cache
-def _made(name: str, access: str, cookie: str) -> tuple[bytes, str]:
-    for_http, for_frames = openapi.document(access, cookie), asyncapi.document()
+def _made(name: str, access: str, cookie: str, mount: str) -> tuple[bytes, str]:
+    for_http, for_frames = openapi.document(access, cookie, mount), asyncapi.document()
     texts = {
         "openapi.json": lambda: to_json(for_http),
         "asyncapi.json": lambda: to_json(for_frames),
