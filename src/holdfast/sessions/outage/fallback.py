@@ -238,21 +238,38 @@ class FallbackSessionStore(SessionStore):
         if change.rotation is not None:
             change = change._replace(rotation=replace(change.rotation, kept=True))
         try:
-            if asks:
-                try:
-                    return await self._saved(key, change, idle_timeout)
-                except SessionUnsettled:
-                    return await self._once_settled(
-                        key, lambda: self._saved(key, change, idle_timeout)
-                    )
-                except SessionUnavailable as error:
-                    self._only_where_kept(error)
-            self._only_if_local()
-            return await self._save_here(key, change, idle_timeout, asked=asked)
+            outcome = await self._by_redis(
+                key, lambda: self._saved(key, change, idle_timeout), asks=asks
+            )
+            if outcome is not None:
+                return outcome
+            outcome = self._known.save(key, change, idle_timeout, asked=asked)
         except BaseException:
             # Whoever was cancelled does not tell its browser either.
             self._note_refused(key, change.rotation, asked=asked)
             raise
+        if outcome is not Outcome.DONE and outcome is not Outcome.DESTROYED:
+            self._note_refused(key, change.rotation, asked=asked)
+        await self._write_if_back(key.id_hash)
+        return outcome
+
+    async def _by_redis(
+        self, key: SessionKey, write: Callable[[], Awaitable[_T]], *, asks: bool
+    ) -> _T | None:
+        """Have Redis do *write*, if it is asked; return ``None`` where this process is to do it.
+
+        Raises:
+            SessionUnavailable: neither can.
+        """
+        if asks:
+            try:
+                return await write()
+            except SessionUnsettled:
+                return await self._once_settled(key, write)
+            except SessionUnavailable as error:
+                self._only_where_kept(error)
+        self._only_if_local()
+        return None
 
     async def _saved(self, key: SessionKey, change: Change, idle_timeout: float) -> Outcome:
         try:
@@ -270,34 +287,20 @@ class FallbackSessionStore(SessionStore):
             self._rotations.settle(key.id_hash, change.rotation)
         return outcome
 
-    async def _save_here(
-        self, key: SessionKey, change: Change, idle_timeout: float, *, asked: bool
-    ) -> Outcome:
-        outcome = self._known.save(key, change, idle_timeout, asked=asked)
-        if outcome is not Outcome.DONE and outcome is not Outcome.DESTROYED:
-            self._note_refused(key, change.rotation, asked=asked)
-        await self._write_if_back(key.id_hash)
-        return outcome
-
     async def increment(
         self, key: SessionKey, name: str, by: int, *, idle_timeout: float = 0.0
     ) -> int | Outcome:
         """See :meth:`SessionStore.increment`."""
-        asked = self._asks_redis()
+        asks = self._asks_redis()
         try:
-            if asked:
-                try:
-                    return await self._added(key, name, by, idle_timeout)
-                except SessionUnsettled:
-                    return await self._once_settled(
-                        key, lambda: self._added(key, name, by, idle_timeout)
-                    )
-                except SessionUnavailable as error:
-                    self._only_where_kept(error)
-            self._only_if_local()
-            value = self._known.increment(key, name, by, idle_timeout, asked=asked)
+            value = await self._by_redis(
+                key, lambda: self._added(key, name, by, idle_timeout), asks=asks
+            )
+            if value is not None:
+                return value
+            value = self._known.increment(key, name, by, idle_timeout, asked=asks)
         except BaseException:
-            self._note_refused(key, None, asked=asked)
+            self._note_refused(key, None, asked=asks)
             raise
         await self._write_if_back(key.id_hash)
         return value
