@@ -91,7 +91,9 @@ class Service:
             "a request was refused (%d): HOLDFAST_STREAM_ACCESS is %r%s",
             verdict.status,
             access,
-            "; give the page a stream_token(run_id)" if access == "token" else "",
+            "; it takes stream_token(run_id), whose actions= name what is more than reading"
+            if access == "token"
+            else "",
         )
         return problems.BY_VERDICT[verdict.status]
 
