@@ -82,6 +82,12 @@ def test_the_version_is_the_one_that_the_models_are_of() -> None:
     assert ag_ui.core.PROTOCOL_VERSION == PROTOCOL_VERSION
 
 
+def test_each_event_of_the_protocol_is_known() -> None:
+    for kind in ag_ui.core.EventType:
+        told: list[Any] = [*AGUIEncoder("r", "t").encode("message", {"type": kind.value})]
+        assert "message" not in {frame.get("name") for frame in told}, kind
+
+
 @settings(max_examples=60)
 @given(STORIES)
 def test_whatever_an_agent_says_is_a_stream_of_the_protocol(story: Any) -> None:
@@ -273,6 +279,20 @@ def test_what_a_passed_agent_left_open_is_closed_before_the_end(end: str) -> Non
         {"type": "STEP_FINISHED", "stepName": "plan"},
     ]
     assert types(frames[-1:]) == ["RUN_FINISHED"]
+
+
+def test_a_passed_agent_may_speak_a_version_before() -> None:
+    own = [
+        {"type": "THINKING_START", "title": "plan"},
+        {"type": "THINKING_TEXT_MESSAGE_START"},
+        {"type": "THINKING_TEXT_MESSAGE_CONTENT", "delta": "hm"},
+    ]
+    ended = [{"type": "THINKING_TEXT_MESSAGE_END"}, {"type": "THINKING_END"}]
+    encoder = AGUIEncoder("r", "t")
+    said = [*[("message", frame) for frame in own], ("run_stopped", {})]
+    frames = [frame for kind, data in said for frame in encoder.encode(kind, data)]
+    assert frames[1:-1] == [*own, *ended]
+    assert after_a_gap(*own[2:], *ended) == []
 
 
 def test_a_passed_agent_begins_no_run_that_has_begun() -> None:
