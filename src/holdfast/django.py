@@ -76,8 +76,9 @@ class SessionStore(SessionBase):  # type: ignore[misc]
     def __init__(self, session_key: str | None = None) -> None:
         #: Whether the store could not be reached.
         self.refused = False
-        #: Whether the secret was replaced a moment ago, so that the browser has a newer cookie.
-        self.superseded = False
+        #: Whether the browser is to keep a cookie that opens nothing here: its secret was replaced
+        #: a moment ago, so that there is a newer one; or a key is missing, ours or of the data.
+        self.cookie_stays = False
         #: As an ASGI scope has it, for the index of a user's sessions; the middleware sets it.
         self.connection: Mapping[str, Any] | None = None
         self._ended = False
@@ -108,6 +109,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         if presented is None or not isinstance(found, Record):
             if found is not Missing.SUPERSEDED:
                 # Else what is written is refused at the save, and begins no other session.
+                self.cookie_stays |= presented is None
                 self._session_key = None
             self._keep({}, {})
             return {}
@@ -270,11 +272,12 @@ class SessionStore(SessionBase):  # type: ignore[misc]
             loading = setup.store.load(key, idle_timeout=setup.terms.idle_timeout)
             told = observed.asked(key.id_hash, loading) if signals.observers else loading
             found = self._ask(told)
-            self.superseded = self.superseded or found is Missing.SUPERSEDED
+            self.cookie_stays |= found is Missing.SUPERSEDED
             if not isinstance(found, Record):
                 return found, {}
             data, _ = setup.decoder.decode(key.id_hash, found.fields)
         except CorruptData as error:
+            self.cookie_stays = True
             signals.count("session_corrupt")
             line = "the stored session %.8s… is corrupt and is ignored: %s", key.id_hash, error
             logger.error(*line)  # noqa: TRY400 - where it was raised says nothing
@@ -430,8 +433,8 @@ def _prepare(request: HttpRequest, response: HttpResponse) -> None:
     # Of any other answer nothing is saved.
     if response.status_code < 500:
         session.renew_for_another_user()
-    if session.superseded:
-        # Django removes the cookie of who has logged out: here the browser has another.
+    if session.cookie_stays:
+        # Django removes a cookie that opens nothing, and it may be as good as ever elsewhere.
         request.COOKIES.pop(django_settings.SESSION_COOKIE_NAME, None)
 
 

@@ -443,6 +443,23 @@ class Requests(SimpleTestCase):  # type: ignore[misc]
             assert asked("/set?user_id=eve", old).status_code == 400
         assert dict(again(session).items()) == {"cart": "tea"}
 
+    def test_a_cookie_by_a_key_that_is_not_known_here_stays(self) -> None:
+        foreign = CookieSigner(["another key of more than sixteen"]).sign(new_credential())
+        assert "set-cookie" not in asked("/show", foreign).headers
+        assert given(asked("/set?a=1", foreign)) != foreign
+        assert given(asked("/flush", stored(a=1).session_key)) == ""
+
+    def test_a_cookie_whose_data_cannot_be_read_stays(self) -> None:
+        session = stored(a=1)
+        presented = engine().setup.signer.verify(session.session_key.encode())
+        assert presented is not None
+        broken = Change({"a": b"{no json"})
+        driven(engine().setup.store.save(presented.credential.key, broken))
+        with self.assertLogs("holdfast.sessions", "ERROR"):
+            answer = asked("/show", session.session_key)
+        assert answer.json == {}
+        assert "set-cookie" not in answer.headers
+
     def test_a_header_that_a_test_gives_is_any_text(self) -> None:
         assert Client().get("/count", HTTP_USER_AGENT="日本").json() == {"seen": 1}
 
