@@ -200,56 +200,67 @@ async def _carry_out_all(exchange: Exchange, plan: Plan) -> None:
 
 
 async def _carry_out(exchange: Exchange, command: Command, plan: Plan) -> None:
-    store, idle = exchange.setup.store, exchange.setup.terms.idle_timeout
-    _, changed, removed, user = plan
     if command is Command.DELETE:
-        doomed = _doomed_id(exchange)
-        await store.delete(doomed)
-        exchange.doomed = None
-        exchange.setup.tidings.tell(SessionDestroyed(id_hash=doomed, reason="invalidated"))
+        await _delete(exchange)
     elif command is Command.CREATE:
-        _note_created(exchange, await _create(exchange, changed, user), changed, user)
+        credential = await _create(exchange, plan.changed, plan.user)
+        _note_created(exchange, credential, plan.changed, plan.user)
     elif command is Command.TOUCH:
-        interval = touch_interval(exchange.setup.terms)
-        touched = store.touch(exchange.held().key, idle_timeout=idle, interval=interval)
-        settle(exchange, command, await written(exchange, touched), Change(), exchange.user)
+        await _touch(exchange)
     else:
-        before, key = exchange.user, exchange.held().key
-        credential, rotation = _rotation(exchange, command, user)
-        change = Change(changed, removed, rotation)
-        if command is Command.REGENERATE:
-            await _note(exchange, user, key.id_hash)
-        outcome = await written(exchange, store.save(key, change, idle_timeout=idle))
-        settle(exchange, command, outcome, change, user, credential)
-        if exchange.standing is Standing.FOUND and before != exchange.user:
-            await exchange.setup.tidings.forget(before, key.id_hash)
+        await _save(exchange, command, plan)
 
 
-async def _note(exchange: Exchange, user: str | None, id_hash: str) -> None:
+async def _delete(exchange: Exchange) -> None:
+    # Where nothing was invalidated, a regeneration could not be told: see lifecycle.
+    doomed = exchange.doomed or exchange.held().key.id_hash
+    await exchange.setup.store.delete(doomed)
+    exchange.doomed = None
+    exchange.setup.tidings.tell(SessionDestroyed(id_hash=doomed, reason="invalidated"))
+
+
+async def _touch(exchange: Exchange) -> None:
+    key, terms = exchange.held().key, exchange.setup.terms
+    touching = exchange.setup.store.touch(
+        key, idle_timeout=terms.idle_timeout, interval=touch_interval(terms)
+    )
+    outcome = await gone_if_corrupt(exchange, touching)
+    note_outcome(exchange, Command.TOUCH, outcome, Change(), exchange.user)
+
+
+async def _save(exchange: Exchange, command: Command, plan: Plan) -> None:
+    before, key, setup = exchange.user, exchange.held().key, exchange.setup
+    credential, rotation = _rotation(exchange, command, plan.user)
+    change = Change(plan.changed, plan.removed, rotation)
+    if command is Command.REGENERATE:
+        await _note_in_index(exchange, plan.user, key.id_hash)
+    saving = setup.store.save(key, change, idle_timeout=setup.terms.idle_timeout)
+    outcome = await gone_if_corrupt(exchange, saving)
+    note_outcome(exchange, command, outcome, change, plan.user, credential)
+    if exchange.standing is Standing.FOUND and before != exchange.user:
+        await setup.tidings.forget(before, key.id_hash)
+
+
+async def _note_in_index(exchange: Exchange, user: str | None, id_hash: str) -> None:
     # First, so that no session of a user is ever missed by who ends them all.
     await exchange.setup.tidings.note(user, id_hash, exchange.scope, exchange.setup.terms.lifetime)
 
 
-async def written(exchange: Exchange, writing: Awaitable[_T]) -> _T | Outcome:
+async def gone_if_corrupt(exchange: Exchange, asking: Awaitable[_T]) -> _T | Outcome:
+    """Return what the store answers; ``GONE`` where what it holds cannot be understood."""
     try:
-        return await writing
+        return await asking
     except CorruptData as error:
         # Somebody wrote over it since it was loaded: our session is gone.
         exchange.tell_corrupt(exchange.held().key.id_hash, error)
         return Outcome.GONE
 
 
-def _doomed_id(exchange: Exchange) -> str:
-    if exchange.doomed is None:
-        return exchange.held().key.id_hash  # a regeneration that failed: see lifecycle
-    return exchange.doomed
-
-
 async def _create(exchange: Exchange, fields: dict[str, bytes], user: str | None) -> Credential:
     terms = exchange.setup.terms
     for _ in range(_CREATE_TRIES):
         credential = exchange.credential or new_credential()
-        await _note(exchange, user, credential.key.id_hash)
+        await _note_in_index(exchange, user, credential.key.id_hash)
         outcome = await exchange.setup.store.create(
             credential.key, fields, max_age=terms.lifetime, idle_timeout=terms.idle_timeout
         )
@@ -283,7 +294,7 @@ def _rotation(
     return credential, Rotation(secret_hash, max_age=exchange.setup.terms.lifetime, final=final)
 
 
-def settle(
+def note_outcome(
     exchange: Exchange,
     command: Command,
     outcome: Outcome,

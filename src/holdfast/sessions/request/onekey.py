@@ -12,7 +12,7 @@ from holdfast import signals
 from holdfast.errors import SessionTooLate, SessionUnavailable
 from holdfast.sessions.lifecycle import Command, Notice, Standing
 from holdfast.sessions.request import observed
-from holdfast.sessions.request.commit import TOO_LATE, settle, written
+from holdfast.sessions.request.commit import TOO_LATE, gone_if_corrupt, note_outcome
 from holdfast.sessions.store import Change, Outcome, Record
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-def swaps(exchange: Exchange, key: str) -> bool:
+def can_swap(exchange: Exchange, key: str) -> bool:
     """Whether *key* can be changed in the store at once, else by a plain write.
 
     Raises:
@@ -47,7 +47,7 @@ def raw(exchange: Exchange, key: str) -> tuple[bytes | None, bool]:
     return exchange.ledger.raw(key, exchange.session)
 
 
-def judged(exchange: Exchange, key: str, value: Any) -> bytes:
+def checked(exchange: Exchange, key: str, value: Any) -> bytes:
     """Return the JSON of *value*, once it may be stored. See :meth:`Ledger.note`."""
     return exchange.ledger.note({key: value}, exchange.session)[key]
 
@@ -56,7 +56,7 @@ async def stored(exchange: Exchange, key: str) -> bytes | Outcome | None:
     """Ask the store for one value; ``GONE`` where the session is no more."""
     idle = exchange.setup.terms.idle_timeout
     loading = exchange.setup.store.load(exchange.held().key, idle_timeout=idle)
-    found = await _asked(exchange, written(exchange, loading))
+    found = await _asked(exchange, gone_if_corrupt(exchange, loading))
     return found.fields.get(key) if isinstance(found, Record) else Outcome.GONE
 
 
@@ -64,17 +64,17 @@ async def swap(exchange: Exchange, change: Change) -> Outcome:
     """Have the store apply *change* now."""
     idle = exchange.setup.terms.idle_timeout
     saving = exchange.setup.store.save(exchange.held().key, change, idle_timeout=idle)
-    return await _asked(exchange, _told(exchange, written(exchange, saving)))
+    return await _asked(exchange, _observed(exchange, gone_if_corrupt(exchange, saving)))
 
 
 async def increment(exchange: Exchange, key: str, by: int) -> int | Outcome:
     """Have the store add to one value now."""
     idle = exchange.setup.terms.idle_timeout
     adding = exchange.setup.store.increment(exchange.held().key, key, by, idle_timeout=idle)
-    return await _asked(exchange, _told(exchange, written(exchange, adding)))
+    return await _asked(exchange, _observed(exchange, gone_if_corrupt(exchange, adding)))
 
 
-def _told(exchange: Exchange, saving: Awaitable[_T]) -> Awaitable[_T]:
+def _observed(exchange: Exchange, saving: Awaitable[_T]) -> Awaitable[_T]:
     return observed.save(exchange, saving) if signals.observers else saving
 
 
@@ -86,7 +86,7 @@ async def _asked(exchange: Exchange, asking: Awaitable[_T]) -> _T:
         raise exchange.setup.unavailable(str(error)) from error
 
 
-def learn(exchange: Exchange, key: str, raw: bytes, value: Any) -> None:
+def note_stored(exchange: Exchange, key: str, raw: bytes, value: Any) -> None:
     """Note that the store holds *raw* now, which is *value*."""
     session = exchange.session
     session.accessed = session.modified = True
@@ -96,6 +96,6 @@ def learn(exchange: Exchange, key: str, raw: bytes, value: Any) -> None:
         exchange.record = exchange.record.after(Change({key: raw}), time.time())
 
 
-def end(exchange: Exchange, outcome: Outcome) -> None:
+def note_gone(exchange: Exchange, outcome: Outcome) -> None:
     """Note that a write of one key found the session no more."""
-    settle(exchange, Command.SAVE, outcome, Change({"": b""}), exchange.user)
+    note_outcome(exchange, Command.SAVE, outcome, Change({"": b""}), exchange.user)

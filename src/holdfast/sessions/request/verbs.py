@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import CorruptData
 from holdfast.sessions import atomic
+from holdfast.sessions.lifecycle import Standing
 from holdfast.sessions.record import decode_value, encode_key
 from holdfast.sessions.request import onekey
 from holdfast.sessions.store import Change, Outcome
@@ -32,19 +33,19 @@ async def incr(exchange: Exchange, key: str, by: float) -> int | float:
         raise TypeError(f"incr() adds numbers, not {type(by).__name__}")
     remake = partial(_sum, key, by)
     total: int | float
-    if not onekey.swaps(exchange, key):
+    if not onekey.can_swap(exchange, key):
         total = await _write(exchange, key, remake)
         return total
     raw, kept = onekey.raw(exchange, key)
     if kept and atomic.fits(by):
         # Judged as any write is: by what this request knows of the session.
-        onekey.judged(exchange, key, remake(raw))
+        onekey.checked(exchange, key, remake(raw))
         value = await onekey.increment(exchange, key, int(by))
         if not isinstance(value, Outcome):
-            onekey.learn(exchange, key, b"%d" % value, value)
+            onekey.note_stored(exchange, key, b"%d" % value, value)
             return value
         if value is not Outcome.CONFLICT:
-            total = _lost(exchange, key, remake(raw), value)
+            total = _dropped(exchange, key, remake(raw), value)
             return total
     total = await _swap(exchange, key, remake)
     return total
@@ -54,7 +55,7 @@ async def update_with(exchange: Exchange, key: str, function: Callable[[Any], An
     """See ``Session.update_with``."""
     encode_key(key)
     remake = partial(_made, key, function)
-    if onekey.swaps(exchange, key):
+    if onekey.can_swap(exchange, key):
         return await _swap(exchange, key, remake)
     return await _write(exchange, key, remake)
 
@@ -63,7 +64,7 @@ async def _write(exchange: Exchange, key: str, remake: Remake) -> Any:
     value = await maybe_await(remake(onekey.raw(exchange, key)[0]))
     session = exchange.session
     session[key] = value
-    if exchange.standing.name == "FOUND":
+    if exchange.standing is Standing.FOUND:
         await session.save()
     return value
 
@@ -72,29 +73,29 @@ async def _swap(exchange: Exchange, key: str, remake: Remake) -> Any:
     raw, kept = onekey.raw(exchange, key)
     for tried in range(atomic.TRIES):
         value = await maybe_await(remake(raw))
-        new = onekey.judged(exchange, key, value)
+        new = onekey.checked(exchange, key, value)
         # What this request wrote before and did not save yet stands as a write of its own.
         outcome = await onekey.swap(
             exchange, Change({key: new}, expected={key: raw} if kept else {})
         )
         if outcome is not Outcome.CONFLICT:
             if outcome is not Outcome.DONE:
-                return _lost(exchange, key, value, outcome)
-            onekey.learn(exchange, key, new, value)
+                return _dropped(exchange, key, value, outcome)
+            onekey.note_stored(exchange, key, new, value)
             return value
         await pause(atomic.pause(tried))
         found = await onekey.stored(exchange, key)
         if isinstance(found, Outcome):
-            return _lost(exchange, key, value, found)
+            return _dropped(exchange, key, value, found)
         raw = found
     raise exchange.setup.unavailable(
         f"others changed session[{key!r}] at each of {atomic.TRIES} tries"
     )
 
 
-def _lost(exchange: Exchange, key: str, value: Any, outcome: Outcome) -> Any:
+def _dropped(exchange: Exchange, key: str, value: Any, outcome: Outcome) -> Any:
     # As with any late write: dropped and told, and no error.
-    onekey.end(exchange, outcome)
+    onekey.note_gone(exchange, outcome)
     dict.__setitem__(exchange.session, key, value)
     return value
 
