@@ -25,7 +25,14 @@ from holdfast.frameworks.django import engine, register_checks
 from holdfast.sessions.cookie import NoCredential, Presented, candidates, new_credential
 from holdfast.sessions.doors.conversation import UNREACHABLE
 from holdfast.sessions.doors.wsgi import connection_of
-from holdfast.sessions.events import SessionCreated, SessionDestroyed, SessionRotated
+from holdfast.sessions.events import (
+    SessionCreated,
+    SessionDestroyed,
+    SessionExpired,
+    SessionRefused,
+    SessionRotated,
+    SessionUnknown,
+)
 from holdfast.sessions.lifecycle import LONGEST_LIFETIME, Standing, touch_interval
 from holdfast.sessions.request import observed
 from holdfast.sessions.request.decoder import mark_of
@@ -107,6 +114,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         presented = self._presented(self.session_key)
         found, data = (None, {}) if presented is None else self._found(presented)
         if presented is None or not isinstance(found, Record):
+            self._tell_missing(presented, found)
             if found is not Missing.SUPERSEDED:
                 # Else what is written is refused at the save, and begins no other session.
                 self.cookie_stays |= presented is None
@@ -284,6 +292,14 @@ class SessionStore(SessionBase):  # type: ignore[misc]
             return Missing.ABSENT, {}
         return (Missing.EXPIRED, {}) if self._is_past(found, data) else (found, data)
 
+    def _tell_missing(self, presented: Presented | None, found: object) -> None:
+        tell = engine().setup.tidings.tell
+        if presented is not None and not self.cookie_stays:
+            kind = SessionExpired if found is Missing.EXPIRED else SessionUnknown
+            tell(kind(id_hash=presented.credential.key.id_hash))
+        elif presented is None and self.session_key is not None:
+            tell(SessionRefused(id_hash=None, reason="forged cookie"))
+
     def _is_past(self, found: Record, data: dict[str, Any]) -> bool:
         # Django counts from the last change, whatever it is by now that a change would set.
         seen = timezone.now() - timedelta(seconds=time.time() - found.seen_at)
@@ -320,6 +336,8 @@ class SessionStore(SessionBase):  # type: ignore[misc]
     def _update(self, credential: Credential, data: dict[str, Any], age: float) -> None:
         outcome = self._write(credential, data, age)
         if outcome is Outcome.GONE:
+            id_hash, user = credential.key.id_hash, self._user
+            engine().setup.tidings.tell(SessionRefused(id_hash=id_hash, user=user, reason="ended"))
             raise UpdateError
         # Its last key is gone and it with it; what is written to it next begins a new one.
         self._ended = outcome is Outcome.DESTROYED

@@ -356,6 +356,34 @@ class Sessions(SimpleTestCase):  # type: ignore[misc]
             stop()
         assert told == ["created None", "rotated 7", "destroyed 7"]
 
+    def test_a_cookie_that_opens_nothing_is_told(self) -> None:
+        told: list[str] = []
+        stop = on_session_event(
+            lambda event: told.append(f"{event.name} {getattr(event, 'reason', '')}")
+        )
+        session, brief = stored(_auth_user_id="7"), stored(a=1)
+        parallel = again(session)
+        try:
+            for key in (None, "forged by a visitor", session.session_key):
+                SessionStore(key).get("a")
+            assert parallel.get("_auth_user_id") == "7"
+            session.flush()
+            parallel["a"] = 1
+            with pytest.raises(UpdateError):
+                parallel.save()
+            again(parallel).get("a")
+            with FrozenClock(time.time() + 10), override_settings(SESSION_COOKIE_AGE=5):
+                again(brief).get("a")
+        finally:
+            stop()
+        assert told[2:] == [
+            "refused forged cookie",
+            "destroyed invalidated",
+            "refused ended",
+            "unknown ",
+            "expired ",
+        ]
+
     def test_another_key_of_the_same_user_is_on_the_list(self) -> None:
         index = SyncSessionIndex()
         one, two = stored(_auth_user_id="8"), stored(_auth_user_id="8")
