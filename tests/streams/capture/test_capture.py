@@ -23,6 +23,7 @@ from tests.streams.capture.calls import (
     settings_of,
 )
 from tests.streams.clients import until
+from tests.streams.redis_stores import at_rest, opened
 
 from holdfast import EventStreamApp, RunResponse, Settings, request_stop
 from holdfast.streams.capture.middleware import StreamCaptureMiddleware
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from holdfast.streams.store import EventStore
+    from holdfast.testing import RedisServer
 
 pytestmark = pytest.mark.anyio
 
@@ -137,6 +139,21 @@ async def test_who_waits_for_the_end_alone_comes_back_to_it_once(
     async with browser.get(last=last_id(again.text)) as third:
         await third.ended()
     assert third.status == 204
+
+
+async def test_who_has_all_of_it_waits_for_no_keep_alive(feed: Feed, store: EventStore) -> None:
+    browser = Browser(captured(feed, store, stream_heartbeat=3600))
+    async with browser.get() as call:
+        await until(lambda: call.status)
+        feed.say("data: 1\n\n")
+        await until(lambda: events_of(call.text))
+        async with browser.get(last=last_id(call.text)) as again:
+            await until(lambda: again.status)
+            feed.say("data: 2\n\n")
+            await until(lambda: events_of(call.text)[1:] and events_of(again.text))
+            feed.say(None)
+            await call.ended()
+            await again.ended()
 
 
 async def test_an_answer_without_an_event_is_over_as_well(browser: Browser, feed: Feed) -> None:
@@ -471,7 +488,7 @@ async def test_an_app_that_goes_on_after_its_end_fills_no_memory(store: EventSto
         await until(lambda: recording._over)
         more.set()
         await over.wait()
-        assert recording._inbox == []
+        assert not recording._inbox
         await call.ended()
 
 
@@ -762,6 +779,47 @@ async def test_a_client_that_takes_nothing_does_not_keep_the_app(
         await until(call.task.done)
         call.task = asyncio.create_task(asyncio.sleep(0))
         await call.task
+
+
+async def test_a_client_misses_nothing_of_an_app_that_says_more_than_the_log_keeps(
+    feed: Feed, redis: RedisServer, key_prefix: str
+) -> None:
+    said = [str(number) for number in range(2000)]
+    feed.script("".join(f"data: {each}\n\n" for each in said), None)
+    async with opened(redis.url, key_prefix, stream_maxlen=100) as store, at_rest(store):
+        async with Browser(captured(feed, store, stream_maxlen=100)).get() as call:
+            await call.ended()
+        run_id = headers_of(call)["holdfast-run"]
+        kept = (await store.describe(run_id)).length
+    assert [each.data for each in events_of(call.text)] == said
+    assert kept < 500
+
+
+@pytest.mark.parametrize("limit", ["stream_maxlen", "stream_max_run_bytes"])
+async def test_a_client_that_takes_nothing_keeps_the_app_while_it_is_there(
+    feed: Feed, store: EventStore, limit: str
+) -> None:
+    feed.script("".join(f"data: {number}\n\n" for number in range(5000)), "data: x\n\n", None)
+    browser = Browser(taking(captured(feed, store, **{limit: 1000}), 3))
+    async with browser.get() as call:
+        await until(lambda: call.status)
+        run_id = headers_of(call)["holdfast-run"]
+        await until_quiet(store, run_id)
+        assert (await store.describe(run_id)).n < 4000
+        call.task.cancel()
+        await until(lambda: feed.ended == [None])
+        await ended(store, run_id)
+        call.task = asyncio.create_task(asyncio.sleep(0))
+        await call.task
+    assert (await store.describe(run_id)).n == 5002
+
+
+async def until_quiet(store: EventStore, run_id: str) -> None:
+    """Wait until nothing more is written, for a while."""
+    known = -1
+    while (told := (await store.describe(run_id)).n) != known:
+        known = told
+        await asyncio.sleep(0.05)
 
 
 async def test_events_that_are_kept_nowhere_have_the_apps_own_ids(feed: Feed) -> None:

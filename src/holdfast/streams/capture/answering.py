@@ -83,7 +83,8 @@ class Answer:
                     body += self._aside.take()
                 if body:
                     await self._write(body)
-                elif not subscription.ready or subscription.done:
+                self._aside.reached(subscription.cursor)
+                if not body and self._has_to_wait():
                     await self._news()
         except HoldfastError as error:
             # The answer has begun: what cannot be read is for the log, and for the next request.
@@ -119,6 +120,10 @@ class Answer:
         if self._aside.broken:
             return self._aside.is_over(self._subscription.cursor)
         return self._subscription.done and not self._aside.is_due(self._subscription.cursor)
+
+    def _has_to_wait(self) -> bool:
+        subscription = self._subscription
+        return not self._is_over() and (subscription.done or not subscription.ready)
 
     async def _due(self) -> bytes:
         return b"".join(map(self._encode, await self._subscription.take()))

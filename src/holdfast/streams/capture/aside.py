@@ -1,16 +1,19 @@
-"""What goes past the log to the client that an application answers, while it is there.
+"""The client that an application answers, while it is there: how far behind the log it is.
 
-Comments, reconnection times and what has a type and no data, which no log keeps; and everything,
-where an answer can be recorded no further: what cannot be kept is still that client's.
+And what goes past the log to it: comments, reconnection times and what has a type and no data,
+which no log keeps; and everything, where an answer can be recorded no further: what cannot be kept
+is still that client's.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from math import inf
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from starlette.types import Message
 
@@ -22,10 +25,14 @@ ROOM = 65536
 
 
 class Aside:
-    """The way past the log.
+    """The way past the log, and the lead that the log has.
+
+    Args:
+        events, size: how many events, and bytes of them, the log may be ahead. Default: any.
 
     Attributes:
         last: the last event that was recorded.
+        events: as given.
         there: the client is.
         broken: nothing is recorded any more, and this is the only way.
         ended: nothing follows on it.
@@ -33,8 +40,12 @@ class Aside:
         trailers: sent after the end, where the application has any.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, events: float = inf, size: float = inf) -> None:
         self.last: Entry | None = None
+        self.events = events
+        self._bytes = size
+        self._ahead: deque[tuple[Entry, int, int]] = deque()
+        self._lead = self._lead_bytes = 0
         self.there = True
         self.broken = self.ended = False
         self.rest = b""
@@ -74,6 +85,29 @@ class Aside:
             self._drained.clear()
             await self._drained.wait()
 
+    def recorded(self, entries: Sequence[Entry]) -> None:
+        """Note what the log has taken."""
+        self.last = entries[-1]
+        if self.there:
+            size = sum(len(each.data) for each in entries)
+            self._ahead.append((self.last._replace(data=b""), len(entries), size))
+            self._lead += len(entries)
+            self._lead_bytes += size
+
+    def reached(self, cursor: Cursor) -> None:
+        """Note that the client has all up to *cursor*."""
+        while self._ahead and _has(cursor, self._ahead[0][0]):
+            _, events, size = self._ahead.popleft()
+            self._lead -= events
+            self._lead_bytes -= size
+            self._drained.set()
+
+    async def in_reach(self) -> None:
+        """Wait while the log is too far ahead: what it has dropped, the client would miss."""
+        while self.there and (self._lead > self.events or self._lead_bytes > self._bytes):
+            self._drained.clear()
+            await self._drained.wait()
+
     def take(self) -> bytes:
         """Return what waits."""
         found = b"".join(self._parts)
@@ -89,11 +123,13 @@ class Aside:
     def leave(self) -> None:
         """The client is gone."""
         self.there = False
+        self._ahead.clear()
         self.take()
 
     def _has_all(self, cursor: Cursor) -> bool:
-        last = self.last
-        if last is None:
-            return True
-        stored = not last.provisional and cursor.base >= last.id
-        return stored or cursor.has_seen(last.producer, last.seq)
+        return self.last is None or _has(cursor, self.last)
+
+
+def _has(cursor: Cursor, entry: Entry) -> bool:
+    stored = not entry.provisional and cursor.base >= entry.id
+    return stored or cursor.has_seen(entry.producer, entry.seq)

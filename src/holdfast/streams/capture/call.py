@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from holdfast.errors import RedisUnavailable
 from holdfast.streams.capture import binding, match
 from holdfast.streams.capture.answering import Answer
+from holdfast.streams.capture.aside import Aside
 from holdfast.streams.capture.ids import RUN, new_name
 from holdfast.streams.capture.presence import Presence
 from holdfast.streams.capture.recording import Recording
@@ -140,6 +141,7 @@ class _First:
         self.recording = Recording(
             *(setup.store, self._presence, bound.owner, task),
             match.headers_to_keep(start["headers"]),
+            _aside(setup),
             self._upkeep,
         )
 
@@ -219,3 +221,9 @@ class _First:
         if cookie is not None:
             more.append((b"set-cookie", binding.set_cookie(cookie, settings)))
         return match.first_headers(start["headers"], more)
+
+
+def _aside(setup: Setup) -> Aside:
+    """Return the way past the log, for a client who is to miss nothing that the log drops."""
+    settings = setup.settings
+    return Aside(max(settings.stream_maxlen // 2, 1), settings.stream_max_run_bytes // 2)

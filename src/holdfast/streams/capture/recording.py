@@ -1,18 +1,18 @@
 """Recording one answer: from what an application sends to the events of a run.
 
-The application goes as fast as the log takes its events, and no faster: how fast its client reads
-has no say in what is recorded. It is a detached run like any other: stopped by the sub-app, lost
-with the process.
+The application goes as fast as the log takes its events, and no faster; of its client, while that
+is there, it is ahead by no more than the log keeps. It is a detached run like any other: stopped by
+the sub-app, lost with the process.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from typing import TYPE_CHECKING
 
 from holdfast.errors import EventTooLarge, HoldfastError, RunEnded
-from holdfast.streams.capture.aside import Aside
 from holdfast.streams.capture.text import spell, to_draft
 from holdfast.streams.event_text import Event, EventText
 from holdfast.streams.publishing.runs import Detached
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Message
 
+    from holdfast.streams.capture.aside import Aside
     from holdfast.streams.capture.presence import Presence
     from holdfast.streams.capture.register import Headers
     from holdfast.streams.event_text import Passing
@@ -32,6 +33,8 @@ log = logging.getLogger("holdfast.streams")
 
 INBOX = 65536
 """Characters that an application may be ahead of the log; a larger event goes alone."""
+AT_ONCE = 500
+"""Events that are written at once, at most; and of more than :data:`INBOX` characters, one."""
 PARTING = 5.0
 """Seconds that an application has to end when its run does."""
 
@@ -45,10 +48,11 @@ class Recording:
         owner: whose the run is.
         app: the task that the application runs in.
         headers: what may be said again of the headers of the answer.
+        aside: what passes to the client without being recorded.
         upkeep: goes on while it is recorded.
 
     Attributes:
-        aside: what passes to the client without being recorded.
+        aside: as given.
         complete: the application has sent all of its answer.
     """
 
@@ -59,9 +63,10 @@ class Recording:
         owner: str | None,
         app: asyncio.Task[None],
         headers: Headers,
+        aside: Aside,
         upkeep: Callable[[Recording], Awaitable[None]],
     ) -> None:
-        self.aside = Aside()
+        self.aside = aside
         self.headers = headers
         self.run_id = presence.run_id
         self._store = store
@@ -70,7 +75,7 @@ class Recording:
         self._app = app
         self._upkeep = upkeep
         self._text = EventText()
-        self._inbox: list[Passing] = []
+        self._inbox: deque[Passing] = deque()
         self._size = 0
         self.complete = self._begun = self._over = False
         self._arrived, self._taken = asyncio.Event(), asyncio.Event()
@@ -115,7 +120,7 @@ class Recording:
     def _receive(self, items: Iterable[Passing]) -> None:
         for item in items:
             self._inbox.append(item)
-            self._size += len(item) if isinstance(item, str) else len(item.text)
+            self._size += _length(item)
         if self._text.pending > self._store.max_event_bytes:
             self._size = max(self._size, INBOX)
         self._arrived.set()
@@ -141,6 +146,7 @@ class Recording:
             await self._presence.began(self.headers)
             while await self._some():
                 await self._record()
+                await self.aside.in_reach()
         except RunEnded:
             raise
         except HoldfastError as error:
@@ -169,21 +175,28 @@ class Recording:
         return True
 
     async def _record(self) -> None:
-        batch = self._inbox
-        limit = self._store.max_event_bytes
-        drafts = [to_draft(item, limit) for item in batch if isinstance(item, Event)]
-        self._inbox, self._size = [], 0
-        self._taken.set()
-        if drafts:
-            try:
-                entries = await self._run.write(drafts)
-            except HoldfastError:
-                self._inbox = [*batch, *self._inbox]
-                raise
-            self.aside.last = entries[-1]
+        batch, limit = self._next(), self._store.max_event_bytes
+        try:
+            drafts = [to_draft(item, limit) for item in batch if isinstance(item, Event)]
+            if drafts:
+                self.aside.recorded(await self._run.write(drafts))
+        except HoldfastError:
+            self._inbox.extendleft(reversed(batch))
+            raise
         for item in batch:
             if isinstance(item, str):
                 self.aside.say(item)
+
+    def _next(self) -> list[Passing]:
+        """Take from the inbox what is written at once."""
+        batch: list[Passing] = []
+        left, most = INBOX, min(AT_ONCE, self.aside.events)
+        while self._inbox and len(batch) < most and (not batch or left >= _length(self._inbox[0])):
+            batch.append(self._inbox.popleft())
+            left -= _length(batch[-1])
+        self._size -= INBOX - left
+        self._taken.set()
+        return batch
 
     def _raise_how_it_ended(self) -> None:
         if not self.complete:
@@ -199,7 +212,8 @@ class Recording:
         log.warning("the answer recorded as %r can be recorded no further: %s", self.run_id, error)
         for item in self._inbox:
             self.aside.put(item.encode() if isinstance(item, str) else spell(item, item.id))
-        self._inbox, self._size = [], 0
+        self._inbox.clear()
+        self._size = 0
         self.aside.put(self._text.rest())
         self.aside.broken = True
         if self.complete or self._app.done():
@@ -210,3 +224,7 @@ class Recording:
             return
         self._app.cancel()
         await asyncio.wait({self._app}, timeout=PARTING)
+
+
+def _length(item: Passing) -> int:
+    return len(item) if isinstance(item, str) else len(item.text)
