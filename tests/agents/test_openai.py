@@ -396,6 +396,15 @@ async def test_responses_that_are_not_read_from_their_beginning() -> None:
     ]
 
 
+async def test_answers_that_are_named_alike_are_told_apart() -> None:
+    def response(step: str, **more: Any) -> Any:
+        return {"type": f"response.{step}", "response": {"id": "r", "model": "m", **more}}
+
+    said: Any = {"type": "response.output_text.delta", "delta": "hi"}
+    one = [response("created"), response("in_progress"), said, response("completed", status=None)]
+    assert await answers(one * 2) == [*told(HI, message="r"), *told(HI, message="r:2")]
+
+
 async def test_the_input_of_a_custom_tool_is_its_call() -> None:
     item = {"id": "i", "type": "custom_tool_call", "call_id": "x", "name": "t", "input": "7"}
     events = await answers(

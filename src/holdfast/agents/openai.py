@@ -7,6 +7,7 @@ translation, pure, for both interfaces.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -220,14 +221,14 @@ class _Responses:
 
     def __init__(self) -> None:
         self._response = uuid4().hex  # until it is named, in a stream that is read from its middle
+        self._open: str | None = None
+        self._told: Counter[str] = Counter()
         self._calls: dict[str, _Call] = {}
 
     def feed(self, event: Any) -> Iterator[Event]:
         match event.type:
             case "response.created" | "response.queued" | "response.in_progress":
-                if event.response.id and event.response.id != self._response:
-                    self._response = str(event.response.id)
-                    yield _started(self._response, _part(event.response, "model"))
+                yield from self._started(event.response)
             case "response.output_text.delta" | "response.refusal.delta":
                 yield "token", {"text": event.delta, "message": self._response}
             case "response.reasoning_text.delta" | "response.reasoning_summary_text.delta":
@@ -245,6 +246,17 @@ class _Responses:
             case "response.failed" | "error":
                 raise ModelError(_failure(event))
 
+    def _started(self, response: Any) -> Iterator[Event]:
+        name = str(response.id or self._open or uuid4().hex)
+        if self._open == name:
+            return  # it has waited in a queue, or is told once more that it goes on
+        self._open = name
+        self._told[name] += 1
+        # Of the answers of an agent, some libraries name each alike.
+        again = self._told[name]
+        self._response = name if again == 1 else f"{name}:{again}"
+        yield _started(self._response, _part(response, "model"))
+
     def _added(self, item: Any) -> None:
         if item.type in _CALLED:
             self._calls[item.id or item.call_id] = _Call(item.call_id, item.name)
@@ -259,9 +271,11 @@ class _Responses:
             yield "output_item", {"item": item, "message": self._response}
 
     def _ended(self, response: Any) -> Event:
+        self._open = None
         data: dict[str, Any] = {"message": self._response}
         details = getattr(response, "incomplete_details", None)
-        data["reason"] = getattr(details, "reason", None) or response.status
+        if reason := getattr(details, "reason", None) or response.status:
+            data["reason"] = reason
         if getattr(response, "usage", None) is not None:
             data["usage"] = _usage(response.usage)
         return "model_finished", data
