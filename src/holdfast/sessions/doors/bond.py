@@ -114,7 +114,7 @@ class Bond:
         if self._work is None:
             return
         self._handled = True
-        # A handler may be gone before its client has heard.
+        # The handler may end before its client was told.
         try:
             if self.over:
                 async with asyncio.timeout(GRACE):
@@ -127,7 +127,7 @@ class Bond:
 
     def leave(self) -> None:
         """Follow no longer. For who waits for nobody: what was begun goes on by itself."""
-        # A look may still be under way, and nothing may come of it.
+        # What :meth:`_look` finds, if it is under way, has no effect any more.
         self._finished = True
         if self._unwatch is not None:
             self._unwatch()
@@ -171,7 +171,7 @@ class Bond:
             self._work = asyncio.get_running_loop().create_task(self._look())
 
     def _doubt(self) -> None:
-        # Not all at once: there may be thousands, and Redis has only just come back.
+        # At random moments: there may be thousands, and Redis has only just come back.
         self._set_timer(time.time() + between(0.0, _SPREAD))
 
     async def _look(self) -> None:
@@ -194,13 +194,13 @@ class Bond:
         setup = self._exchange.setup
         found = await setup.store.load(key, idle_timeout=idle)
         if isinstance(found, Record):
-            # As it is stored: what this request has written itself was reckoned by its own clock.
+            # As it is stored: of its own writes this request knows the end by its own clock alone.
             end = found.expires_at
             self._expires_at, self._skew = end, found.skew
             return min(end, found.seen_at + idle) if idle > 0 else end
         if found is Missing.SUPERSEDED:
             return None
-        # A secret that was replaced is forgotten after a while, be it by age or by being killed.
+        # The store forgets a replaced secret after a while, whether killed or rotated by age.
         stored = await setup.tidings.end_of(key.id_hash, idle, self._expires_at + self._skew)
         end = 0.0 if stored is None else stored - self._skew
         return end if end > time.time() else None
@@ -216,7 +216,7 @@ class Bond:
     async def _wind_up(self) -> None:
         before = self._cancellations()
         try:
-            # A client that takes nothing must not keep the handler.
+            # A client that reads nothing must not keep the handler waiting.
             async with asyncio.timeout(GRACE):
                 await self._close()
                 self._told.set()
@@ -224,9 +224,9 @@ class Bond:
                     await asyncio.Event().wait()
         except (TimeoutError, OSError, RuntimeError):
             self._told.set()
-        # Where the hint was itself a cancellation, another would interrupt what is put in order.
+        # Where *close* has cancelled the handler, a second time would interrupt its cleaning up.
         hinted = self._cancellations() > before
-        # And one that has ended by itself is sending the last of its answer.
+        # And a handler that has ended by itself is sending the last of its answer.
         if self._task is not None and not (self._task.done() or hinted or self._handled):
             self._cancelled = True
             self._task.cancel()
@@ -242,15 +242,15 @@ def on_access(
     """
     if task is None or exchange.standing is not Standing.FOUND:
         return
-    # A generator that is no coroutine runs in a thread.
+    # From a plain generator the session is looked at in another thread.
     soon = task.get_loop().call_soon_threadsafe
-    # Weakly: what acts holds the session, which somebody may keep, and look at, for ever.
+    # Weakly: it holds the session, and the session, which an application may keep, would hold it.
     held = weakref.WeakMethod(act)
 
     def look() -> None:
         acting = held()
         if acting is not None:
-            # Nothing is served any more on a loop that is closed.
+            # The loop may be closed: then nothing is served on it.
             with suppress(RuntimeError):
                 soon(acting)
 

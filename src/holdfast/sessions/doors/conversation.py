@@ -135,13 +135,13 @@ class Conversation:
             logger.error("a session that was to be destroyed may live on: %s", error)  # noqa: TRY400
 
     def _client_gone(self, error: BaseException) -> bool:
-        # A stream that ends because nobody reads it any more is an end, not a failure.
+        # That a stream ends because nobody reads it any more is no failure of the handler.
         if not self._exchange.started:
             return False
         return isinstance(error, (OSError, anyio.get_cancelled_exc_class()))
 
     def _start(self, message: Message) -> Awaitable[None]:
-        # Not a coroutine function either: where nothing has to be stored, nothing is waited for.
+        # No coroutine function: where nothing has to be stored, no frame of ours is waited for.
         plan = self._planned()
         if plan.decision.commands:
             return self._store_and_start(plan, message)
@@ -176,20 +176,20 @@ class Conversation:
         await self._bind().catch_up()
 
     def _until_over(self, send: Send) -> Send:
-        # Weakly: it is held by ourselves, and would keep us and the session.
-        held = weakref.WeakMethod(self._let_be)
+        # Weakly: this object holds what is returned, and a cycle would keep the session too.
+        held = weakref.WeakMethod(self._unbind)
 
         def sending(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.body" and not message.get("more_body", False):
-                let_be = held()
-                if let_be is not None:
-                    let_be()
+                unbind = held()
+                if unbind is not None:
+                    unbind()
             return send(message)
 
         return sending
 
-    def _let_be(self) -> None:
-        """Bind nothing from now on: the answer is out, or nobody is left to read it.
+    def _unbind(self) -> None:
+        """End nothing with the session from now on: the answer is out, or nobody reads it any more.
 
         What the application does after it, as in a background task, is its own affair.
         """
@@ -217,7 +217,7 @@ class Conversation:
 
     def _planned(self) -> Plan:
         try:
-            # After a commit that raised, what comes is the answer that tells of it.
+            # After a commit that raised, this is the application's answer that tells of it.
             return planned(self._exchange, failed=self._spoiled)
         except BaseException:
             self._spoiled = True
@@ -275,7 +275,7 @@ class Socket(Conversation):
             message = await receive()
             if message["type"] == "websocket.disconnect":
                 self._disconnected = True
-                self._let_be()
+                self._unbind()
             return message
 
         return watching
@@ -293,7 +293,7 @@ class Socket(Conversation):
             # A framework answers our 503 the only way it knows, also on a socket long open.
             return self._close_later() if self._accepted else self._start(message)
         if kind == "websocket.close":
-            self._let_be()
+            self._unbind()
         return self._send(message)
 
     async def _accept(self, message: Message) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from holdfast.link import Recovery, Reply
     from holdfast.sessions.stores.calls import Call
 
-# What goes in one round trip, for all of which there is one deadline.
+# Of one round trip: REDIS_TIMEOUT is the deadline for all that it carries.
 _MOST_GROUPS = 50
 _MOST_BYTES = 256 * 1024
 
@@ -43,7 +43,8 @@ def run_groups(
         for group in part:
             replies = [_refusal_in_place(next(answers)) for _ in group]
             if any(isinstance(r, RedisReplyError) and r.code == "NOSCRIPT" for r in replies):
-                # A Redis that has begun anew knows no script. In their order, so all of them.
+                # A Redis that was restarted knows no script yet. All of the group are run again,
+                # because they have to be carried out in their order.
                 replies = [_reply(recovery, each) for each in group]
             refused = (r for r in replies if isinstance(r, RedisReplyError) or unsettled(r))
             yield next(refused, replies[-1])

@@ -14,7 +14,8 @@ from holdfast.sessions.store import SessionKey
 if TYPE_CHECKING:
     from holdfast.sessions.store import Record
 
-# Ids of which is remembered when they were last outdated; who asked longer ago is not believed.
+# How many outdated ids are remembered. An answer asked for before the oldest of them is never kept:
+# whether its session was outdated since, nobody can tell.
 _MAX_OUTDATED = 1024
 
 
@@ -38,7 +39,7 @@ class Copies:
         self._max_sessions = max_sessions
         self._max_bytes = max_bytes
         self._bytes = 0
-        #: The present moment, for :meth:`put`; to be taken before Redis is asked.
+        #: A clock that :meth:`outdate` moves on. It is read before Redis is asked, for :meth:`put`.
         self.asked = 0
         self._outdated: OrderedDict[str, int] = OrderedDict()
 
@@ -53,7 +54,7 @@ class Copies:
             key: its id and present secret.
             record: what Redis held.
             at: when, in seconds since the epoch.
-            asked: when it was asked for; nothing is kept if the session was outdated since.
+            asked: :attr:`asked` as it was before; nothing is kept of a session outdated since.
         """
         if asked is not None and self._outdated_since(key.id_hash, asked):
             return
@@ -88,7 +89,7 @@ class Copies:
             self._copies[key.id_hash] = seen
 
     def outdate(self, id_hash: str) -> None:
-        """Forget one, and whatever answer of Redis about it is still on its way."""
+        """Forget one, and have no answer of Redis kept that was asked for before this."""
         self.drop(id_hash)
         self.asked += 1
         self._outdated[id_hash] = self.asked

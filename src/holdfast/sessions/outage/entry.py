@@ -89,7 +89,7 @@ class Entry:
             asked: Redis was asked to do it, and may have done it without an answer.
         """
         rotation, (was, doubted) = change.rotation, self._known_perhaps()
-        # Of one born here nothing but its own values can be there.
+        # Of a session born here Redis can hold nothing but what this process told it.
         for name in () if self.born else (*change.set, *change.removed):
             was.setdefault(name, (seen.fields.get(name),))
             if asked:
@@ -193,7 +193,7 @@ class Entry:
     def _rotating(
         self, record: Record, secrets: Sequence[str], calls: Calls, now: float
     ) -> Iterator[Call]:
-        # One whose answer was lost is made again: that is a retry, and changes nothing.
+        # Where a rotation was made and its answer lost, this is a retry, which changes nothing.
         for older, newer in pairwise(secrets):
             change = Change(rotation=self._rotation(record, newer, now))
             key = SessionKey(self.id_hash, older)

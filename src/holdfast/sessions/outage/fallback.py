@@ -86,7 +86,7 @@ class FallbackSessionStore(SessionStore):
         self._link = self._remote.link
         self._calls = Calls(self.key_prefix)
         self._mode = default.settings.session_on_outage
-        # Whoever has rotated has its answer by then, or refuses.
+        # Who rotated a secret has its answer from Redis by then, or has refused its request.
         self._patience = default.settings.redis_timeout
         self._bounds = (max_sessions, max_bytes)
         self._restored: list[Callable[[Recovery], None]] = []
@@ -148,7 +148,7 @@ class FallbackSessionStore(SessionStore):
         return self._mode == "local" or self._asks_redis()
 
     def _asks_redis(self) -> bool:
-        # Before the first verdict the link itself waits for it.
+        # Before its first verdict on Redis the link makes who asks wait for that.
         return self._link.up or not self._link.decided
 
     def _only_if_local(self) -> None:
@@ -157,7 +157,7 @@ class FallbackSessionStore(SessionStore):
 
     def _only_where_kept(self, error: SessionUnavailable) -> None:
         if isinstance(error, SessionNotReplicated):
-            # Redis is there and has it; to keep it here as well would be no replica.
+            # Redis is there and has it. Journalled here it would still be on no more replicas.
             raise error
         self._only_if_local()
 
@@ -188,7 +188,7 @@ class FallbackSessionStore(SessionStore):
         Raises:
             SessionUnsettled: the process that knows it cannot say it now.
         """
-        # What is known here may be over.
+        # The copy may be of before the rotation that is not settled.
         self._known.outdate(key.id_hash)
         deadline, wait = time.monotonic() + self._patience, _FIRST_PAUSE
         while True:
@@ -245,7 +245,7 @@ class FallbackSessionStore(SessionStore):
                 return outcome
             outcome = self._known.save(key, change, idle_timeout, asked=asked)
         except BaseException:
-            # Whoever was cancelled does not tell its browser either.
+            # A request that was cancelled does not tell its browser of a new secret either.
             self._note_refused(key, change.rotation, asked=asked)
             raise
         if outcome is not Outcome.DONE and outcome is not Outcome.DESTROYED:
@@ -277,7 +277,7 @@ class FallbackSessionStore(SessionStore):
                 await self._replay.write_one(key.id_hash)
             outcome = await self._remote.save(key, change, idle_timeout=idle_timeout)
         except SessionNotReplicated:
-            # At once, since Redis is there: other processes know nothing of it.
+            # At once, since Redis is there: only this process knows that the secret was refused.
             self._note_refused(key, change.rotation, asked=True)
             with contextlib.suppress(SessionUnavailable):
                 await self._rotations.take_back(key.id_hash)
@@ -347,7 +347,7 @@ class FallbackSessionStore(SessionStore):
                 self._known.forget_waiting(id_hash)
                 return outcome
             finally:
-                # A load on its way may have found it still, or put its copy back.
+                # A load that was on its way meanwhile may have put a copy back.
                 self._known.outdate(id_hash)
         self._only_if_local()
         self._known.delete(id_hash)
@@ -363,8 +363,8 @@ class FallbackSessionStore(SessionStore):
         if not asked:
             return
         if self._mode == "local" or (rotation is not None and rotation.final):
-            # Redis may hold something else by now: nothing may be merged onto what this shows, and
-            # nobody whom it has logged out may be shown as logged in.
+            # Redis may hold something else than the copy by now: in an outage nothing may be built
+            # on that, and nobody whom Redis has logged out may be shown as logged in.
             self._known.outdate(key.id_hash)
         if rotation is not None:
             self._rotations.refuse(key.id_hash, rotation)
@@ -378,7 +378,7 @@ class FallbackSessionStore(SessionStore):
 
     # --- when Redis is back ---------------------------------------------------------------------
 
-    # The link knows these, and not whose they are: a forked child has parts of its own.
+    # What the link calls is of the store, not of its parts: a forked child makes new ones.
 
     def replay(self, recovery: Recovery) -> None:
         """See :meth:`SessionRecovery.recover`."""

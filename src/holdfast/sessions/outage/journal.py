@@ -182,7 +182,7 @@ class Journal:
         before = self._entries.get(entry.id_hash)
         size = self._bytes + entry.size - (0 if before is None else before.size)
         grown = size > self._bytes and size > self._max_bytes
-        # Logouts have a room of their own: nobody is kept in for the sake of what others write.
+        # Logouts have room of their own: what others write must not keep anybody logged in.
         beside = self._logouts if entry.record is None else len(self._entries) - self._logouts
         if grown or (before is None and beside >= self._max_sessions):
             self.refused += 1

@@ -67,16 +67,22 @@ class KnownSessions:
 
     @property
     def asked(self) -> int:
-        """The present moment, for :meth:`remember`; to be taken before Redis is asked."""
+        """See :attr:`Copies.asked`: to be read before Redis is asked, for :meth:`remember`."""
         return self._copies.asked
 
     def remember(self, key: SessionKey, found: Record | Missing, asked: int) -> None:
-        """Copy what Redis answered to a question of the moment *asked*."""
+        """Copy what Redis answered, or forget the copy where it has none.
+
+        Args:
+            key: as presented.
+            found: the answer.
+            asked: :attr:`asked`, as it was when Redis was asked.
+        """
         if not self._copying:
             return
         with self._lock:
             if isinstance(found, Missing):
-                # A secret that is not this copy's says nothing about it.
+                # That Redis knows no session with another secret says nothing about the copy.
                 if self._copies.get(key, 0.0) is not None:
                     self._copies.drop(key.id_hash)
             elif found.current:
@@ -104,7 +110,7 @@ class KnownSessions:
             self._copies.touch(key, now, interval)
 
     def outdate(self, id_hash: str) -> None:
-        """Forget a copy, and whatever answer of Redis about it is still on its way."""
+        """Forget a copy, and have no answer of Redis kept that was asked for before this."""
         with self._lock:
             self._copies.outdate(id_hash)
 
@@ -184,7 +190,7 @@ class KnownSessions:
         """End a session here; see :meth:`Journal.delete`."""
         with self._lock:
             self._journal.delete(id_hash)
-            # Not before: who is refused is still logged in.
+            # Not before: where the journal is full, the session has not ended.
             self._end(id_hash)
 
     # --- what waits -----------------------------------------------------------------------------
@@ -230,7 +236,7 @@ class KnownSessions:
         with self._lock:
             self._journal.done(entry)
             self._copies.drop(entry.id_hash)
-            # What was noted meanwhile, a logout even, is shown from the journal and then written.
+            # A request may have noted more since, even a logout: that is shown, and written later.
             more = self._journal.get(entry.id_hash) is not None
             if as_shown and entry.record is not None and not more:
                 key = SessionKey(entry.id_hash, entry.secret_hash)

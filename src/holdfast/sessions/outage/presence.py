@@ -64,7 +64,7 @@ def loss(before: Census | None, now: Census) -> Loss:
         return Loss.EVERYTHING if reborn else Loss.EMPTIED
     if not reborn:
         return Loss.NONE
-    # Later than known: an answer that was lost.
+    # It may be later than what was answered here: the last answer may have been lost.
     kept = now.before is not None and now.before >= before.at
     return Loss.LAST if kept else Loss.LATER
 
@@ -97,7 +97,7 @@ class Presence:
         if not isinstance(reply, list):
             return None
         epoch, run_id, before, others, at = reply
-        # Who was killed a moment ago is remembered for a while: only who is heard after us counts.
+        # A process killed a moment ago is still remembered: who spoke after we first did counts.
         self._first = self._first or int(at)
         before = int(before) if before else None
         return Census(epoch, run_id, before, int(others), int(at))

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("holdfast.sessions")
 
-# For what requests write while the rest is replayed; logouts are always waited for.
+# Seconds for which a replay also writes what requests add meanwhile; logouts it always writes.
 _REPLAY_SECONDS = 1.0
-# For which a rotation that was refused may still arrive: it is taken back again at every beat.
+# Seconds for which a command that was given up may still reach Redis: until then each beat takes
+# back what was refused.
 _LATE_SECONDS = 30.0
 _SEVERAL = (
     "HOLDFAST_SESSION_ON_OUTAGE=local, and %d other processes share the sessions: while Redis is "
@@ -87,7 +88,7 @@ class SessionRecovery:
         if loss is not Loss.NONE:
             self._tell_ended(recovery)
         self._replay.lost = since is not None
-        # First: what waits was written with the secrets from before.
+        # Before the replay: what waits was written under the secrets that were replaced.
         self._rotations.take_all_back(recovery)
         self._replay_all(recovery)
         self._put_back(recovery, loss, since)
@@ -98,7 +99,7 @@ class SessionRecovery:
         """Say that this process is there; called now and then while Redis is up."""
         census, loss = self._restoration.ask(recovery)
         if loss is Loss.EMPTIED:
-            # Somebody's word, in the sight of all: who is copied here is logged out as well.
+            # Redis was up, and so it was somebody's command: it is meant for the copies as well.
             self._known.clear_copies()
         elif loss is not Loss.NONE:
             # It was gone for so short a time that nobody noticed.
@@ -106,7 +107,7 @@ class SessionRecovery:
             self._tell_ended(recovery)
             self._put_back(recovery, loss, since)
         lately = time.time() - _LATE_SECONDS
-        # Others know nothing of it, and one that was late may be done only now.
+        # Only this process knows what it refused, and Redis may have carried it out only now.
         self._write_rest(recovery, since=0.0 if self._link.status.since > lately else lately)
         self._restoration.acknowledge(census)
         if census is not None and census.others and self._warn:
@@ -120,11 +121,11 @@ class SessionRecovery:
             return
         self._known.away_since = None
         if self.replayed:
-            # Not earlier: until Redis is asked again, which other recoveries may delay, they serve.
-            # Others may have changed or ended them while nobody could see it.
+            # Others may have changed or ended these sessions while nobody could see it. Until here
+            # copies serve, because the recovery hooks of others may take their time after ours.
             self.replayed = False
             self._known.drop_copies(status.since)
-        # A request may have seen the link down and noted something just after the last replay.
+        # A request that saw the link down may have noted something just after the replay.
         with contextlib.suppress(RedisUnavailable):
             self._write_rest(ByLink(self._link))
 
@@ -146,8 +147,8 @@ class SessionRecovery:
                 conflicts += changed
                 if there is None:
                     unsettled[entry.id_hash] = entry
-            # What requests add meanwhile is written as well, but not for ever: the rest is written
-            # before it is read. A logout has to be known to those who read elsewhere.
+            # What requests add meanwhile is written as well, but not for ever: what is left is
+            # written before its session is read here. A logout has to be known elsewhere too.
             late = time.monotonic() > last
             waiting = [
                 each
@@ -161,7 +162,7 @@ class SessionRecovery:
         return restorable_since(loss, self._known.bridged_since, time.time())
 
     def _tell_ended(self, recovery: Recovery) -> None:
-        # No copy anywhere is of before that.
+        # Nobody has a copy from before that, which could be put back.
         since = self._known.bridged_since - COPY_SECONDS
         self._restoration.tell_ended(recovery, self._known.ended_since(since))
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("holdfast.sessions")
 
-# Sessions that nobody else may write while they are written in one round trip.
+# Sessions that are claimed and written at once: meanwhile requests for them wait.
 _BATCH = 50
 # Seconds for which somebody else's write is waited for.
 _TURN_SECONDS = 0.25
@@ -86,7 +86,7 @@ class Replay:
     async def _write(self, entry: Entry) -> None:
         reply: Reply = None
         try:
-            # A logout waits for nothing that may fail, and needs no secret.
+            # A logout asks for no secret, and must not fail because of what is to be undone.
             undoing = [] if entry.record is None else self._rotations.undoing(entry.id_hash)
             for call in (*undoing, *self._scripts(entry)):
                 reply = self._link.run_sync(*call) if blocking() else await self._link.run(*call)
@@ -141,7 +141,7 @@ class Replay:
         return Replayed(entry, entry.record is None or there, conflicts)
 
     def _drop(self, entry: Entry, error: RedisReplyError) -> Replayed:
-        # It would be refused for ever.
+        # Redis would refuse it at every try.
         signals.count("session_replayed", "refused")
         logger.error("Redis refused a session change of the outage: %s", error.code)
         self._known.written(entry, as_shown=False)

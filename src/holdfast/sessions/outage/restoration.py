@@ -85,7 +85,8 @@ def restorable_since(loss: Loss, bridged: float, now: float) -> float | None:
         now: in seconds since the epoch.
     """
     if loss is Loss.LATER:
-        # Who logged out before its last snapshot is remembered by Redis for no longer.
+        # Redis remembers a logout, by its tombstone, for no longer: an older copy may be of a
+        # session that was ended elsewhere, and nothing would tell so any more.
         return max(bridged, now - TOMBSTONE_SECONDS)
-    # After the loss of a second or less, what is not there was ended by somebody.
+    # Where no more than its last second may be lost, what is not there has been ended by somebody.
     return bridged if loss is Loss.EVERYTHING or loss is Loss.EMPTIED else None

@@ -46,7 +46,7 @@ class Rotations:
 
         Where Redis does not hear it, the first request with the new secret says the same.
         """
-        # The old secret of one with a grace is good meanwhile.
+        # With a grace the old secret goes on being good, and nothing is open.
         if rotation.grace > 0:
             return
         call = self._calls.settle(id_hash, rotation.secret_hash)

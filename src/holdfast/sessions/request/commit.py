@@ -147,7 +147,8 @@ def planned(exchange: Exchange, *, failed: bool = False) -> Plan:
     """Return what has to be done now. See :func:`apply` for arguments and errors."""
     changed, removed = ({}, ()) if failed else exchange.ledger.difference(exchange.session)
     if exchange.started and not (changed or removed or failed) and exchange.doomed is None:
-        # As decide() would say, at less cost: after the start only a change or an end is left.
+        # As decide() would say, at less cost: once the response has started, nothing but a change
+        # or an end calls for anything.
         return _NOTHING_LEFT
     terms = exchange.setup.terms
     user = terms.user_of(exchange.session) if changed or removed else exchange.user
@@ -242,7 +243,7 @@ async def _save(exchange: Exchange, command: Command, plan: Plan) -> None:
 
 
 async def _note_in_index(exchange: Exchange, user: str | None, id_hash: str) -> None:
-    # First, so that no session of a user is ever missed by who ends them all.
+    # Before the session is written, so that whoever ends all sessions of a user misses none.
     await exchange.setup.tidings.note(user, id_hash, exchange.scope, exchange.setup.terms.lifetime)
 
 
@@ -289,7 +290,7 @@ def _rotation(
     secret_hash = credential.key.secret_hash
     if command is Command.RENEW:
         return credential, Rotation(secret_hash, grace=GRACE_SECONDS)
-    # Whoever was logged in is not any more, also where the answer is lost.
+    # Whoever was logged in asked to be logged out: that stands, also where the answer is lost.
     final = exchange.user is not None and user != exchange.user
     return credential, Rotation(secret_hash, max_age=exchange.setup.terms.lifetime, final=final)
 

@@ -13,15 +13,15 @@ from holdfast.sessions.record import decode_fields, decode_value
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Of so many sessions, and of values of so many bytes, kept beside the text they were made of.
+# How many sessions are known, and how many bytes the marshalled values of one may have.
 _MOST_SESSIONS, _MOST_BYTES = 256, 16 * 1024
 
 
 class Decoder:
-    """Decodes sessions; of those that it has seen it decodes what has changed.
+    """Decodes sessions; of those that it has seen lately, only what has changed.
 
-    It keeps the mark of what it has made of which bytes, and makes the values of the mark anew for
-    each request: nobody sees what another does to them.
+    It keeps the values marshalled, beside the bytes that they were decoded from, and makes them
+    anew for each request: no request sees what another does to them.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Decoder:
                     data[key] = decode_value(key, raw)
         mark = mark_of(data)
         if isinstance(mark, bytes) and len(mark) <= _MOST_BYTES:
-            # All at once: which to let go is not worth a lock.
+            # All are forgotten at once: choosing the oldest would take a lock.
             if len(self._known) >= _MOST_SESSIONS:
                 self._known.clear()
             self._known[id_hash] = dict(fields), mark
@@ -54,13 +54,15 @@ class Decoder:
 
 
 def mark_of(value: Any) -> object:
-    """Return something by which *value* is known again.
+    """Return something that is equal for equal values: a fingerprint of *value*.
 
-    It is marked by ``marshal``, a tenth of the cost of JSON: equal bytes are equal values of equal
-    types, and where they differ JSON has the word. None of them leaves the process or enters it.
+    It is made by ``marshal``, at a tenth of the cost of JSON: equal bytes are equal values of equal
+    types. Different bytes may be of equal values: then their JSON is compared. The bytes neither
+    leave the process nor enter it.
     """
     try:
-        # Version 2 has no back references, so that bytes do not depend on who else holds a part.
+        # Version 2 has no back references, so that the bytes depend on the values alone, and not on
+        # which of them are the same object.
         return dumps(value, 2)
     except (ValueError, TypeError):
-        return object()  # like nothing else
+        return object()  # equal to nothing else

@@ -114,7 +114,8 @@ class Exchange:
         self._excluded = excluded
         self.user: str | None = None
         self.told: tuple[Notice, ...] = ()
-        # Not a lock: without a rival it costs nothing, and needs no event loop.
+        # Whether a task of the request is saving, and what those who wait for it wait for. No lock:
+        # this costs nothing where nobody else saves, and needs no event loop.
         self.busy = False
         self.free: anyio.Event | None = None
         self.ledger = Ledger({}, setup.terms.max_bytes)
@@ -130,7 +131,7 @@ class Exchange:
         self._left = weakref.ref(self.session)
         del self.session
         self.scope = None
-        # Another class, not another lookup: during a request nothing is paid for it.
+        # By a change of class, so that ``session`` is a plain attribute while the request lasts.
         self.__class__ = _LeftExchange
 
     # --- opening --------------------------------------------------------------------------------
@@ -173,7 +174,7 @@ class Exchange:
     ) -> None:
         terms, stored = self.setup.terms, found.fields
         if found.degraded == "stale" and terms.fresh_keys:
-            # Hidden from both sides: not seen, and not taken for removed.
+            # Hidden from the ledger too, lest they count as removed.
             data = {key: value for key, value in data.items() if key not in terms.fresh_keys}
             mark = mark_of(data)
             stored = {key: stored[key] for key in data}
@@ -196,8 +197,8 @@ class Exchange:
 
     def tell_corrupt(self, id_hash: str, error: CorruptData) -> None:
         """Tell that what is stored cannot be understood."""
-        # It reads as absent, and stays where it is for whoever looks into it: what the handler
-        # writes gets an id of its own.
+        # It reads as absent, and stays in the store for whoever looks into it: what the handler
+        # writes goes into a new session.
         signals.count("session_corrupt")
         logger.error("the stored session %.8s… is corrupt and is ignored: %s", id_hash, error)
 
@@ -301,7 +302,7 @@ class Exchange:
         self.session.clear()
 
     def _ends_unseen(self) -> bool:
-        # To end a session takes no more than its id, which the cookie proves.
+        # To end a session its id is enough, and the signed cookie proves that.
         writable = self.setup.store.writable and not self.setup.terms.closed
         return self.standing is Standing.UNAVAILABLE and self.credential is not None and writable
 

@@ -45,17 +45,18 @@ class Ledger:
         self, stored: Mapping[str, bytes], max_bytes: int, mark: object = _NOTHING
     ) -> None:
         self.stored = stored
-        # A mark by which all that is stored is known again: most requests change nothing.
+        # The mark of all that is stored: most requests change nothing, and one comparison tells.
         self._whole = mark
-        # The same by key, made of it once something has changed.
+        # The marks of what is stored, by key; made once something has changed.
         self._clean: dict[str, object] | None = None
-        # The last difference: the mark of the whole then, and what was found.
+        # Of the last difference: the mark of all data then, and the changed and removed keys.
         self._told: tuple[object, object, object] = (None, None, None)
-        # By key, the JSON of a value seen since, and its mark.
+        # By key, the JSON of the value last seen, and the mark of that.
         self._encoded: dict[str, bytes] = dict(stored)
         self._marks: dict[str, object] = {}
         self._max_bytes = max_bytes
-        # Never less than the size; exact once it matters. None: nothing was written yet.
+        # Never less than the real size, and exact once it exceeds the bound. None: nothing was
+        # written yet.
         self._size: int | None = None
 
     def note(self, values: dict[str, Any], data: Mapping[str, Any]) -> dict[str, bytes]:
@@ -111,7 +112,7 @@ class Ledger:
             if clean.get(key) == mark:
                 continue
             known = self._marks.get(key) == mark
-            # Unbound, because an unreadable session refuses its own items.
+            # The method of dict: that of an unreadable session refuses.
             raw = self._encoded[key] if known else self._encode(key, dict.get(data, key), mark)
             if raw != stored.get(key):
                 changed[key] = raw
@@ -126,7 +127,7 @@ class Ledger:
     def _suspects(self, data: dict[str, Any]) -> tuple[dict[str, object], dict[str, object]]:
         """Return the marks of what may have changed, as it is in *data* and as it is stored."""
         if self._marks and self._clean is None and self._only_assigned(data):
-            # The rest needs no look.
+            # Nothing was changed in place, and so no other key has to be looked at.
             return {key: mark_of(data[key]) for key in self._marks if key in data}, {}
         return _marks(data), self._clean_marks()
 
@@ -158,7 +159,7 @@ class Ledger:
     def _settle_keys(self, changed: Mapping[str, bytes], removed: tuple[str, ...]) -> None:
         clean, self._whole = self._clean_marks(), _UNKNOWN
         for key, raw in changed.items():
-            # Another task may have written since; what is known of its value is not what is stored.
+            # Another task may have written the key since: then its mark is not of what is stored.
             mine = self._encoded.get(key) == raw
             clean[key] = self._marks.get(key, _UNKNOWN) if mine else _UNKNOWN
         for key in removed:
@@ -166,7 +167,7 @@ class Ledger:
 
     def _clean_marks(self) -> dict[str, object]:
         if self._clean is None:
-            # What cannot be marked is no value of JSON: nothing of it is known again.
+            # Where the whole could not be marshalled, no key is known to be unchanged.
             whole = self._whole
             self._clean = _marks(loads(whole)) if isinstance(whole, bytes) else {}  # noqa: S302
         return self._clean
@@ -203,7 +204,7 @@ class Ledger:
 
 
 def _copy(data: dict[str, Any]) -> dict[str, Any]:
-    # dict.copy asks a subclass with an __iter__ of its own for each item, which looks like reading.
+    # dict.copy calls the __iter__ of a subclass that has its own, and that counts as an access.
     return dict.copy(data) if type(data).__iter__ is dict.__iter__ else dict(dict.items(data))
 
 

@@ -38,7 +38,7 @@ async def incr(exchange: Exchange, key: str, by: float) -> int | float:
         return total
     raw, kept = onekey.raw(exchange, key)
     if kept and atomic.fits(by):
-        # Judged as any write is: by what this request knows of the session.
+        # Checked as any write is, for size and type, by what this request knows of the session.
         onekey.checked(exchange, key, remake(raw))
         value = await onekey.increment(exchange, key, int(by))
         if not isinstance(value, Outcome):
@@ -74,7 +74,7 @@ async def _swap(exchange: Exchange, key: str, remake: Remake) -> Any:
     for tried in range(atomic.TRIES):
         value = await maybe_await(remake(raw))
         new = onekey.checked(exchange, key, value)
-        # What this request wrote before and did not save yet stands as a write of its own.
+        # A value that this request wrote before, and did not save, replaces whatever is stored.
         outcome = await onekey.swap(
             exchange, Change({key: new}, expected={key: raw} if kept else {})
         )
@@ -94,7 +94,7 @@ async def _swap(exchange: Exchange, key: str, remake: Remake) -> Any:
 
 
 def _dropped(exchange: Exchange, key: str, value: Any, outcome: Outcome) -> Any:
-    # As with any late write: dropped and told, and no error.
+    # As with any write to a session that is gone: it is dropped and told, and is no error.
     onekey.note_gone(exchange, outcome)
     dict.__setitem__(exchange.session, key, value)
     return value

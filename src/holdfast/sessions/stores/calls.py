@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from holdfast.link import Arg, Reply, Script
 
-# No UTF-8, so that no key of a user's can be the same.
+# No UTF-8, so that no key of an application can be the same.
 META, OLD = b"\xffmeta", b"\xffold"
 
 _OUTCOMES = {
@@ -42,7 +42,7 @@ _OUTCOMES = {
     4: Outcome.CONFLICT,
 }
 _UNSETTLED = 5
-# Of a script that writes: the session is there after it.
+# Replies of a script that writes after which the session is there.
 _THERE = {1, 3, 4}
 
 
@@ -97,7 +97,7 @@ class Calls:
         """Build ``SessionStore.save``; *noted* is what ``Noted.asked`` says."""
         data: Iterator[Arg] = chain.from_iterable(change.set.items())
         args = (key.secret_hash, _ms(idle_timeout), noted, len(change.set), *data)
-        # What Noted has something to say of is plain.
+        # Noted has something to say of plain changes alone.
         if not noted and not is_plain(change):
             args = (*args, *_beside(change))
         script = _script("session_save", "session_again")
@@ -283,7 +283,7 @@ def bare_record(meta: bytes) -> Record:
     return Record({}, created, expires, seen, since)
 
 
-# It changes with a session's activity, and that is noted but now and then.
+# Cached, because it changes with the activity that is noted, and that is only now and then.
 @lru_cache(maxsize=1024)
 def _meta(text: bytes | None) -> tuple[bytes, float, float, float, float]:
     try:

@@ -32,7 +32,8 @@ _KEY_ID_BYTES, _NONCE_BYTES, _TAG_BYTES = 4, 12, 16
 _HEAD = len(_SEALED) + _KEY_ID_BYTES
 _SALT = b"holdfast.session.encryption"
 _PURPOSE = b"holdfast.session.field\x00"
-# Sessions in flight between their load and their save; who falls out is renewed another time.
+# Sessions between their load and their save whose values are to be sealed anew; one that falls out
+# is sealed anew at a later save.
 _MAX_OUTDATED = 512
 
 

@@ -18,7 +18,7 @@ ASK = b"?"
 _NEITHER = b""
 
 _MOST_SESSIONS = 1024
-# Of the keys of one change: what Lua unpacks at once is some thousand values.
+# Keys of one change: Lua unpacks no more than some thousand values at once.
 _MOST_KEYS = 500
 
 
@@ -61,10 +61,10 @@ class Noted:
 
     def learn(self, key: SessionKey, metadata: bytes, idle_timeout: float, at: float) -> None:
         """Note that activity was noted at *at* or later, which gave the session *metadata*."""
-        # A secret in its grace opens the session for some seconds; only the present one is known.
+        # Only for the present secret: one in its grace opens the session for some seconds more.
         if metadata.split(b" ", 2)[1] != key.secret_hash.encode():
             return
-        # All at once: which to let go is not worth a lock.
+        # All are forgotten at once: choosing the oldest would take a lock.
         if len(self._notes) >= _MOST_SESSIONS:
             self._notes.clear()
         self._notes[key] = _Note(metadata, idle_timeout, at)
