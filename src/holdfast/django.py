@@ -93,6 +93,8 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         self._unseen = False
         #: What the store is known to have accepted.
         self._held: Credential | None = None
+        #: What an older key signed, and when it ends, in seconds since the epoch.
+        self.signed_before: tuple[Credential, float] | None = None
         self._ledger: Ledger | None = None
         self._user: str | None = None
         self._verified: tuple[str, Presented | None] = "", None
@@ -122,6 +124,8 @@ class SessionStore(SessionBase):  # type: ignore[misc]
             self._keep({}, {})
             return {}
         self._held, stored = presented.credential, dict(found.fields)
+        if presented.old_key and found.current:
+            self.signed_before = presented.credential, self._end_of(found, data)
         if found.degraded == "stale":
             for key in engine().setup.terms.fresh_keys:
                 data.pop(key, None)
@@ -175,6 +179,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
             return
         id_hash = presented.credential.key.id_hash
         self._ask(engine().setup.store.delete(id_hash))
+        self.signed_before = None
         tidings = engine().setup.tidings
         tidings.tell(SessionDestroyed(id_hash=id_hash, user=self._user, reason="invalidated"))
         driven(tidings.forget(self._user, id_hash))
@@ -290,7 +295,8 @@ class SessionStore(SessionBase):  # type: ignore[misc]
             line = "the stored session %.8s… is corrupt and is ignored: %s", key.id_hash, error
             logger.error(*line)  # noqa: TRY400 - where it was raised says nothing
             return Missing.ABSENT, {}
-        return (Missing.EXPIRED, {}) if self._is_past(found, data) else (found, data)
+        past = time.time() >= self._end_of(found, data)
+        return (Missing.EXPIRED, {}) if past else (found, data)
 
     def _tell_missing(self, presented: Presented | None, found: object) -> None:
         tell = engine().setup.tidings.tell
@@ -300,11 +306,11 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         elif presented is None and self.session_key is not None:
             tell(SessionRefused(id_hash=None, reason="forged cookie"))
 
-    def _is_past(self, found: Record, data: dict[str, Any]) -> bool:
+    def _end_of(self, found: Record, data: dict[str, Any]) -> float:
         # Django counts from the last change, whatever it is by now that a change would set.
         seen = timezone.now() - timedelta(seconds=time.time() - found.seen_at)
         age = self.get_expiry_age(modification=seen, expiry=data.get("_session_expiry"))
-        return bool(time.time() >= found.seen_at + age)
+        return float(found.seen_at + age)
 
     def _keep(self, stored: dict[str, bytes], data: dict[str, Any]) -> None:
         terms = engine().setup.terms
@@ -438,9 +444,11 @@ class SessionMiddleware(_DjangoMiddleware):  # type: ignore[misc]
             return _unreachable()
         try:
             _prepare(request, response)
-            return super().process_response(request, response)
+            response = super().process_response(request, response)
         except SessionUnavailable as error:
             return _unreachable(error)
+        _sign_anew(request, response)
+        return response
 
 
 def _prepare(request: HttpRequest, response: HttpResponse) -> None:
@@ -454,6 +462,27 @@ def _prepare(request: HttpRequest, response: HttpResponse) -> None:
     if session.cookie_stays:
         # Django removes a cookie that opens nothing, and it may be as good as ever elsewhere.
         request.COOKIES.pop(django_settings.SESSION_COOKIE_NAME, None)
+
+
+def _sign_anew(request: HttpRequest, response: HttpResponse) -> None:
+    """Give the browser its cookie by the present key where an older one has signed it."""
+    session, name = getattr(request, "session", None), django_settings.SESSION_COOKIE_NAME
+    if not isinstance(session, SessionStore) or name in response.cookies:
+        return
+    found = session.signed_before
+    if found is not None and response.status_code < 500:
+        credential, ends_at = found
+        closed = session.get_expire_at_browser_close()
+        response.set_cookie(
+            name,
+            engine().setup.signer.sign(credential),
+            max_age=None if closed else max(int(ends_at - time.time()), 0),
+            domain=django_settings.SESSION_COOKIE_DOMAIN,
+            path=django_settings.SESSION_COOKIE_PATH,
+            secure=django_settings.SESSION_COOKIE_SECURE,
+            httponly=django_settings.SESSION_COOKIE_HTTPONLY,
+            samesite=django_settings.SESSION_COOKIE_SAMESITE,
+        )
 
 
 def _leave_ours(cookies: dict[str, str], headers: list[tuple[bytes, bytes]]) -> None:

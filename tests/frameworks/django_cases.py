@@ -477,6 +477,26 @@ class Requests(SimpleTestCase):  # type: ignore[misc]
         assert given(asked("/set?a=1", foreign)) != foreign
         assert given(asked("/flush", stored(a=1).session_key)) == ""
 
+    def test_a_page_that_only_looks_has_the_cookie_signed_by_the_present_key_once(self) -> None:
+        session = stored(a=1)
+        presented = engine().setup.signer.verify(session.session_key.encode())
+        assert presented is not None
+        old = CookieSigner([OLD_KEY]).sign(presented.credential)
+        with FrozenClock(time.time() + 100), override_settings(SESSION_COOKIE_SECURE=True):
+            answer = asked("/show", old)
+        assert given(answer) == session.session_key
+        cookie = SimpleCookie(answer.headers["set-cookie"])["sessionid"]
+        assert cookie["secure"]
+        assert cookie["httponly"]
+        assert cookie["samesite"] == "Lax"
+        assert 1209400 < int(cookie["max-age"]) <= 1209500, "it ends with its session"
+        for at in ("/show", "/silent"):
+            assert "set-cookie" not in asked(at, given(answer)).headers
+        assert "set-cookie" not in asked("/silent", old).headers
+        with override_settings(SESSION_EXPIRE_AT_BROWSER_CLOSE=True):
+            assert "Max-Age" not in asked("/show", old).headers["set-cookie"]
+        assert given(asked("/flush", old)) == ""
+
     def test_a_cookie_whose_data_cannot_be_read_stays(self) -> None:
         session = stored(a=1)
         presented = engine().setup.signer.verify(session.session_key.encode())
