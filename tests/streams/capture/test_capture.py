@@ -565,10 +565,11 @@ async def test_readers_end_when_the_process_stops(
         ("/feed", "GET", 204, b"text/event-stream", []),
         ("/feed", "GET", 200, b"text/event-stream", [(b"content-encoding", b"gzip")]),
         ("/feed", "GET", 200, b"text/event-stream", [(b"holdfast-run", b"of-another")]),
+        ("/feed", "POST", 200, b"text/event-stream", [(b"mcp-session-id", b"of-another")]),
     ],
     ids=[
         *("other path", "half a segment", "HEAD", "OPTIONS", "json", "other type", "404", "204"),
-        *("compressed", "named"),
+        *("compressed", "named", "mcp"),
     ],
 )
 async def test_everything_else_is_left_as_it_is(

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from holdfast.streams.capture.register import Headers
 
 RUN_HEADER = b"holdfast-run"
+# Who lost the answer to a POST asks for the rest by a GET, with the server's own id (Model Context
+# Protocol 2025-06-18, Streamable HTTP, "Resumability and Redelivery").
+_MCP_SESSION = b"mcp-session-id"
 EVENT_STREAM = b"text/event-stream"
 _NOT = frozenset({"HEAD", "OPTIONS", "CONNECT", "TRACE"})
 # What says nothing of the one who asked; everything else, cookies first, is said once.
@@ -82,14 +85,17 @@ def in_lower_case(start: Message) -> Message:
 
 
 def is_event_stream(start: Message) -> bool:
-    """Whether an answer that begins so can be recorded: an event stream, as plain text."""
+    """Whether an answer that begins so is to be recorded: an event stream, as plain text.
+
+    None that is resumable already: ours, and MCP's.
+    """
     headers = dict(reversed(list(start.get("headers", ()))))
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     return (
         start["status"] == 200
         and kind == EVENT_STREAM
         and headers.get(b"content-encoding", b"identity") == b"identity"
-        and RUN_HEADER not in headers
+        and headers.keys().isdisjoint((RUN_HEADER, _MCP_SESSION))
     )
 
 
