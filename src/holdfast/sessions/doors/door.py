@@ -174,7 +174,10 @@ class Door:
         """Return what the cookies of that name say; of two that we signed, the log tells."""
         answer = self.setup.signer.choose(candidates(headers, cookie_name))
         if answer is NoCredential.AMBIGUOUS:
-            logger.warning("a request came with two different session cookies: none is believed")
+            logger.warning(
+                "a request came with two different session cookies: none is believed. Where several "
+                "applications or a change of the cookie's path or domain are why, rename one"
+            )
             self.setup.tidings.tell(SessionRefused(id_hash=None, reason="two cookies"))
         return answer
 
