@@ -20,8 +20,6 @@ from holdfast.streams.access import FORBIDDEN, UNKNOWN, Verdict, bearer_of, says
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from starlette.types import Scope
-
 MAX_TOKENS = 100
 
 Ask = Callable[[HTTPConnection, str], Awaitable[Verdict]]
@@ -38,7 +36,6 @@ class Grants:
 
     def __init__(self, connection: HTTPConnection, ask: Ask) -> None:
         self.connection = connection
-        self._scope = connection.scope
         self._ask = ask
         tokens = dict.fromkeys(connection.query_params.getlist("token"))
         self.too_many = len(tokens) > MAX_TOKENS
@@ -46,10 +43,10 @@ class Grants:
         # As it came, with each token of the query in place of its Authorization, and with none.
         self._presented: list[tuple[str | None, HTTPConnection]] = []
         if bearer is not None:
-            self._presented.append((bearer, _with(self._scope, None, header=True)))
+            self._presented.append((bearer, _with(connection, None, header=True)))
         for token in tokens if not self.too_many else ():
-            self._presented.append((token, _with(self._scope, token, header=False)))
-        self._presented.append((None, _with(self._scope, None, header=bearer is None)))
+            self._presented.append((token, _with(connection, token, header=False)))
+        self._presented.append((None, _with(connection, None, header=bearer is None)))
 
     async def verdict(self, run_id: str, token: str | None = None) -> Verdict:
         """Judge whether *run_id* may be read: by *token*, else by anything the connection brought.
@@ -88,7 +85,7 @@ class Grants:
     def _worth_asking(self, run_id: str, token: str | None) -> Iterable[HTTPConnection]:
         """Every way to present the request but with tokens that say they are for other runs."""
         if token is not None:
-            return [_with(self._scope, token, header=False)]
+            return [_with(self.connection, token, header=False)]
         return (
             connection
             for each, connection in self._presented
@@ -103,13 +100,13 @@ def worse(one: Verdict, other: Verdict) -> Verdict:
     return replace(worst, forged=forged, waits=waits)
 
 
-def _with(scope: Scope, token: str | None, *, header: bool) -> HTTPConnection:
+def _with(connection: HTTPConnection, token: str | None, *, header: bool) -> HTTPConnection:
     """The same request with one *token* in its query or none; what it loaded is shared.
 
     Args:
         header: whether it keeps its ``Authorization``.
     """
-    query = HTTPConnection(scope).query_params.multi_items()
+    scope, query = connection.scope, connection.query_params.multi_items()
     kept = [(name, value) for name, value in query if name != "token"]
     if token is not None:
         kept.append(("token", token))

@@ -73,6 +73,7 @@ class _HttpDoor:
 
         A stream begins when all this is over: what was needed to decide is not kept while it lasts.
         """
+        self._service.conceal(request)
         target = paths.find(request.scope)
         if target is None:
             return problems.NOT_FOUND.response()

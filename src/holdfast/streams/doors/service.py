@@ -15,6 +15,7 @@ from holdfast.startup import Requirement
 from holdfast.streams import problems, shutdown
 from holdfast.streams.access import make_policy
 from holdfast.streams.doors.attempts import Attempts
+from holdfast.streams.doors.unlogged import conceal
 from holdfast.streams.select import close_hubs, default_store, hub_of, hubs_of, stop_hubs
 
 if TYPE_CHECKING:
@@ -73,6 +74,12 @@ class Service:
     async def may_serve(self) -> bool:
         """Whether Redis has answered once, where that is required."""
         return self.required.met or await self.required.holds()
+
+    def conceal(self, connection: HTTPConnection) -> None:
+        """Keep the tokens of an address out of the server's log, if they are ours."""
+        # A callable may know tokens of its own, and make of the scope whatever finds them.
+        if ":" not in self.settings.stream_access:
+            conceal(connection)
 
     def permit(self, connection: HTTPConnection, run_id: str, action: Action) -> Permit:
         """Return what asks whether *connection* may do *action*, now and again later."""

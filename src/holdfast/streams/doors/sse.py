@@ -59,6 +59,12 @@ HEADERS = {
 LEAVE_ALONE = "holdfast.capture"
 """Where whoever captures event streams puts into a scope how to have this one left alone."""
 
+WAIT_AT_MOST = "holdfast.wait"
+"""Where a scope says how many seconds a request may wait, whatever it asks for.
+
+So it is where the server does nothing else meanwhile.
+"""
+
 _HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
 _TO_COME = {Opening.ABSENT, Opening.DENIED}
@@ -113,13 +119,14 @@ async def serve(
             not begun: made and answered when that has been waited for.
     """
     leave_alone(scope)
+    wait = min(terms.wait, scope.get(WAIT_AT_MOST, terms.wait))
     async with subscription, listening(receive, subscription):
         opening = Opening.UNDECIDED
         if permit is None:
             waiting = partial(note_waiting, scope)
-            opening = await await_start(hub.store, subscription, position, terms.wait, waiting)
+            opening = await await_start(hub.store, subscription, position, wait, waiting)
         elif refusal is not None:
-            decision = await await_right(hub.store, subscription, position, permit, terms.wait)
+            decision = await await_right(hub.store, subscription, position, permit, wait)
             opening = decision.opening
         if subscription.left:
             return
@@ -132,9 +139,9 @@ async def serve(
                 await stream.end()
             finally:
                 stream.cancel()
-        elif opening in _TO_COME and (hub.stopping or terms.over):
-            # A 404 would stop the browser for good. Another instance may see the run begin, and who
-            # comes back without a permission is told so.
+        elif opening in _TO_COME and (hub.stopping or terms.over or wait < terms.wait):
+            # A 404 would stop the browser for good. Another instance or request may see the run
+            # begin, and who comes back without a permission is told so.
             await come_back(terms.retry)(scope, receive, send)
         elif opening is Opening.DENIED and refusal is not None:
             await refusal()(scope, receive, send)

@@ -34,6 +34,7 @@ class WebSocketDoor:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one scope."""
         socket = WebSocket(scope, receive, send)
+        self._service.conceal(socket)
         try:
             target = paths.find(scope)
         except InvalidEvent:
