@@ -175,8 +175,8 @@ class Door:
         answer = self.setup.signer.choose(candidates(headers, cookie_name))
         if answer is NoCredential.AMBIGUOUS:
             logger.warning(
-                "a request came with two different session cookies: none is believed. Where several "
-                "applications or a change of the cookie's path or domain are why, rename one"
+                "a request came with two different session cookies: none is believed. Where it is "
+                "because of two applications, or of another path or domain, rename one of them"
             )
             self.setup.tidings.tell(SessionRefused(id_hash=None, reason="two cookies"))
         return answer
