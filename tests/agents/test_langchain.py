@@ -299,6 +299,39 @@ async def test_a_call_is_answered_once_whoever_answers(
     assert answers == [expected]
 
 
+async def test_runs_at_once_that_share_a_handler_answer_their_own_calls(
+    settings: Settings, log: Log
+) -> None:
+    answered, asked = asyncio.Event(), asyncio.Event()
+
+    @tool
+    async def wait(city: str) -> str:
+        """Tell nothing."""
+        return city
+
+    async def first(state: Any) -> Any:
+        found = await wait.ainvoke({**CALL, "name": "wait", "type": "tool_call"})
+        answered.set()
+        await asked.wait()  # the other run has asked for the same before this node ends
+        return {"messages": [found]}
+
+    async def second(state: Any) -> Any:
+        asked.set()
+        await asyncio.wait([earlier])
+        return {"messages": [ToolMessage("Done.", tool_call_id="call_1")]}
+
+    def graph(tools: Any) -> Any:
+        return agent_graph(AIMessage("", tool_calls=[CALL]), "Done.", tools=tools)
+
+    async with asyncio.timeout(30), RunPublisher("r", settings=settings) as run:
+        config: Any = {"callbacks": [AsyncRunCallbackHandler(run)]}
+        earlier = asyncio.create_task(graph(first).ainvoke(QUESTION, config))
+        await answered.wait()
+        await graph(second).ainvoke(QUESTION, config)
+    events = [(event.type, event.data) for event in await log.events()]
+    assert [data["output"] for data in told(events, "tool_result")] == ["Bergen", "Done."]
+
+
 async def test_the_nodes_of_the_library_itself_are_not_shown() -> None:
     class Started(TypedDict, total=False):
         done: bool

@@ -53,6 +53,11 @@ class Begun:
         return {"node": node} if isinstance(node, str) else {}
 
     @property
+    def place(self) -> str:
+        """The run of a node in which it runs, or which it is."""
+        return str(self.metadata.get("langgraph_checkpoint_ns", ""))
+
+    @property
     def is_node(self) -> bool:
         """Whether it is a node of a graph, and not what runs inside of one."""
         marked = any(tag.startswith("graph:step:") for tag in self.tags)
@@ -69,6 +74,7 @@ class Steps:
         self._asked: set[Any] = set()
         self._calls: dict[str, str] = {}
         self._unanswered: set[str] = set()
+        self._answered: dict[str, set[str]] = {}
 
     # -- chains, graphs and their nodes
 
@@ -81,7 +87,7 @@ class Steps:
     def chain_end(self, step: str, output: Any) -> Iterator[Event]:
         begun = self._steps.pop(step, None)
         if begun is not None and begun.is_node:
-            yield from self._answers(output)
+            yield from self._answers(begun, output)
             yield "node_output", {"node": begun.name, "output": output, "id": step}
         elif begun is not None:
             yield "output", {"name": begun.name, "output": output}
@@ -93,14 +99,20 @@ class Steps:
         elif begun is not None and begun.is_node and _is_failure(error):
             yield "node_error", {"node": begun.name, "error": error_of(error), "id": step}
 
-    def _answers(self, output: Any) -> Iterator[Event]:
-        """The results that a node has made by itself, of calls that no tool has answered."""
+    def _answers(self, node: Begun, output: Any) -> Iterator[Event]:
+        """The results that a node has made by itself, of calls that no tool of it has answered."""
+        answered = self._answered.pop(node.place, ())
         for message in tool_messages(output):
-            if message.tool_call_id in self._unanswered:
-                yield self._answered(result(message, call=None, tool=""))
+            if message.tool_call_id in self._unanswered and message.tool_call_id not in answered:
+                self._unanswered.discard(message.tool_call_id)
+                yield result(message, call=None, tool="")
 
-    def _answered(self, event: Event) -> Event:
-        self._unanswered.discard(event[1]["call"])
+    def _answer(self, tool: Begun | None, event: Event) -> Event:
+        call = event[1]["call"]
+        self._unanswered.discard(call)
+        if tool is not None and tool.place:
+            # Of runs at once that share a handler, models may name their calls alike.
+            self._answered.setdefault(tool.place, set()).add(call)
         return event
 
     def interrupted(self, found: Any) -> Iterator[Event]:
@@ -151,7 +163,7 @@ class Steps:
     def tool_end(self, step: str, output: Any, call: str | None = None) -> Iterator[Event]:
         begun, known = self._steps.pop(step, None), self._calls.pop(step, None)
         tool = begun.name if begun else ""
-        yield self._answered(result(output, call=call or known, tool=tool, run=step))
+        yield self._answer(begun, result(output, call=call or known, tool=tool, run=step))
 
     def tool_error(
         self, step: str, error: BaseException, call: str | None = None
@@ -160,7 +172,7 @@ class Steps:
         if _is_failure(error):
             tool = begun.name if begun else ""
             about = {"call": call or known or step, "tool": tool, "id": step}
-            yield self._answered(("tool_error", {**about, "error": error_of(error)}))
+            yield self._answer(begun, ("tool_error", {**about, "error": error_of(error)}))
 
     def retriever_start(self, begun: Begun) -> Iterator[Event]:
         self._steps[begun.id] = begun
