@@ -482,6 +482,7 @@ async def test_a_quiet_link_notices_a_frozen_redis_by_itself(
         ("", ["--rename-command", "XADD", ""], "unsupported", "Redis 5.0 or newer"),
         ("", ["--databases", "1"], "database", "names a database"),
         ("", ["--rename-command", "SET", ""], "canary", "until a probe finds it back"),
+        ("", ["--user", "default", "on", "nopass", "~*", "+@all", "-set"], "auth", "user may do"),
     ],
 )  # fmt: skip
 async def test_what_a_person_must_mend_is_told_with_its_remedy_and_without_a_secret(

@@ -42,7 +42,8 @@ DOWN_LINE = (
 )
 
 REMEDIES = {
-    "auth": "check the user and the password in HOLDFAST_REDIS_URL",
+    "auth": "check the user and the password in HOLDFAST_REDIS_URL, and what that user may do"
+    " (docs/production/redis-user.md)",
     "readonly": "HOLDFAST_REDIS_URL leads to a read-only replica: point it at the master",
     "unsupported": "a Cluster needs redis+cluster:// in HOLDFAST_REDIS_URL, and nothing else does;"
     " point it at a Redis 5.0 or newer (or Valkey)",
