@@ -147,6 +147,18 @@ def test_an_agent_that_speaks_the_format_is_passed_on() -> None:
     assert spelled(("message", own[1]), COMPLETE) == [START, own[1], *END]
 
 
+def test_the_encoded_stream_of_an_agent_ends_once() -> None:
+    said: list[Any] = [("message", {"type": "start"}), ("message", "[DONE]"), COMPLETE]
+    assert spelled(*said) == [START, *END]
+
+
+def test_a_message_keeps_the_name_that_it_began_with() -> None:
+    said: Any = {"type": "start", "messageId": "other", "messageMetadata": {"a": 1}}
+    chunks = spelled(("mine", 1), ("message", said), COMPLETE)
+    assert chunks[0] == START
+    assert chunks[2] == {"type": "start", "messageMetadata": {"a": 1}}
+
+
 def test_a_gap_is_told() -> None:
     encoder = UIMessageEncoder("r")
     gone = {"requested": "0", "earliest": "1-1"}

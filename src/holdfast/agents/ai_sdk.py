@@ -119,10 +119,18 @@ class UIMessageEncoder(Speller):
     def _speaks(self, data: Frame) -> bool:
         return _is_chunk(data.get("type"))
 
+    def _spelled(self, kind: str, data: Any) -> Iterator[Frame | str]:
+        if kind == "message" and data == DONE:
+            return  # what an agent's encoded stream ends with; the run has an end of its own
+        yield from super()._spelled(kind, data)
+
     def _pass(self, frame: Frame) -> Iterator[Frame]:
-        if frame["type"] == "start":
+        if frame["type"] == "start" and not self._begun:
             self._begun = True
             frame = {"messageId": self._run_id, **frame}
+        elif frame["type"] == "start":
+            # A second name of the message would be a second message.
+            frame = {name: part for name, part in frame.items() if name != "messageId"}
         yield from self._beginning()
         self._finished = self._finished or frame["type"] in _ENDS
         yield frame
