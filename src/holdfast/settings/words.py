@@ -100,8 +100,11 @@ def problems(
             hint = f"; did you mean {near[0]}?" if near else ""
             found[name] = f"{name}: there is no such setting{hint}"
             continue
-        ours = str(each.get("ctx", {}).get("error", ""))
-        reason = ours or f"must be {allowed(Table.model_fields[name])}"
+        context = each.get("ctx", {})
+        reason = str(context.get("error", "")) or f"must be {allowed(Table.model_fields[name])}"
+        # The most that is taken is told to whoever exceeds it, and clutters no table.
+        most = str(context.get("le", ""))
+        reason += f", at most {most}" if most not in reason else ""
         found[name] = f"{_given(name, given[name], sources[name])}: {reason}"
     return found
 
