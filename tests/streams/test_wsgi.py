@@ -34,6 +34,7 @@ from holdfast.runtime import aclose, runtime
 from holdfast.streams import shutdown
 from holdfast.streams.select import default_store, hubs_of
 from holdfast.streams.stores.memory import MemoryEventStore
+from holdfast.streams.wsgi import app as wsgi
 from holdfast.streams.wsgi.crossing import Crossing
 from holdfast.streams.wsgi.environ import body_size, raw_path, scope_of
 from holdfast.streams.wsgi.leaving import Leaving
@@ -333,18 +334,60 @@ def test_for_who_takes_nothing_the_app_waits(settings: Settings) -> None:
     assert len(reader.parts) - taken < 30, "what waited came together"
 
 
+ONE_AT_A_TIME: dict[str, Any] = {"wsgi.multithread": False}
+
+
 def test_a_server_of_one_request_at_a_time_is_given_back(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = WSGIEventStreamApp(settings=settings)
     ids = publish("r", settings, 2)
-    one_at_a_time: dict[str, Any] = {"wsgi.multithread": False}
     for _ in range(2):
-        answer = ask(app, "/runs/r/events/stream", **one_at_a_time)
+        answer = ask(app, "/runs/r/events/stream", **ONE_AT_A_TIME)
         assert [line[4:].decode() for line in answer.body.split(b"\n") if line[:3] == b"id:"] == ids
         assert answer.body.startswith(b"retry: ")
     until(lambda: not subscribers(settings))
     assert caplog.text.count("one request at a time") == 1
+
+
+def test_it_is_given_back_also_by_a_run_that_is_never_silent(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wsgi, "TURN", 0.1)
+    monkeypatch.setattr(wsgi, "SILENCE", 20.0)
+    app = WSGIEventStreamApp(settings=settings)
+    enough = threading.Event()
+
+    def chatter() -> None:
+        last = time.monotonic() + 10
+        while not enough.wait(0.002) and time.monotonic() < last:
+            publish("r", settings, 1)
+        publish("r", settings, 1, end=True)
+
+    publish("r", settings, 1)
+    talking = threading.Thread(target=chatter)
+    talking.start()
+    try:
+        answer = ask(app, "/runs/r/events/stream", **ONE_AT_A_TIME)
+    finally:
+        enough.set()
+        talking.join()
+    assert answer.body.startswith(b"retry: ")
+    assert answer.body.endswith(b"\n\n"), "no event is cut"
+    assert b"workflow_complete" not in answer.body, "it has not waited for the end"
+    until(lambda: not subscribers(settings))
+
+
+@pytest.mark.parametrize(("wait", "status"), [("30", 200), ("0.01", 404)])
+def test_it_is_given_back_by_who_waits_for_a_run_to_begin(
+    wait: str, status: int, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wsgi, "SILENCE", 0.05)
+    app = WSGIEventStreamApp(settings=settings)
+    answer = ask(app, f"/runs/later/events/stream?wait={wait}", **ONE_AT_A_TIME)
+    assert answer.code == status
+    # A 404 would stop the browser for good, before the run that it waits for has begun.
+    assert answer.body.startswith(b"retry: ") == (status == 200)
 
 
 # -- what is sent

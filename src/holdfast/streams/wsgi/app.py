@@ -7,6 +7,8 @@ process; a thread of the server carries one answer out, part by part.
 from __future__ import annotations
 
 import logging
+import math
+from time import monotonic
 from typing import TYPE_CHECKING, Self
 
 from holdfast.endings import BOND_KEY, endings
@@ -15,6 +17,7 @@ from holdfast.forks import watch_forks
 from holdfast.streams import problems, shutdown
 from holdfast.streams.doors.http_door import http_door
 from holdfast.streams.doors.service import Service
+from holdfast.streams.doors.sse import WAIT_AT_MOST
 from holdfast.streams.select import close_hubs, forget_hubs
 from holdfast.streams.wsgi.crossing import Crossing, is_event_stream
 from holdfast.streams.wsgi.environ import head_of, scope_of
@@ -33,6 +36,8 @@ log = logging.getLogger("holdfast.streams")
 
 SILENCE = 1.0
 """Seconds of silence after which a stream ends where the server does one thing at a time."""
+TURN = 3.0
+"""Seconds after which it ends there in any case: others wait, and gunicorn kills who takes 30."""
 
 
 class WSGIEventStreamApp:
@@ -41,8 +46,8 @@ class WSGIEventStreamApp:
     It has the same addresses, checks and answers; but WSGI has no WebSockets, and theirs are
     answered 501. An open stream holds a thread of the server (gunicorn's ``gthread``) or a greenlet
     (``gevent``) until it ends. Where the server serves one request at a time (``wsgi.multithread``
-    is false), a stream brings what there is, ends after a second of silence, and its reader comes
-    back for more.
+    is false), a stream brings what there is, ends after a second of silence and after three in any
+    case, and its reader comes back for more.
 
     Mount it by the environ's ``SCRIPT_NAME``, as ``DispatcherMiddleware`` of Werkzeug does. One
     event loop in a thread of its own serves all readers of a process, over the same few connections
@@ -80,7 +85,10 @@ class WSGIEventStreamApp:
         crossing = Crossing(self._loop.life(), environ)
         door = self._door if self._may_serve(environ) else problems.UNAVAILABLE.response()
         bond = environ.get(BOND_KEY)
-        crossing.begin(door if bond is None else bond(door), scope_of(environ))
+        scope = scope_of(environ)
+        if _one_at_a_time(environ):
+            scope[WAIT_AT_MOST] = SILENCE
+        crossing.begin(door if bond is None else bond(door), scope)
         try:
             return self._answer(crossing, environ, start_response)
         except BaseException:
@@ -96,7 +104,10 @@ class WSGIEventStreamApp:
             return _unanswered(crossing, start_response)
         lasts = is_event_stream(head["headers"])
         start_response(*head_of(head["status"], head["headers"]))
-        answer = _Answer(crossing, self._patience(environ) if lasts else -1)
+        in_turn = lasts and _one_at_a_time(environ)
+        if in_turn:
+            self._tell_of_turns()
+        answer = _Answer(crossing, in_turn=in_turn)
         if environ["REQUEST_METHOD"] == "HEAD":
             answer.close()
             return []
@@ -125,17 +136,16 @@ class WSGIEventStreamApp:
                 return False
         return True
 
-    def _patience(self, environ: WSGIEnvironment) -> float:
-        if environ.get("wsgi.multithread"):
-            return -1
+    def _tell_of_turns(self) -> None:
         if not self._told:
             self._told = True
             log.warning(
                 "this server serves one request at a time, so that event streams end after %s s of "
-                "silence and their readers ask again: use threads (gunicorn --threads 8) or gevent",
+                "silence, and after %s s in any case, and their readers ask again: use threads "
+                "(gunicorn --threads 8) or gevent",
                 SILENCE,
+                TURN,
             )
-        return SILENCE
 
     def _hear_signals(self) -> None:
         # The hub lives on a thread that can install no handler; this one may be able to.
@@ -150,6 +160,10 @@ class WSGIEventStreamApp:
             await self._link.aclose()
 
 
+def _one_at_a_time(environ: WSGIEnvironment) -> bool:
+    return not environ.get("wsgi.multithread")
+
+
 def _unanswered(crossing: Crossing, start_response: StartResponse) -> list[bytes]:
     """Return what is left to say where the app said nothing: to nobody, if the client has left."""
     if not crossing.gone:
@@ -159,11 +173,16 @@ def _unanswered(crossing: Crossing, start_response: StartResponse) -> list[bytes
 
 
 class _Answer:
-    """The body of one answer, as PEP 3333 has it."""
+    """The body of one answer, as PEP 3333 has it.
 
-    def __init__(self, crossing: Crossing, patience: float) -> None:
+    Args:
+        crossing: of its request.
+        in_turn: it ends before its time, because nobody else is served meanwhile.
+    """
+
+    def __init__(self, crossing: Crossing, *, in_turn: bool) -> None:
         self._crossing = crossing
-        self._patience = patience
+        self._until = monotonic() + TURN if in_turn else math.inf
         self._over = False
 
     def __iter__(self) -> Self:
@@ -183,8 +202,12 @@ class _Answer:
         self._crossing.leave()
 
     def _take(self) -> Message | None:
+        left = self._until - monotonic()
+        if left <= 0:
+            self.close()
+            return None
         try:
-            part = self._crossing.take(self._patience)
+            part = self._crossing.take(-1 if left == math.inf else min(left, SILENCE))
         except TimeoutError:
             self.close()
             return None
