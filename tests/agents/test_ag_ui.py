@@ -8,6 +8,7 @@ import ag_ui.core
 import pytest
 from ag_ui.core import Event
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from tests.agents.stories import STORIES
 
@@ -95,6 +96,7 @@ def test_whatever_an_agent_says_is_a_stream_of_the_protocol(story: Any) -> None:
     assert frames[0] == STARTED
     assert types(frames).count("RUN_STARTED") == 1
     assert types(frames)[-1] in {"RUN_FINISHED", "RUN_ERROR"}
+    assert spelled(*[("message", frame) for frame in frames]) == frames
 
 
 def test_reasoning_ends_where_text_begins() -> None:
@@ -388,6 +390,31 @@ def test_after_a_gap_a_chunk_is_of_something_that_was_told() -> None:
     assert after_a_gap(text, call, before=(STARTED, *named, text)) == []
     assert after_a_gap(named[0], text, named[1], call) == [named[0], text, named[1], call]
     assert after_a_gap(named[1], {**call, "toolCallId": "d"}) == named[1:]
+
+
+def test_after_a_gap_a_result_is_of_a_call_that_was_told() -> None:
+    result: Any = {"type": "TOOL_CALL_RESULT", "messageId": "m", "toolCallId": "c", "content": ""}
+    assert after_a_gap(result) == []
+    call: Any = {"id": "c", "type": "function", "function": {"name": "t", "arguments": "{}"}}
+    message = {"id": "a", "role": "assistant", "toolCalls": [call]}
+    chunk: Any = {"type": "TOOL_CALL_CHUNK", "toolCallId": "c", "toolCallName": "t"}
+    for told in (BEGUN[2], chunk, {"type": "MESSAGES_SNAPSHOT", "messages": [message]}):
+        assert after_a_gap(result, before=(told,)) == [result]
+        assert after_a_gap(told, result) == [told, result]
+
+
+@settings(max_examples=60)
+@given(STORIES, st.integers(0, 30), st.integers(1, 10))
+def test_whatever_is_gone_of_a_passed_agent_the_rest_is_a_stream(
+    story: Any, first: int, length: int
+) -> None:
+    *own, last = spelled(*story)
+    encoder = AGUIEncoder("r", "t")
+    frames: list[Any] = [f for each in own[:first] for f in encoder.encode("message", each)]
+    frames += encoder.notice("holdfast.gap", {})
+    rest = [*own[first + length :], last]
+    frames += [f for each in rest for f in encoder.encode("message", each)]
+    check(frames)
 
 
 def test_after_a_gap_a_call_is_told_whole() -> None:

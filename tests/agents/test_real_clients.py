@@ -11,10 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.agents.stories import STORIES
+
+from holdfast.agents.ag_ui import AGUIEncoder
+from holdfast.agents.ai_sdk import UIMessageEncoder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from selenium.webdriver import Chrome
     from tests.conftest import Serve
+
+    from holdfast.agents.wire import Encoder
 
 pytestmark = pytest.mark.slow
 
@@ -83,6 +93,36 @@ def test_the_client_of_the_ai_sdk(serve: Serve, node_modules: Path, tmp_path: Pa
         FOUND,
     )
     assert (text["text"], text["state"]) == (ANSWER, "done")
+
+
+def streams_of(encoder: Callable[[], Encoder], story: Any, first: int, length: int) -> list[Any]:
+    """A story as it is spelled; and where an agent says it so itself, with some of it gone."""
+    spelling, passing = encoder(), encoder()
+    *own, last = [frame for kind, data in story for frame in spelling.encode(kind, data)]
+    told = [frame for each in own[:first] for frame in passing.encode("message", each)]
+    told += passing.notice("holdfast.gap", {"requested": "0", "earliest": "1-1"})
+    rest = [*own[first + length :], last]
+    told += [frame for each in rest for frame in passing.encode("message", each)]
+    return [[*own, last], told]
+
+
+ENCODERS: dict[str, Callable[[], Encoder]] = {
+    "ag_ui_stories.mjs": lambda: AGUIEncoder("r", "t"),
+    "ai_sdk_stories.mjs": lambda: UIMessageEncoder("r"),
+}
+PARTS = st.tuples(STORIES, st.integers(0, 30), st.integers(1, 10))
+
+
+@pytest.mark.parametrize("script", ENCODERS)
+@settings(max_examples=4, suppress_health_check=list(HealthCheck))
+@given(st.lists(PARTS, min_size=25, max_size=25))
+def test_whatever_an_agent_says_is_read(
+    script: str, node_modules: Path, tmp_path: Path, parts: Any
+) -> None:
+    told = [each for part in parts for each in streams_of(ENCODERS[script], *part)]
+    stories = tmp_path / "stories.json"
+    stories.write_text(json.dumps(told))
+    assert said_by(script, node_modules, tmp_path, str(stories)) == []
 
 
 @pytest.mark.browser

@@ -121,6 +121,9 @@ class Passing(Speller):
         kind = frame["type"]
         if kind == "SUBAGENT_STARTED":
             return str(frame.get("subagentRunId")) not in self._subagents  # it begins once
+        if kind == "TOOL_CALL_RESULT":
+            # In a conversation with models a result without its call is an error.
+            return not self._gone or str(frame.get("toolCallId")) in self._calls
         if kind in _CHUNKS:
             return self._is_of_a_known_one(frame)
         return super()._follows(frame)
@@ -153,10 +156,13 @@ class Passing(Speller):
 
     def _note(self, frame: Frame) -> None:
         super()._note(frame)
-        if frame["type"] == "TOOL_CALL_START":
-            self._calls.add(str(frame.get("toolCallId")))
-        elif frame["type"] == "SUBAGENT_STARTED":
-            self._subagents.add(str(frame.get("subagentRunId")))
+        match frame["type"]:
+            case "TOOL_CALL_START" | "TOOL_CALL_CHUNK":
+                self._calls.add(str(frame.get("toolCallId")))
+            case "MESSAGES_SNAPSHOT":
+                self._calls.update(_calls_of(frame.get("messages")))
+            case "SUBAGENT_STARTED":
+                self._subagents.add(str(frame.get("subagentRunId")))
 
     def _thing(self, what: str, name: str, frame: Frame) -> Thing:
         # A step is named within its subagent, everything else by an id of its own.
@@ -170,6 +176,14 @@ class Passing(Speller):
         """Close what is open: within others first what was opened last."""
         for thing, frame in reversed([*self._open.items()]):
             yield _closing(thing, frame)
+
+
+def _calls_of(messages: Any) -> Iterator[str]:
+    for message in messages if isinstance(messages, list) else ():
+        calls = message.get("toolCalls") if isinstance(message, dict) else None
+        for call in calls if isinstance(calls, list) else ():
+            if isinstance(call, dict):
+                yield str(call.get("id"))
 
 
 def _closing(thing: Thing, begun: Frame) -> Frame:
