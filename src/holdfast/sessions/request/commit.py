@@ -200,16 +200,14 @@ async def _carry_out_all(exchange: Exchange, plan: Plan) -> None:
         await _carry_out(exchange, command, plan)
 
 
-async def _carry_out(exchange: Exchange, command: Command, plan: Plan) -> None:
+def _carry_out(exchange: Exchange, command: Command, plan: Plan) -> Awaitable[None]:
     if command is Command.DELETE:
-        await _delete(exchange)
-    elif command is Command.CREATE:
-        credential = await _create(exchange, plan.changed, plan.user)
-        _note_created(exchange, credential, plan.changed, plan.user)
-    elif command is Command.TOUCH:
-        await _touch(exchange)
-    else:
-        await _save(exchange, command, plan)
+        return _delete(exchange)
+    if command is Command.CREATE:
+        return _create(exchange, plan)
+    if command is Command.TOUCH:
+        return _touch(exchange)
+    return _save(exchange, command, plan)
 
 
 async def _delete(exchange: Exchange) -> None:
@@ -257,28 +255,31 @@ async def gone_if_corrupt(exchange: Exchange, asking: Awaitable[_T]) -> _T | Out
         return Outcome.GONE
 
 
-async def _create(exchange: Exchange, fields: dict[str, bytes], user: str | None) -> Credential:
-    terms = exchange.setup.terms
+async def _create(exchange: Exchange, plan: Plan) -> None:
+    setup, lifetime = exchange.setup, exchange.setup.terms.lifetime
     for _ in range(_CREATE_TRIES):
         credential = exchange.credential or new_credential()
-        await _note_in_index(exchange, user, credential.key.id_hash)
-        outcome = await exchange.setup.store.create(
-            credential.key, fields, max_age=terms.lifetime, idle_timeout=terms.idle_timeout
+        await _note_in_index(exchange, plan.user, credential.key.id_hash)
+        outcome = await setup.store.create(
+            credential.key,
+            plan.changed,
+            max_age=lifetime,
+            idle_timeout=setup.terms.idle_timeout,
         )
         if outcome is Outcome.DONE:
-            return credential
+            _note_created(exchange, credential, plan)
+            return
         exchange.credential = None
     raise SessionError("the store refused every new session id")
 
 
-def _note_created(
-    exchange: Exchange, credential: Credential, fields: dict[str, bytes], user: str | None
-) -> None:
+def _note_created(exchange: Exchange, credential: Credential, plan: Plan) -> None:
     exchange.credential, exchange.standing = credential, Standing.FOUND
-    exchange.record = Record.new(fields, exchange.setup.terms.lifetime, time.time())
-    exchange.ledger.settle(fields, ())
-    exchange.user = user
-    exchange.setup.tidings.tell(SessionCreated(id_hash=credential.key.id_hash, user=exchange.user))
+    exchange.record = Record.new(plan.changed, exchange.setup.terms.lifetime, time.time())
+    exchange.ledger.settle(plan.changed, ())
+    exchange.user = plan.user
+    event = SessionCreated(id_hash=credential.key.id_hash, user=plan.user)
+    exchange.setup.tidings.tell(event)
 
 
 def _rotation(
