@@ -147,6 +147,14 @@ def test_an_agent_that_speaks_the_format_is_passed_on() -> None:
     assert spelled(("message", own[1]), COMPLETE) == [START, own[1], *END]
 
 
+@pytest.mark.parametrize("kind", ["error", "file", "data-mine", "text-delta"])
+def test_what_is_only_named_like_a_chunk_is_the_agents_own(kind: str) -> None:
+    own = {"type": kind, "message": "no"}
+    assert spelled(("message", own), COMPLETE) == [
+        *(START, {"type": "data-message", "data": own}, *END)
+    ]
+
+
 def test_the_encoded_stream_of_an_agent_ends_once() -> None:
     said: list[Any] = [("message", {"type": "start"}), ("message", "[DONE]"), COMPLETE]
     assert spelled(*said) == [START, *END]

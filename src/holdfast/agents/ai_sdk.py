@@ -19,34 +19,38 @@ DONE = "[DONE]"
 """What the format sends last, as it is."""
 
 _ENDS = {"finish", "error", "abort"}
-_TYPES = _ENDS | {
-    "custom",
-    "file",
-    "finish-step",
-    "message-metadata",
-    "reasoning-delta",
-    "reasoning-end",
-    "reasoning-file",
-    "reasoning-start",
-    "reset-step",
-    "source-document",
-    "source-url",
-    "start",
-    "start-step",
-    "steering-message",
-    "text-delta",
-    "text-end",
-    "text-start",
-    "tool-approval-request",
-    "tool-approval-response",
-    "tool-input-available",
-    "tool-input-delta",
-    "tool-input-error",
-    "tool-input-start",
-    "tool-output-available",
-    "tool-output-denied",
-    "tool-output-error",
+_NEEDS = {
+    "abort": "",
+    "custom": "kind",
+    "error": "errorText",
+    "file": "url mediaType",
+    "finish": "",
+    "finish-step": "",
+    "message-metadata": "messageMetadata",
+    "reasoning-delta": "id delta",
+    "reasoning-end": "id",
+    "reasoning-file": "url mediaType",
+    "reasoning-start": "id",
+    "reset-step": "",
+    "source-document": "sourceId mediaType title",
+    "source-url": "sourceId url",
+    "start": "",
+    "start-step": "",
+    "steering-message": "id parts",
+    "text-delta": "id delta",
+    "text-end": "id",
+    "text-start": "id",
+    "tool-approval-request": "approvalId toolCallId",
+    "tool-approval-response": "approvalId approved",
+    "tool-input-available": "toolCallId toolName input",
+    "tool-input-delta": "toolCallId inputTextDelta",
+    "tool-input-error": "toolCallId toolName input errorText",
+    "tool-input-start": "toolCallId toolName",
+    "tool-output-available": "toolCallId output",
+    "tool-output-denied": "toolCallId",
+    "tool-output-error": "toolCallId errorText",
 }
+"""Each type of chunk, and what one has to have: a client breaks off at one that has it not."""
 
 _TEXT, _REASONING = ("text", "id"), ("reasoning", "id")
 _CALL, _APPROVAL = ("call", "toolCallId"), ("approval", "approvalId")
@@ -117,7 +121,12 @@ class UIMessageEncoder(Speller):
         yield {**self._other(kind, data), "transient": True}
 
     def _speaks(self, data: Frame) -> bool:
-        return _is_chunk(data.get("type"))
+        kind = data.get("type")
+        if not isinstance(kind, str):
+            return False
+        needs = "data" if kind.startswith("data-") else _NEEDS.get(kind)
+        # An agent may have events of its own whose types are named alike.
+        return needs is not None and data.keys() >= set(needs.split())
 
     def _spelled(self, kind: str, data: Any) -> Iterator[Frame | str]:
         if kind == "message" and data == DONE:
@@ -261,10 +270,6 @@ class UIMessageEncoder(Speller):
                 yield from self._end_part(part, message)
             yield from last
         yield DONE
-
-
-def _is_chunk(kind: Any) -> bool:
-    return isinstance(kind, str) and (kind in _TYPES or kind.startswith("data-"))
 
 
 def _node(data: Frame, status: str) -> Frame:
