@@ -102,6 +102,14 @@ CASES: dict[str, tuple[Any, Any]] = {
         Model(any=Opaque()),
         {"name": "n", "secret": "**********", "any": OPAQUE},
     ),
+    "bytes in a pydantic model": (
+        Model(any=b"\xff"),
+        {"name": "n", "secret": {"not_json": "SecretStr"}, "any": {"not_json": "bytes"}},
+    ),
+    "a number in a pydantic model": (
+        Model(any=[Scalar(1)]),
+        {"name": "n", "secret": "**********", "any": [1]},
+    ),
     "a dump that fails": (BadDump(), {"not_json": "BadDump"}),
 }
 

@@ -142,10 +142,13 @@ class _Walk:
 
     def _dumped(self, value: Any) -> Any:
         """Pydantic's own dump: it knows what is hidden, excluded or named otherwise."""
-        try:
-            return self.plain(value.model_dump(mode="json", warnings=False, fallback=unknown))
-        except Exception:  # noqa: BLE001 - a dump is anybody's code, and the run goes on without it
-            return unknown(value)
+        for mode in ("json", "python"):  # bytes that are no text end the first
+            try:
+                dump = value.model_dump(mode=mode, warnings=False, fallback=self.plain)
+                return self.plain(dump)
+            except Exception:  # noqa: BLE001, S112 - anybody's code, and the run goes on without it
+                continue
+        return unknown(value)
 
     def _key(self, key: Any) -> str:
         found = self.plain(key.value if isinstance(key, Enum) else key)
