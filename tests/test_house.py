@@ -57,7 +57,8 @@ RESERVED = {
     "pydantic_settings": {"settings"},
     "click": {"cli"},
     "uvicorn": {"cli"},
-    "httpx": {"client", "oauth"},
+    # The command line follows an address by holdfast.client, which takes a client of its user's.
+    "httpx": {"client", "oauth", "cli"},
     "pytest": {"testing"},
     "flask": {"flask", "frameworks", "oauth"},
     "quart": {"quart", "frameworks"},
