@@ -49,6 +49,16 @@ SITES = {
             start_response("200 OK", [("Content-Type", "text/plain")])
             return [str(session["n"]).encode()]
     """,
+    "of_asgi_2": """
+        class app:
+            def __init__(self, scope):
+                self.session = scope.get("session")
+
+            async def __call__(self, receive, send):
+                self.session["n"] = self.session.get("n", 0) + 1
+                await send({"type": "http.response.start", "status": 200})
+                await send({"type": "http.response.body", "body": b"%d" % self.session["n"]})
+    """,
 }
 
 
@@ -81,7 +91,7 @@ def test_an_application_that_nobody_touched(name: str, serve: Serve, sites: Path
 def test_a_factory_after_the_options(serve: Serve, sites: Path) -> None:
     text = "from of_flask import app\n\ndef create_app(debug=False):\n    return app\n"
     (sites / "of_a_factory.py").write_text(text)
-    options = ["--app-dir", str(sites), "--port", "{port}", "--factory"]
+    options = ["--app-dir", str(sites), "--port", "{port}", "--interface", "wsgi", "--factory"]
     server = serve(["-m", "holdfast", "serve", *options, "of_a_factory:create_app"])
     assert visited(server) == ["1", "2", "3"]
 
@@ -152,6 +162,12 @@ def test_what_cannot_be_served_is_told_in_one_line(sites: Path) -> None:
     assert (code, "package.module:name" in said) == (2, True)
     code, said = told(sites, "-m", "holdfast", "serve", "of_wsgi:app", "--workers", "2")
     assert (code, "HOLDFAST_REDIS_URL" in said) == (2, True)
+    (sites / "of.env").write_text(
+        "HOLDFAST_REDIS_URL=redis://127.0.0.1\nHOLDFAST_STREAM_MAXLEN=0\n"
+    )
+    options = ["--workers", "2", "--env-file", str(sites / "of.env")]
+    code, said = told(sites, "-m", "holdfast", "serve", "of_wsgi:app", *options)
+    assert (code, "HOLDFAST_STREAM_MAXLEN" in said) == (2, True)
     code, said = told(sites, "-m", "holdfast", "serve", "of_wsgi:app", "--nonsense")
     assert (code, "--nonsense" in said) == (2, True)
 

@@ -38,6 +38,12 @@ class OfASGI:
     async def __call__(self, *each: Any) -> None: ...
 
 
+class Double:
+    def __init__(self, scope: Any) -> None: ...
+
+    async def __call__(self, receive: Any, send: Any) -> None: ...
+
+
 class OfWSGI:
     def __call__(self, environ: Any, start_response: Any, extra: int = 0) -> Any: ...
 
@@ -54,6 +60,7 @@ class Hidden:
         (wsgi, "wsgi"),
         (OfASGI(), "asgi"),
         (OfASGI().__call__, "asgi"),
+        (Double, "asgi"),
         (OfWSGI(), "wsgi"),
         (functools.partial(asgi_by_hand), "asgi"),
         (Starlette(), "asgi"),
@@ -61,6 +68,7 @@ class Hidden:
     ],
     ids=[
         *("coroutine function", "three arguments", "two arguments", "async __call__", "its method"),
+        "asgi 2",
         *("__call__ with a default", "partial", "Starlette", "Flask"),
     ],
 )

@@ -11,6 +11,7 @@ import holdfast
 from holdfast.cli.chaos import chaos
 from holdfast.cli.check import check
 from holdfast.cli.demo import demo
+from holdfast.cli.dotenv import read_dotenv
 from holdfast.cli.env import env
 from holdfast.cli.runs import runs
 from holdfast.cli.serve import serve
@@ -40,22 +41,3 @@ def run() -> None:
     except ConfigurationError as error:
         click.echo(f"holdfast: {error}", err=True)
         sys.exit(2)
-
-
-def read_dotenv(path: Path) -> None:
-    """Set what *path* says and the environment does not. No such file: nothing.
-
-    Raises:
-        ConfigurationError: the file is there and cannot be read.
-    """
-    from dotenv import dotenv_values
-
-    from holdfast.settings import fill_environment
-
-    if not path.is_file():
-        return
-    try:
-        values = dotenv_values(path, encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}") from error
-    fill_environment(values, str(path))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import click
 
 from holdfast.cli import missing
+from holdfast.cli.dotenv import read_dotenv
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
@@ -30,9 +32,12 @@ def serve(arguments: tuple[str, ...]) -> None:
     help_asked = arguments[:1] in {("-h",), ("--help",)}
     asked = command.make_context("holdfast serve", ["--help"] if help_asked else list(arguments))
     app = asked.params["app"]
+    if asked.params["env_file"]:
+        # uvicorn reads it in each process, after this one has looked at the settings.
+        read_dotenv(Path(asked.params["env_file"]))
     fill_environment({"HOLDFAST_APP": app}, "the command line", over=True)
     Settings(app=app).check_workers(asked.params["workers"])
-    # holdfast.asgi:app is no factory, and finds out whether the application is one.
-    asked.params |= {"app": "holdfast.asgi:app", "factory": False}
+    # Of the application holdfast.asgi:app finds out whether it is a factory, and what it speaks.
+    asked.params |= {"app": "holdfast.asgi:app", "factory": False, "interface": "asgi3"}
     with asked:
         command.invoke(asked)

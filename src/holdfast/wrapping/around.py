@@ -28,12 +28,13 @@ from holdfast.wrapping.beside_asgi import Beside, StreamsBesideASGI
 from holdfast.wrapping.beside_wsgi import BesideWSGI, StreamsBesideWSGI
 from holdfast.wrapping.bridge import Bridge, Single
 from holdfast.wrapping.located import Located, is_django, sessions_inside
+from holdfast.wrapping.protocol import is_double
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from wsgiref.types import WSGIApplication
 
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from holdfast.settings import Settings
 
@@ -95,6 +96,8 @@ def around_asgi(app: ASGIApp, settings: Settings | None = None) -> ASGIApp:
     """
     if _has_extension(app):
         return app
+    if is_double(app):
+        app = _called_once(app)
     mount = runtime(settings).settings.stream_mount
     inner = capturing_outside(app, app, settings)
     if (given := _given_to_ours(app)) is not None:
@@ -148,6 +151,13 @@ def bridged(app: WSGIApplication, settings: Settings | None = None) -> ASGIApp:
     served = Bridge(threads)
     captured = capturing_outside(served, inner, settings)
     return Beside(captured, StreamsBesideASGI(inner, settings), own.stream_mount)
+
+
+def _called_once(double: Any) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await double(scope)(receive, send)
+
+    return app
 
 
 def _given_to_ours(app: Any) -> Any:

@@ -76,22 +76,36 @@ def protocol_of(app: Any) -> Protocol:
     | with two arguments         | WSGI     |
     | anything else              | unknown  |
 
-    An instance is judged by its ``__call__``; arguments with a default do not count.
+    An instance is judged by its ``__call__``, and so is a class of ASGI 2. Arguments with a default
+    do not count.
 
     Raises:
         ConfigurationError: it cannot be seen.
     """
     if any(map(inspect.iscoroutinefunction, (app, getattr(app, "__call__", None)))):  # noqa: B004
         return "asgi"
-    try:
-        given = inspect.signature(app).parameters.values()
-    except (TypeError, ValueError):
-        given = {}.values()
-    plain = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
-    needed = [each for each in given if each.kind in plain and each.default is each.empty]
-    if len(needed) not in _ARGUMENTS:
+    needed = _arguments_of(app)
+    if needed not in _ARGUMENTS:
         raise ConfigurationError(
             f"it cannot be seen whether {app!r} is an ASGI or a WSGI application: say "
             'Holdfast(app, protocol="asgi"), or protocol="wsgi", and serve that'
         )
-    return _ARGUMENTS[len(needed)]
+    return _ARGUMENTS[needed]
+
+
+def is_double(app: Any) -> bool:
+    """Whether *app* is of ASGI 2: a class that is made with the scope, and called with the rest."""
+    return (
+        inspect.isclass(app)
+        and inspect.iscoroutinefunction(getattr(app, "__call__", None))  # noqa: B004
+        and _arguments_of(app) == 1
+    )
+
+
+def _arguments_of(app: Any) -> int:
+    try:
+        given = inspect.signature(app).parameters.values()
+    except (TypeError, ValueError):
+        return 0
+    plain = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
+    return sum(each.kind in plain and each.default is each.empty for each in given)
