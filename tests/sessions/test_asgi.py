@@ -860,6 +860,27 @@ async def test_an_older_key_is_believed_and_its_cookie_signed_anew(store: Sessio
     assert (await browser.get()).body == b"{}"
 
 
+async def test_a_secret_in_its_grace_is_not_given_out_again_for_a_newer_key(
+    store: SessionStore,
+) -> None:
+    old = "an old key of the server, still good"
+    browser, _ = await logged_in(store, settings=Settings(secret_key=old))
+    both = Settings(secret_key=(KEY, old), session_rotate_after=1)
+    browser.app = SessionMiddleware(app_of(dict), settings=both, store=store)
+    beside = Browser(browser.app, dict(browser.cookies))
+    with anyio.fail_after(10):
+        while _unsigned(browser) == _unsigned(beside):
+            await anyio.sleep(0.1)
+            await browser.get()
+    # It is of the same browser: a later Set-Cookie would replace the new secret by the old.
+    late = await beside.get()
+    assert (b"cart" in late.body, late.set_cookie) == (True, None)
+
+
+def _unsigned(browser: Browser) -> str:
+    return browser.cookies["session"].rsplit(".", 1)[0]
+
+
 async def test_two_different_cookies_are_both_refused(
     counted: CountingStore, caplog: pytest.LogCaptureFixture
 ) -> None:

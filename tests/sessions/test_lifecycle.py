@@ -177,6 +177,16 @@ def test_who_may_not_know_the_newest_secret_does_not_renew_it(change: dict[str, 
     assert decide(FOUND, found, Deeds(), NOW, Terms(rotate_after=100)) == NOTHING
 
 
+@pytest.mark.parametrize("change", [{"current": False}, {"degraded": "stale"}])
+@pytest.mark.parametrize("changed", [False, True])
+def test_who_may_not_know_the_newest_secret_is_not_given_its_own_again(
+    change: dict[str, object], changed: bool
+) -> None:
+    found = record()._replace(**change)  # type: ignore[arg-type]
+    decision = decide(FOUND, found, Deeds(changed=changed), NOW, TERMS, old_key=True)
+    assert decision.header is KEEP
+
+
 @pytest.mark.parametrize("lifetime", [0, -1])
 def test_a_lifetime_of_nothing_sends_a_cookie_and_stores_nothing(lifetime: float) -> None:
     terms = Terms(lifetime=lifetime)

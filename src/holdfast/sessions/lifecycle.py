@@ -202,7 +202,9 @@ def _of_new(deeds: Deeds, terms: Terms) -> Decision:
 
 
 def _of_found(record: Record, deeds: Deeds, now: float, terms: Terms, *, old_key: bool) -> Decision:
-    signed_anew = Header.SET if old_key and not deeds.started else Header.KEEP
+    signed_anew = Header.KEEP
+    if old_key and not deeds.started and _is_newest(record):
+        signed_anew = Header.SET
     if deeds.started and deeds.user_changed:
         return Decision(notice=Notice.USER_TOO_LATE)
     if not deeds.started:
@@ -229,13 +231,17 @@ def touch_due(record: Record, now: float, terms: Terms) -> bool:
     return terms.idle_timeout > 0 and now - record.seen_at >= touch_interval(terms)
 
 
+def _is_newest(record: Record) -> bool:
+    """Whether the browser cannot have a newer cookie, which this one would replace."""
+    # In the grace of a secret another request has given it one; where all that is known is a copy,
+    # another process may have.
+    return record.current and record.degraded is None
+
+
 def _renewal_due(record: Record, now: float, terms: Terms) -> bool:
-    # A request that came with the old secret leaves it to the one that rotated, and a stale copy
-    # does not know whether another has.
     return (
         terms.rotate_after > 0
-        and record.current
-        and record.degraded is None
+        and _is_newest(record)
         and now - record.secret_since >= terms.rotate_after
     )
 
