@@ -233,10 +233,13 @@ def test_a_run_is_followed_from_its_start_to_its_end(shell: Shell) -> None:
 
 
 def test_a_run_may_be_waited_for_before_it_is_started(shell: Shell) -> None:
-    with shell.start("tail", "r", stdout=subprocess.PIPE) as tailing:
-        time.sleep(0.5)
+    pipe = subprocess.PIPE
+    with shell.start("tail", "r", stdout=pipe, stderr=pipe) as tailing:
+        assert tailing.stderr is not None
+        told = tailing.stderr.readline()
         shell.ids("r", "a", "workflow_error")
         out, _ = tailing.communicate(timeout=20)
+    assert told == "holdfast: nobody has begun the run 'r'; waiting for it\n"
     assert tailing.returncode == 1, "it ended, but did not complete"
     assert re.search(r"^\d\d:\d\d:\d\d\.\d{3}  \d+-\d+  a  \{\"n\":1\}$", out, re.MULTILINE)
     assert out.endswith("-- end\n")

@@ -115,7 +115,7 @@ async def tail(
         token = sys.stdin.readline().strip() if token == "-" else token  # noqa: S105 - not a token
         items = following.from_address(run, last_id, token, view.tell)
     else:
-        items = from_store(await _store(), run, last_id)
+        items = from_store(await _store(), run, last_id, view.tell)
     ticking = asyncio.create_task(view.keep_fresh())
     try:
         async with contextlib.aclosing(items):
@@ -127,8 +127,10 @@ async def tail(
     context.exit(0 if view.completed else 1)
 
 
-async def from_store(store: EventStore, run_id: str, last_id: str) -> AsyncGenerator[Item, None]:
-    """Follow a run at its store; one that nobody has started is waited for.
+async def from_store(
+    store: EventStore, run_id: str, last_id: str, tell: Callable[[str], None]
+) -> AsyncGenerator[Item, None]:
+    """Follow a run at its store; *tell* hears of one that nobody has begun, which is waited for.
 
     Raises:
         InvalidEvent: the run id or the position cannot exist.
@@ -147,6 +149,8 @@ async def from_store(store: EventStore, run_id: str, last_id: str) -> AsyncGener
     opening = decide(await look(store, check_run_id(run_id)), position)
     if opening is Opening.EXPIRED:
         raise RunExpired(f"the run {run_id!r} is over and its events are no longer kept")
+    if opening is Opening.ABSENT:
+        tell(f"nobody has begun the run {run_id!r}; waiting for it")
     if opening is not Opening.NOTHING_FOLLOWS:
         async with Subscription(hub_of(store), run_id, position) as subscription:
             while not subscription.done:
