@@ -229,10 +229,12 @@ def test_what_the_models_used_is_told_at_the_end_by_model() -> None:
 
 
 def test_what_has_no_event_is_custom_and_a_state_is_a_snapshot() -> None:
-    frames = spelled(("mine", [1]), ("state", {"state": {"a": 1}}), COMPLETE)
+    within = {"state": {"b": 1}, "node": "inner"}
+    frames = spelled(("mine", [1]), ("state", {"state": {"a": 1}}), ("state", within), COMPLETE)
     assert frames[1:-1] == [
         {"type": "CUSTOM", "name": "mine", "value": [1]},
         {"type": "STATE_SNAPSHOT", "snapshot": {"a": 1}},
+        {"type": "CUSTOM", "name": "state", "value": within},
     ]
 
 

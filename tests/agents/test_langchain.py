@@ -18,7 +18,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.graph import START, StateGraph
+from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.types import Command, interrupt
 from tests.agents.fakes import (
@@ -343,12 +343,30 @@ async def test_the_nodes_of_the_library_itself_are_not_shown() -> None:
     assert nodes == ["work", "work"]
 
 
-async def test_a_pair_that_is_written_is_no_message() -> None:
-    async def pairs() -> AsyncIterator[Any]:
-        yield ("kelp", 1)
+async def test_what_is_written_may_have_any_shape() -> None:
+    written: list[Any] = [("kelp", 1), (1, 2, 3), ["updates", 1]]
 
-    events = await collected(langchain_events(pairs(), stream_mode="custom"))
-    assert events == [("custom", {"data": ["kelp", 1]})]
+    async def stream() -> AsyncIterator[Any]:
+        for each in written:
+            yield each
+
+    events = await collected(langchain_events(stream(), stream_mode="custom"))
+    assert events == [("custom", {"data": [*each]}) for each in written]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"stream_mode": "values"}, {"stream_mode": ["values"]}, {"version": "v2"}],
+    ids=["alone", "a list", "version 2"],
+)
+async def test_the_state_of_a_graph_within_says_its_node(options: dict[str, Any]) -> None:
+    graph: Any = StateGraph(MessagesState).add_node("inner", agent_graph("Done."))
+    options = {"stream_mode": ["values"], **options, "subgraphs": True}
+    stream = graph.add_edge(START, "inner").compile().astream(QUESTION, **options)
+    events = await collected(langchain_events(stream, stream_mode="values"))
+    nodes = [data.get("node") for _, data in events]
+    assert (nodes[0], nodes[-1]) == (None, None)
+    assert {*nodes[1:-1]} == {"inner"}
 
 
 # -- handlers

@@ -233,7 +233,9 @@ class AGUIEncoder(Passing):
         if name is not None and self._is_open("STEP_STARTED", name):
             yield {"type": "STEP_FINISHED", "stepName": name}
 
-    def _state(self, data: Frame) -> Iterable[Frame]:
+    def _state(self, data: Frame) -> Iterable[Frame] | None:
+        if data.get("node"):
+            return None  # of a graph within the graph, which has another
         return [{"type": "STATE_SNAPSHOT", "snapshot": data.get("state")}]
 
     def _interrupt(self, data: Frame) -> Iterable[Frame]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.agents.langchain_messages import Event, ModelCall, new_interrupts, result
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 MODES = frozenset(
     {"values", "updates", "messages", "custom", "tasks", "checkpoints", "debug", "tools"}
@@ -37,18 +37,18 @@ class Parts:
 
     def feed(self, item: Any) -> Iterator[Event]:
         """Return the events that *item* says."""
-        mode, payload = _unpacked(item, self._mode)
-        match mode:
+        part = _unpacked(item, self._mode)
+        match part.mode:
             case "messages":
-                yield from self._message(*payload)
+                yield from self._message(*part.payload)
             case "updates":
-                yield from self._updates(payload)
+                yield from self._updates(part.payload)
             case "tasks":
-                yield from self._task(payload)
+                yield from self._task(part.payload)
             case "values":
-                yield from self._values(payload, item)
+                yield from self._values(part)
             case _:
-                yield mode, {"data": payload}
+                yield part.mode, {"data": part.payload}
 
     def rest(self) -> Iterator[Event]:
         """Return the ends of the messages that are open still."""
@@ -90,13 +90,15 @@ class Parts:
             elif node != "__metadata__":
                 yield "node_output", {"node": node, "output": output}
 
-    def _values(self, payload: Any, item: Any) -> Iterator[Event]:
+    def _values(self, part: _Part) -> Iterator[Event]:
         # Version 2 says beside the state what the graph waits for, version 1 within it.
-        found = item.get("interrupts") if _is_part(item) else None
-        if isinstance(payload, dict) and _INTERRUPT in payload:
-            found = payload[_INTERRUPT]
-            payload = {name: part for name, part in payload.items() if name != _INTERRUPT}
-        yield "state", {"state": payload}
+        state, found = part.payload, part.interrupts
+        if isinstance(state, dict) and _INTERRUPT in state:
+            found = state[_INTERRUPT]
+            state = {name: each for name, each in state.items() if name != _INTERRUPT}
+        # A graph within a node has a state of its own.
+        about = {"node": str(part.within[-1]).partition(":")[0]} if part.within else {}
+        yield "state", {"state": state, **about}
         yield from new_interrupts(found, self._asked)
 
     def _task(self, payload: Mapping[str, Any]) -> Iterator[Event]:
@@ -127,24 +129,28 @@ class _Open:
     pieces: list[Any] = field(default_factory=list)
 
 
-def _unpacked(item: Any, mode: str) -> tuple[str, Any]:
-    """Return the mode and the payload of an item, in whatever shape it comes."""
-    if _is_part(item):
-        return str(item["type"]), item["data"]
-    if isinstance(item, tuple) and len(item) == 3:  # namespace, mode, payload
-        return str(item[1]), item[2]
-    if isinstance(item, tuple) and len(item) == 2:
-        first, second = item
-        if isinstance(first, str) and first in MODES:
-            return first, second
-        if isinstance(first, tuple):  # namespace, payload
-            mode = "messages" if mode == _DEFAULT and isinstance(second, tuple) else mode
-            return mode, second
-        # Of the modes that need no saying only this one has pairs.
-        return "messages" if mode == _DEFAULT else mode, item
-    return mode, item
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One item, in whatever shape it has come, and the graphs within the graph where it is of."""
+
+    mode: str
+    payload: Any
+    within: Sequence[Any] = ()
+    interrupts: Any = None
 
 
-def _is_part(item: Any) -> bool:
-    """Whether it is an item of version 2."""
-    return isinstance(item, dict) and item.keys() >= {"type", "ns", "data"}
+def _unpacked(item: Any, mode: str) -> _Part:
+    if isinstance(item, dict) and item.keys() >= {"type", "ns", "data"}:  # version 2
+        return _Part(str(item["type"]), item["data"], item["ns"] or (), item.get("interrupts"))
+    match item if isinstance(item, tuple) else None:  # a list is what somebody has written
+        case (tuple() as within, str() as said, payload) if said in MODES:
+            return _Part(said, payload, within)
+        case (str() as said, payload) if said in MODES:
+            return _Part(said, payload)
+        case (tuple() as within, payload):
+            pair = mode == _DEFAULT and isinstance(payload, tuple)
+            return _Part("messages" if pair else mode, payload, within)
+        case (_, _) if mode == _DEFAULT:
+            # Of the modes that need no saying only this one has pairs.
+            return _Part("messages", item)
+    return _Part(mode, item)
