@@ -467,6 +467,10 @@ class Requests(SimpleTestCase):  # type: ignore[misc]
         old = session.session_key
         session.cycle_key()
         assert "set-cookie" not in asked("/flush", old).headers
+        with override_settings(SESSION_SAVE_EVERY_REQUEST=True):
+            answer = asked("/show", old)
+        assert answer.status_code == 200
+        assert "set-cookie" not in answer.headers
         with self.assertLogs("django", "WARNING"):
             assert asked("/set?user_id=eve", old).status_code == 400
         assert dict(again(session).items()) == {"cart": "tea"}

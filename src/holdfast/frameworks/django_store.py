@@ -122,6 +122,10 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         self._touch(presented, found)
         return data
 
+    def is_empty(self) -> bool:
+        """Whether there is nothing to save, as with a key that opens nothing any more."""
+        return bool(super().is_empty() or (self.cookie_stays and not self.modified))
+
     def exists(self, session_key: str | None) -> bool:
         """Whether the store has a session for *session_key*."""
         presented = self._presented(session_key)
