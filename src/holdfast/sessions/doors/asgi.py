@@ -97,16 +97,16 @@ class SessionMiddleware:
             domain=domain,
             partitioned=partitioned,
         )
-        self._take(
+        self._set_up(
             app,
             kept_or_raised(lambda: Door(settings, given, max_age, store, HTTPSessionUnavailable)),
         )
 
-    def _take(self, app: ASGIApp, door: Door | StartError) -> None:
+    def _set_up(self, app: ASGIApp, door: Door | StartError) -> None:
         self.app = app
         self._door = door
         #: Whether the short way of requests without a cookie is closed.
-        self._always = isinstance(door, StartError) or bool(
+        self._takes_the_long_way = isinstance(door, StartError) or bool(
             door.excluded_paths or door.importer or not door.required.met
         )
         if isinstance(door, StartError):
@@ -121,7 +121,7 @@ class SessionMiddleware:
         self, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Serve one connection."""
-        if scope["type"] != "http" or "session" in scope or self._always:
+        if scope["type"] != "http" or "session" in scope or self._takes_the_long_way:
             await self._choose(scope, receive, send)
             return
         name = self._name
@@ -200,7 +200,7 @@ _KINDS = frozenset({"http", "websocket"})
 def under(door: Door, app: ASGIApp) -> ASGIApp:
     """Return *app*, served with the sessions that *door* opens."""
     made = SessionMiddleware.__new__(SessionMiddleware)
-    made._take(app, door)  # noqa: SLF001 - our own
+    made._set_up(app, door)  # noqa: SLF001 - our own
     return made
 
 

@@ -95,11 +95,10 @@ class Bond:
         if self._exchange.session.accessed:
             self.begin()
         else:
-            on_access(self._exchange, self._task, self._looked_at)
+            on_access(self._exchange, self._task, self._accessed)
 
-    def _looked_at(self) -> None:
+    def _accessed(self) -> None:
         if self._unwatch is None and not self._finished:
-            self._exchange.session._on_access = None  # noqa: SLF001 - ours
             self.begin()
 
     async def catch_up(self) -> None:
@@ -235,19 +234,20 @@ class Bond:
 def on_access(
     exchange: Exchange, task: asyncio.Task[object] | None, act: Callable[[], object]
 ) -> None:
-    """Have *act* called, on the loop of *task*, at looks at a session that is there from now on.
+    """Have *act* called once, on the loop of *task*, when the session is next looked at.
 
-    *act* is a method of what lives as long as what is served. It may be called more than once;
-    without a *task*, or without a stored session, it never is.
+    *act* is a method of what lives as long as what is served. Without a *task*, or without a stored
+    session, it is never called.
     """
     if task is None or exchange.standing is not Standing.FOUND:
         return
     # From a plain generator the session is looked at in another thread.
     soon = task.get_loop().call_soon_threadsafe
-    # Weakly: it holds the session, and the session, which an application may keep, would hold it.
+    # Weakly: it holds what was served, which an application that keeps the session would keep.
     held = weakref.WeakMethod(act)
 
     def look() -> None:
+        exchange.session._on_access = None  # noqa: SLF001 - ours
         acting = held()
         if acting is not None:
             # The loop may be closed: then nothing is served on it.

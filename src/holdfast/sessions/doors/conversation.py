@@ -168,7 +168,7 @@ class Conversation:
             self._send = self._until_over(self._send)
             if self._exchange.session.accessed:
                 return self._send_and_bind(dressed)
-            self._bind_when_looked_at()
+            self._bind_on_access()
         return self._send(dressed)
 
     async def _send_and_bind(self, message: Message) -> None:
@@ -203,13 +203,13 @@ class Conversation:
         bond.begin()
         return bond
 
-    def _bind_when_looked_at(self) -> None:
-        """Do so at the first look the handler takes from now on, if it takes one."""
-        on_access(self._exchange, self._task, self._looked_at)
+    def _bind_on_access(self) -> None:
+        """Do so once the handler looks at the session, if it ever does."""
+        # No bond before that: most streams never look, and a bond and this hold each other.
+        on_access(self._exchange, self._task, self._accessed)
 
-    def _looked_at(self) -> None:
+    def _accessed(self) -> None:
         if self._bond is None and not self._answered and self._exchange.scope is not None:
-            self._exchange.session._on_access = None  # noqa: SLF001 - ours
             self._bind()
 
     async def _part(self) -> None:
@@ -312,7 +312,7 @@ class Socket(Conversation):
         if self._exchange.session.accessed:
             self._bind()
         else:
-            self._bind_when_looked_at()
+            self._bind_on_access()
 
     async def _part(self) -> None:
         code, reason = SOCKET_ENDED
