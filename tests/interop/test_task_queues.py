@@ -81,8 +81,13 @@ if __name__ == "__main__":
     tasks.send(tasks.second, "long")
 """
 
+CELERY = ["-m", "celery", "-A", "tasks", "worker", "-c", "3", "-l", "warning", "-P"]
+
+# By queue and, where it has several, by how it works its tasks at once.
 WORKERS = {
-    "celery": ["-m", "celery", "-A", "tasks", "worker", "-c", "3", "-l", "warning"],
+    "celery": [*CELERY, "prefork"],
+    "celery threads": [*CELERY, "threads"],
+    "celery gevent": [*CELERY, "gevent"],
     "rq": [
         "-c",
         "import tasks, rq; rq.Worker([tasks.queue], connection=tasks.queue.connection).work()",
@@ -104,11 +109,14 @@ def until_ended(store: RedisEventStore, *runs: str) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("queue", QUEUES)
+@pytest.mark.parametrize("worker", WORKERS)
 def test_its_tasks_publish_and_are_stopped(
-    queue: str, fresh_redis: RedisServer, store: RedisEventStore, tmp_path: Path
+    worker: str, fresh_redis: RedisServer, store: RedisEventStore, tmp_path: Path
 ) -> None:
+    queue, _, pool = worker.partition(" ")
     pytest.importorskip(queue)
+    if pool == "gevent":
+        pytest.importorskip("gevent")
     source = "\n".join([WORK, textwrap.dedent(QUEUES[queue]), SENDING])
     (tmp_path / "tasks.py").write_text(source)
     env = {
@@ -120,8 +128,8 @@ def test_its_tasks_publish_and_are_stopped(
     }
     log = tmp_path / "log"
     with log.open("wb") as out:
-        command = [sys.executable, *WORKERS[queue]]
-        worker = subprocess.Popen(command, env=env, cwd=tmp_path, stdout=out, stderr=out)
+        command = [sys.executable, *WORKERS[worker]]
+        working = subprocess.Popen(command, env=env, cwd=tmp_path, stdout=out, stderr=out)
     try:
         command = [sys.executable, str(tmp_path / "tasks.py")]
         subprocess.run(command, env=env, cwd=tmp_path, check=True, timeout=60)
@@ -137,6 +145,6 @@ def test_its_tasks_publish_and_are_stopped(
         events = asyncio.run(store.get_events("long", limit=10_000))
         assert events[-1].type == "run_stopped"
     finally:
-        worker.terminate()
-        worker.wait(30)
+        working.terminate()
+        working.wait(30)
         print(log.read_text())
