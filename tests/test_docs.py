@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from holdfast.testing import RedisServer
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")])
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
@@ -36,15 +36,35 @@ def python_in(page: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
+def links_of(page: Path) -> list[tuple[Path, str]]:
+    """Where the links of a page to others of ours lead: a file, and an anchor or nothing."""
+    links = re.findall(r"\]\(([^)\s]+)\)", prose_of(page))
+    parts = [each.partition("#") for each in links if not re.match(r"\w+:", each)]
+    return [((page.parent / path).resolve() if path else page, at) for path, _, at in parts]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_a_link_leads_to_a_file_and_to_a_heading_in_it(page: Path) -> None:
-    for link in re.findall(r"\]\(([^)\s]+)\)", prose_of(page)):
-        if "://" in link or link.startswith("mailto:"):
-            continue
-        path, _, anchor = link.partition("#")
-        target = (page.parent / path).resolve() if path else page
-        assert target.exists(), f"{page.name} links to {link}"
-        assert not anchor or anchor in anchors_of(target), f"{page.name} links to {link}"
+    for target, anchor in links_of(page):
+        assert target.exists(), f"{page.name} links to {target}"
+        assert not anchor or anchor in anchors_of(target), f"{page.name} links to {anchor}"
+
+
+def test_everything_in_docs_is_reached_from_the_list_of_pages() -> None:
+    reached, todo = set[Path](), [ROOT / "docs/index.md"]
+    while todo:
+        reached.add(page := todo.pop())
+        if page.suffix == ".md":
+            todo += {target for target, _ in links_of(page)} - reached
+    files = {each for each in (ROOT / "docs").rglob("*.*") if each.is_file()}
+    assert not files - reached
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_a_table_has_as_many_cells_in_every_row(page: Path) -> None:
+    for table in re.findall(r"(?:^\|.*\n)+", prose_of(page), re.MULTILINE):
+        widths = {len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}
+        assert len(widths) == 1, table
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
