@@ -623,6 +623,26 @@ def test_runs_are_added_and_dropped_while_others_go_on(
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
+def test_one_run_too_many_is_told_and_costs_the_others_nothing(
+    browser: Chrome, server: ServerProcess, transport: str
+) -> None:
+    page = Page(browser, server.url)
+    runs = [f"run-{n}" for n in range(100)]
+    many = with_transport(transport, f"runs: {json.dumps(runs)}")
+    page.follow_address("streams/events/stream?wait=60", many)
+    page.wait_for_state("live")
+    page.script("run.add('more')")
+    assert page.value("seen.run_ends") == [["more", "TOO_MANY_RUNS"]]
+    post(server, "/emit/run-99?count=1&end=1")
+    page.wait("seen.run_ends.length === 2")
+    assert page.value("numbers_of('run-99')") == [1]
+    page.script("run.add('more')")  # there is room now
+    post(server, "/emit/more?count=1&end=1")
+    page.wait("seen.run_ends.length === 3")
+    assert page.value("[run.state, numbers_of('more')]") == ["live", [1]]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
 def test_one_token_that_expires_is_renewed_for_many_runs(
     browser: Chrome, guarded: ServerProcess, transport: str
 ) -> None:

@@ -110,7 +110,10 @@ export interface Following {
   close(): void;
   /** Give up the connection and open another one at once. */
   reconnect(): void;
-  /** Follow this run too; only where `runs` were given, and until all of them are over. */
+  /**
+   * Follow this run too; only where `runs` were given, and until all of them are over. One more than 100
+   * is told to `onRunEnd` with the code `TOO_MANY_RUNS`.
+   */
   add(run: string): void;
   /** Follow it no more. Added again, it goes on where it was. Dropping the last one is `close()`. */
   drop(run: string): void;

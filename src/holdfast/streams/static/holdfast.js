@@ -8,6 +8,7 @@
 
 const TERMINAL = new Set(["workflow_complete", "workflow_error", "run_stopped", "run_lost"]);
 const FIRST_DELAY = 500;
+const MAX_RUNS = 100; // a request for more is refused as a whole
 const STEADY = 5000; // a connection that lived so long was no failure
 
 // What one connection came to; a number is the least time to wait, an object the refusal.
@@ -66,6 +67,10 @@ export function follow(address, options = {}) {
   // Says it on the open socket, and otherwise by another connection, which begins where this one ends.
   function change(kind, run) {
     if (over || (kind === "add") === runs.has(run)) return;
+    if (kind === "add" && runs.size >= MAX_RUNS) {
+      tell("onRunEnd", { kind: "error", run_id: run, code: "TOO_MANY_RUNS" });
+      return;
+    }
     runs[kind === "add" ? kind : "delete"](run);
     name();
     if (!runs.size) close();
