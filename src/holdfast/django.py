@@ -73,6 +73,7 @@ class SessionMiddleware(_DjangoMiddleware):  # type: ignore[misc]
             response = super().process_response(request, response)
         except SessionUnavailable as error:
             return _unreachable(error)
+        _leave_newer(request, response)
         _sign_anew(request, response)
         return response
 
@@ -88,6 +89,13 @@ def _prepare(request: HttpRequest, response: HttpResponse) -> None:
     if session.cookie_stays:
         # Django removes a cookie that opens nothing, and it may be as good as ever elsewhere.
         request.COOKIES.pop(django_settings.SESSION_COOKIE_NAME, None)
+
+
+def _leave_newer(request: HttpRequest, response: HttpResponse) -> None:
+    """Give no cookie to a browser that has a newer one, or is about to get it."""
+    session, name = getattr(request, "session", None), django_settings.SESSION_COOKIE_NAME
+    if name in response.cookies and isinstance(session, SessionStore) and session.in_grace:
+        del response.cookies[name]
 
 
 def _sign_anew(request: HttpRequest, response: HttpResponse) -> None:

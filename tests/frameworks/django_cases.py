@@ -60,7 +60,7 @@ from holdfast import (  # noqa: E402
 from holdfast.django import SessionMiddleware, SessionStore  # noqa: E402
 from holdfast.frameworks.django import engine  # noqa: E402
 from holdfast.sessions.cookie import CookieSigner, Credential, new_credential  # noqa: E402
-from holdfast.sessions.store import Change, Record  # noqa: E402
+from holdfast.sessions.store import Change, Record, Rotation  # noqa: E402
 from holdfast.sessions.stores.sync import driven  # noqa: E402
 from holdfast.testing import FaultyStore, FrozenClock  # noqa: E402
 from holdfast.wrapping.around import around_asgi, around_wsgi, bridged  # noqa: E402
@@ -500,6 +500,24 @@ class Requests(SimpleTestCase):  # type: ignore[misc]
         with override_settings(SESSION_EXPIRE_AT_BROWSER_CLOSE=True):
             assert "Max-Age" not in asked("/show", old).headers["set-cookie"]
         assert given(asked("/flush", old)) == ""
+
+    def test_who_was_given_a_newer_secret_elsewhere_is_not_given_the_old_one(self) -> None:
+        session = stored(a=1)
+        presented = engine().setup.signer.verify(session.session_key.encode())
+        assert presented is not None
+        newer = presented.credential.rotated()
+        by_age = Change(rotation=Rotation(newer.key.secret_hash, grace=30))
+        driven(engine().setup.store.save(presented.credential.key, by_age))
+        for key in (KEY, OLD_KEY):
+            old = CookieSigner([key]).sign(presented.credential)
+            for at in ("/show", "/set?b=1"):
+                answer = asked(at, old)
+                assert (answer.json or {}).get("a", 1) == 1
+                assert "set-cookie" not in answer.headers
+        new = engine().setup.signer.sign(newer)
+        assert asked("/show", new).json == {"a": 1, "b": "1"}
+        assert given(asked("/set?b=2", new)) == new
+        assert given(asked("/flush", session.session_key)) == ""
 
     def test_a_cookie_whose_data_cannot_be_read_stays(self) -> None:
         session = stored(a=1)

@@ -81,6 +81,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         self._unseen = False
         #: What the store is known to have accepted.
         self._held: Credential | None = None
+        self._graced: Credential | None = None
         #: What an older key signed, and when it ends, in seconds since the epoch.
         self.signed_before: tuple[Credential, float] | None = None
         self._ledger: Ledger | None = None
@@ -93,6 +94,12 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         """The stable name of the session in the store, which opens nothing; ``None`` for none."""
         presented = self._presented(self.session_key)
         return None if presented is None else presented.credential.key.id_hash
+
+    @property
+    def in_grace(self) -> bool:
+        """Whether another request has renewed the secret in this key, and has given a new one."""
+        presented = self._presented(self.session_key)
+        return presented is not None and presented.credential == self._graced
 
     # --- what Django asks for -------------------------------------------------------------------
 
@@ -112,7 +119,9 @@ class SessionStore(SessionBase):  # type: ignore[misc]
             self._keep({}, {})
             return {}
         self._held, stored = presented.credential, dict(found.fields)
-        if presented.old_key and found.current:
+        if not found.current:
+            self._graced = presented.credential
+        elif presented.old_key and found.degraded is None:
             self.signed_before = presented.credential, self._end_of(found, data)
         if found.degraded == "stale":
             for key in engine().setup.terms.fresh_keys:
