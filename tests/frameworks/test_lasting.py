@@ -196,9 +196,21 @@ async def test_a_captured_stream_is_left_to_the_capture(here: Here) -> None:
         yield here.watching
 
     serve_stream(here, body())
-    scope: Any = {LEAVE_ALONE: lambda: None}
+    scope: Any = {LEAVE_ALONE: lambda: False}
     answer = await here.client.get("/stream", scope_base=scope)
     assert await answer.get_data(as_text=False) == b"<Endings, 0 watching>"
+
+
+async def test_a_stream_that_nothing_records_on_a_captured_path_ends_with_its_session(
+    here: Here,
+) -> None:
+    def body() -> Iterator[str]:
+        yield here.watching
+
+    serve_stream(here, body())
+    scope: Any = {LEAVE_ALONE: lambda: True}
+    answer = await here.client.get("/stream", scope_base=scope)
+    assert await answer.get_data(as_text=False) == b"<Endings, 1 watching>"
 
 
 async def test_a_generator_that_fails_fails_as_without(here: Here) -> None:

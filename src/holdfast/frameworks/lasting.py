@@ -7,6 +7,7 @@ and how it is heard of is decided there.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from quart.wrappers.response import ResponseBody
@@ -20,10 +21,10 @@ from holdfast.sessions.doors.bond import (
     running_task,
 )
 from holdfast.sessions.lifecycle import Standing
-from holdfast.streams.doors.sse import LEAVE_ALONE
+from holdfast.streams.doors.sse import is_captured
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from types import TracebackType
 
     from quart.wrappers import Response, Websocket
@@ -61,14 +62,12 @@ def bind_socket(exchange: Exchange, websocket: Websocket) -> None:
 def bind_stream(session: TaggedSession, response: Response) -> None:
     """Have *response*, if it is an event stream, end with the session that it looks at."""
     exchange = session.exchange
-    if exchange is None or exchange.standing is not Standing.FOUND:
-        return
-    # A captured answer goes on to its end: the capture parts its readers from it.
-    if exchange.scope is None or LEAVE_ALONE in exchange.scope:
+    if exchange is None or exchange.standing is not Standing.FOUND or exchange.scope is None:
         return
     content_type = response.headers.get("Content-Type", "").encode("latin-1", "replace")
     if is_event_stream({"headers": [(b"content-type", content_type)]}):
-        response.response = BoundBody(session, exchange, response.response)
+        captured = partial(is_captured, exchange.scope)
+        response.response = BoundBody(session, exchange, captured, response.response)
 
 
 class BoundBody(ResponseBody):
@@ -77,24 +76,35 @@ class BoundBody(ResponseBody):
     Args:
         session: held, so that a generator's look at it is heard.
         exchange: its own.
+        captured: tells whether the capture parts its readers from it, which then goes on to its
+            end; asked when the head of the answer has been sent.
         body: what it is without.
     """
 
-    def __init__(self, session: TaggedSession, exchange: Exchange, body: ResponseBody) -> None:
+    def __init__(
+        self,
+        session: TaggedSession,
+        exchange: Exchange,
+        captured: Callable[[], bool],
+        body: ResponseBody,
+    ) -> None:
         self._session = session
         self._exchange = exchange
+        self._captured = captured
         self._body = body
+        self._bond: Bond | None = None
 
     async def __aenter__(self) -> AsyncIterator[Any]:
         body = await self._body.__aenter__()
-        # Quart tells a generator that its client has left by cancelling it, and so does this.
-        self._bond = Bond(self._exchange, _nothing, running_task(), hinted=False)
-        self._bond.begin_on_access()
+        if not self._captured():
+            # Quart tells a generator that its client has left by cancelling it, and so does this.
+            self._bond = Bond(self._exchange, _nothing, running_task(), hinted=False)
+            self._bond.begin_on_access()
         return self._parts(body)
 
     async def _parts(self, body: Any) -> AsyncIterator[Any]:
         async for part in body:
-            if self._bond.over:
+            if self._bond is not None and self._bond.over:
                 return
             yield part
 
@@ -105,11 +115,13 @@ class BoundBody(ResponseBody):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        ended = error is not None and self._bond.caused(error)
+        bond = self._bond
+        ended = error is not None and bond is not None and bond.caused(error)
         try:
             await self._body.__aexit__(kind, error, traceback)  # type: ignore[arg-type]
         finally:
-            await self._bond.finish()
+            if bond is not None:
+                await bond.finish()
         return ended
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,6 +29,7 @@ from tests.streams.redis_stores import at_rest, opened
 from holdfast import EventStreamApp, RunResponse, Settings, request_stop
 from holdfast.streams.capture.middleware import StreamCaptureMiddleware
 from holdfast.streams.cursor import Cursor
+from holdfast.streams.doors.sse import is_captured
 from holdfast.streams.fanout.subscription import Subscription
 from holdfast.streams.publishing import runs
 from holdfast.streams.select import close_hubs, hub_of
@@ -739,6 +741,26 @@ async def test_who_stands_around_may_look_into_the_scope_afterwards(store: Event
         await call.ended()
     assert scopes[0]["endpoint"] is answer
     assert headers_of(call)["link"].startswith("</streams/runs/")
+
+
+@pytest.mark.parametrize(("kind", "is_recorded"), [(b"text/event-stream", True), (b"a/b", False)])
+async def test_an_app_may_copy_its_scope_and_learn_whether_its_answer_is_captured(
+    store: EventStore, kind: bytes, is_recorded: bool
+) -> None:
+    """As hypercorn's ProxyFixMiddleware copies it, with all that is in it."""
+    told: list[bool] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope = copy.deepcopy(scope)
+        headers = [(b"content-type", kind)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        told.append(is_captured(scope))
+        await send({"type": "http.response.body", "body": b"data: 1\n\n"})
+
+    async with Browser(captured(app, store)).get() as call:
+        await call.ended()
+    assert told == [is_recorded]
+    assert ("holdfast-run" in headers_of(call)) is is_recorded
 
 
 async def test_a_server_is_not_asked_to_send_a_file_past_us(store: EventStore, feed: Feed) -> None:

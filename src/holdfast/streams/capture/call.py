@@ -57,7 +57,12 @@ class Call:
             last_event_id: what the application is told; ``None``: what the client says.
         """
         told = None if last_event_id is None else last_event_id.encode()
-        match.prepare(scope, self._leave_alone, told)
+
+        def leave_alone() -> bool:
+            self._left_alone = self._first is None
+            return self._left_alone
+
+        match.prepare(scope, leave_alone, told)
         task = self._task = asyncio.get_running_loop().create_task(self._run(app, scope))
         _running.add(task)
         task.add_done_callback(_running.discard)
@@ -82,9 +87,6 @@ class Call:
         else:
             self._task.cancel()
             await asyncio.wait({self._task})
-
-    def _leave_alone(self) -> None:
-        self._left_alone = True
 
     async def _sent(self, message: Message) -> None:
         if self._first is not None:

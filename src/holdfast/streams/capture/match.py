@@ -12,7 +12,7 @@ from urllib.parse import quote
 from holdfast.streams.doors.sse import LEAVE_ALONE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from starlette.types import Message, Scope
 
@@ -60,11 +60,11 @@ def _is_below(path: str, prefix: str) -> bool:
     return path == prefix or path.startswith(prefix.rstrip("/") + "/")
 
 
-def prepare(scope: Scope, leave_alone: object, last_event_id: bytes | None) -> None:
+def prepare(scope: Scope, leave_alone: Callable[[], bool], last_event_id: bytes | None) -> None:
     """Make the scope what the application is to see; others around it may look into it later.
 
     Args:
-        leave_alone: a function by which it has its answer left alone.
+        leave_alone: has its answer left alone, or is False where it is captured already.
         last_event_id: what it is told of the client's; ``None``: what the client says itself.
     """
     extensions = scope.get("extensions") or {}

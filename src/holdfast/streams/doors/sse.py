@@ -14,7 +14,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
@@ -36,7 +36,7 @@ from holdfast.streams.fanout.pulse import Expiry, Pulse, listening
 from holdfast.streams.frames import Frame
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from starlette.types import Message, Receive, Scope, Send
 
@@ -57,7 +57,11 @@ HEADERS = {
 }
 
 LEAVE_ALONE = "holdfast.capture"
-"""Where whoever captures event streams puts into a scope how to have this one left alone."""
+"""Where whoever captures event streams puts into a scope how to have this one left alone.
+
+A function, which is False where it is captured already; and no method: some middleware copies a
+scope with all that is in it.
+"""
 
 WAIT_AT_MOST = "holdfast.wait"
 """Where a scope says how many seconds a request may wait, whatever it asks for.
@@ -151,8 +155,12 @@ async def serve(
 
 def leave_alone(scope: Scope) -> None:
     """Have what captures event streams leave this one alone: it is resumable already."""
-    if LEAVE_ALONE in scope:
-        scope[LEAVE_ALONE]()
+    is_captured(scope)
+
+
+def is_captured(scope: Mapping[str, Any]) -> bool:
+    """Whether an answer is captured; one whose head has not been sent is left alone from now on."""
+    return LEAVE_ALONE in scope and not scope[LEAVE_ALONE]()
 
 
 def answer(opening: Opening) -> Response:
