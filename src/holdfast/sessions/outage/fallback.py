@@ -152,10 +152,12 @@ class FallbackSessionStore(SessionStore):
         return self._link.up or not self._link.decided
 
     def _only_if_local(self) -> None:
+        """Raise where this process may write nothing by itself."""
         if self._mode != "local":
             raise SessionUnavailable("Redis is away, and nothing can be written")
 
-    def _only_where_kept(self, error: SessionUnavailable) -> None:
+    def _fall_back(self, error: SessionUnavailable) -> None:
+        """Raise unless this process is to do what Redis did not, for *error*."""
         if isinstance(error, SessionNotReplicated):
             # Redis is there and has it. Journalled here it would still be on no more replicas.
             raise error
@@ -220,7 +222,7 @@ class FallbackSessionStore(SessionStore):
                     key, fields, max_age=max_age, idle_timeout=idle_timeout
                 )
             except SessionUnavailable as error:
-                self._only_where_kept(error)
+                self._fall_back(error)
             else:
                 if outcome is Outcome.DONE:
                     self._known.remember(key, record, asked)
@@ -267,7 +269,7 @@ class FallbackSessionStore(SessionStore):
             except SessionUnsettled:
                 return await self._once_settled(key, write)
             except SessionUnavailable as error:
-                self._only_where_kept(error)
+                self._fall_back(error)
         self._only_if_local()
         return None
 
@@ -342,7 +344,7 @@ class FallbackSessionStore(SessionStore):
             try:
                 outcome = await self._remote.delete(id_hash)
             except SessionUnavailable as error:
-                self._only_where_kept(error)
+                self._fall_back(error)
             else:
                 self._known.forget_waiting(id_hash)
                 return outcome
