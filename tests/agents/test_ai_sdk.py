@@ -74,6 +74,7 @@ def test_text_reasoning_and_a_call_are_parts_of_one_message() -> None:
     )
     assert chunks == [
         START,
+        {"type": "start-step"},
         {"type": "reasoning-start", "id": "reasoning-1"},
         {"type": "reasoning-delta", "id": "reasoning-1", "delta": "hm"},
         {"type": "reasoning-end", "id": "reasoning-1"},
@@ -84,11 +85,34 @@ def test_text_reasoning_and_a_call_are_parts_of_one_message() -> None:
         {"type": "tool-input-delta", "toolCallId": "c", "inputTextDelta": "{}"},
         {"type": "tool-input-available", "toolCallId": "c", "toolName": "t", "input": {}},
         {"type": "tool-output-available", "toolCallId": "c", "output": {"b": 2}},
+        {"type": "finish-step"},
+        {"type": "start-step"},
         {"type": "text-start", "id": "text-3"},
         {"type": "text-delta", "id": "text-3", "delta": "holds."},
         {"type": "text-end", "id": "text-3"},
+        {"type": "finish-step"},
         *END,
     ]
+
+
+def test_a_step_is_what_one_answer_of_a_model_asks_for() -> None:
+    def steps(*messages: str | None) -> list[str]:
+        one, two, three = ({"message": message} if message else {} for message in messages)
+        chunks = spelled(
+            ("tool_call", {"call": "a", "tool": "t", "arguments": {}, **one}),
+            ("tool_result", {"call": "a", "tool": "t", "output": 1}),
+            ("tool_call", {"call": "b", "tool": "t", "arguments": {}, **two}),
+            ("tool_result", {"call": "b", "tool": "t", "output": 1}),
+            ("token", {"text": "kelp", **three}),
+            COMPLETE,
+        )
+        return [chunk.get("toolCallId") or chunk["type"][:10] for chunk in chunks[1:-2]]
+
+    text = ["text-start", "text-delta", "text-end"]
+    step = ["finish-ste", "start-step"]
+    assert steps("m", "m", "m2") == [*step[1:], *"aabb", *step, *text, step[0]]
+    assert steps("m", "m2", "m2") == [*step[1:], *"aa", *step, *"bb", *text, step[0]]
+    assert steps(None, None, None) == [*step[1:], *"aa", *step, *"bb", *step, *text, step[0]]
 
 
 def test_a_result_that_no_model_asked_for_is_announced() -> None:
@@ -98,7 +122,7 @@ def test_a_result_that_no_model_asked_for_is_announced() -> None:
         ("tool_error", {"call": "c", "id": "i", "error": error}),
         COMPLETE,
     )
-    assert chunks[1:-2] == [
+    assert chunks[2:-3] == [
         {"type": "tool-input-available", "toolCallId": "c", "toolName": "t", "input": {"a": 1}},
         {"type": "tool-output-error", "toolCallId": "c", "errorText": "KeyError: b"},
     ]

@@ -86,7 +86,8 @@ def test_the_client_of_the_ai_sdk(serve: Serve, node_modules: Path, tmp_path: Pa
     assert said["first"] == said["second"]
     assert said["left"] is None
     assert said["first"]["id"] == "chat:u"
-    reasoning, tool, text = said["first"]["parts"]
+    first, reasoning, tool, second, text = said["first"]["parts"]
+    assert (first["type"], second["type"]) == ("step-start", "step-start")
     assert reasoning["text"] == "They ask: What is a holdfast?"
     assert (tool["type"], tool["state"], tool["output"]) == (
         *("tool-look_up", "output-available"),

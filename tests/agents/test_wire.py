@@ -55,7 +55,8 @@ async def words(*gates: asyncio.Event) -> AsyncIterator[Any]:
     yield "token", {"text": "holds."}
 
 
-TEXT = ["start", "text-start", "text-delta", "text-delta", "text-end", "finish", "[DONE]"]
+BEGUN = ["start", "start-step", "text-start", "text-delta"]
+TEXT = [*BEGUN, "text-delta", "text-end", "finish-step", "finish", "[DONE]"]
 
 
 async def test_who_comes_in_the_middle_is_told_all_of_it(settings: Settings) -> None:
@@ -81,7 +82,7 @@ async def test_a_position_is_none_of_these_formats(settings: Settings) -> None:
     for path in ("/", f"/?last_id={first.id}", "/?last_id=nonsense&envelope=0"):
         response = UIMessageStreamResponse("r", words(), settings=settings)
         sent = await answered(response, path, headers={"last-event-id": first.id})
-        assert types_of(sent) == ["start", "text-start", "text-delta", "text-end", *TEXT[-2:]]
+        assert types_of(sent) == [*BEGUN, *TEXT[-4:]]
         assert "\nid:" not in text_of(sent)
         assert "event:" not in text_of(sent)
 
@@ -129,7 +130,7 @@ async def test_heartbeats_pass_and_what_was_cut_has_no_end(key_prefix: str) -> N
         await until(lambda: "\n\n:" in text_of(call.sent))
         call.leave()
         await until(call.task.done)
-        assert types_of(call.sent) == TEXT[:3]
+        assert types_of(call.sent) == BEGUN
     gate.set()
 
 

@@ -113,6 +113,7 @@ class UIMessageEncoder(Speller):
         self._numbers = 0
         self._calls: dict[str, bool] = {}
         self._tools: dict[str, tuple[str, Any]] = {}
+        self._step: tuple[Any, bool] | None = None
 
     def notice(self, kind: str, data: dict[str, Any]) -> Iterator[Frame]:
         """Yield what says that events are gone."""
@@ -168,6 +169,7 @@ class UIMessageEncoder(Speller):
         if known is None:
             self._numbers += 1
             known = self._parts[part, message] = f"{part}-{self._numbers}"
+            frames += self._in_a_step(data)
             frames.append({"type": f"{part}-start", "id": known})
         return [*frames, {"type": f"{part}-delta", "id": known, "delta": text}]
 
@@ -198,7 +200,7 @@ class UIMessageEncoder(Speller):
         call, frames = str(data.get("call")), []
         if call not in self._calls:
             self._calls[call] = True
-            frames = self._end_message(self._message(data))
+            frames = [*self._end_message(self._message(data)), *self._in_a_step(data)]
             named = {"toolCallId": call, "toolName": str(data.get("tool"))}
             frames.append({"type": "tool-input-start", **named})
         if self._calls[call]:
@@ -209,10 +211,11 @@ class UIMessageEncoder(Speller):
         call = str(data.get("call"))
         if self._calls.get(call) is False:
             return []
+        step = [] if call in self._calls else self._in_a_step(data)
         self._calls[call] = False
         named = {"toolCallId": call, "toolName": str(data.get("tool"))}
         told = {"type": "tool-input-available", **named, "input": data.get("arguments")}
-        return [*self._end_message(self._message(data)), told]
+        return [*self._end_message(self._message(data)), *step, told]
 
     def _tool_started(self, data: Frame) -> Iterable[Frame]:
         """What is called, for the result of a call that no model has announced."""
@@ -222,12 +225,18 @@ class UIMessageEncoder(Speller):
     def _tool_result(self, data: Frame) -> Iterable[Frame]:
         output = data.get("output", data.get("result"))
         told = {"type": "tool-output-available", "toolCallId": str(data.get("call"))}
-        return [*self._announced(data), {**told, "output": output}]
+        return self._answer(data, {**told, "output": output})
 
     def _tool_error(self, data: Frame) -> Iterable[Frame]:
         message, kind = error_text(data)
         told = {"type": "tool-output-error", "toolCallId": str(data.get("call"))}
-        return [*self._announced(data), {**told, "errorText": f"{kind}: {message}"}]
+        return self._answer(data, {**told, "errorText": f"{kind}: {message}"})
+
+    def _answer(self, data: Frame, told: Frame) -> list[Frame]:
+        frames = [*self._announced(data), told]
+        if self._step is not None:
+            self._step = self._step[0], True
+        return frames
 
     def _announced(self, data: Frame) -> Iterable[Frame]:
         """A client refuses the result of a call that it has not heard of."""
@@ -235,6 +244,19 @@ class UIMessageEncoder(Speller):
         if self._calls.get(str(data.get("call"))) is False:
             return ()
         return self._tool_call({"call": data.get("call"), "tool": tool, "arguments": arguments})
+
+    def _in_a_step(self, data: Frame) -> list[Frame]:
+        """Begin a step for each answer of a model: what a client sends back is told apart by them.
+
+        One whose calls have all been answered is what a client goes on from by itself.
+        """
+        message = data.get("message")
+        step = self._step
+        if step is not None and not (step[1] and (message is None or message != step[0])):
+            return []
+        self._step = message, False
+        ended = [] if step is None else [{"type": "finish-step"}]
+        return [*ended, {"type": "start-step"}]
 
     # -- nodes
 
@@ -252,7 +274,8 @@ class UIMessageEncoder(Speller):
     def _workflow_complete(self, data: Frame) -> Iterable[Frame | str]:
         output = data.get("output")
         told = [] if output is None else [{"type": "data-output", "data": output}]
-        return self._end([*told, {"type": "finish"}])
+        ended = [] if self._step is None else [{"type": "finish-step"}]
+        return self._end([*ended, *told, {"type": "finish"}])
 
     def _workflow_error(self, data: Frame) -> Iterable[Frame | str]:
         return self._end([{"type": "error", "errorText": error_text(data)[0]}])
