@@ -51,7 +51,7 @@ class Loss(enum.Enum):
     NONE = "nothing"
     LAST = "its very last writes, if any: it is another server, or a new life of it"
     LATER = "what was written after an older state, with which it came back"
-    EVERYTHING = "all that it held: it came back empty"
+    EVERYTHING = "all that it held"
     EMPTIED = "all that it held: somebody has emptied it, and it lives on"
 
 

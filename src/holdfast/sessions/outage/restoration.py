@@ -69,7 +69,7 @@ class Restoration:
         replies = run_each(recovery, [self._calls.restore(*copy, now) for copy in copies])
         restored = sum(reply == 1 for reply in replies)
         logger.warning(
-            "Redis came back without %s: %d sessions were put back that this process had seen",
+            "Redis came back without %s; of the sessions seen by this process %d were put back",
             loss.value,
             restored,
         )
