@@ -37,8 +37,8 @@ _REPLAY_SECONDS = 1.0
 _LATE_SECONDS = 30.0
 _SEVERAL = (
     "HOLDFAST_SESSION_ON_OUTAGE=local, and other processes share the sessions (%d now): while "
-    "Redis is away each serves what it has seen itself, a session that began in one is not known to the "
-    "others, and a logout in one is not heard by them until Redis is back "
+    "Redis is away each serves what it has seen itself, a session that began in one is not known "
+    "to the others, and a logout in one is not heard by them until Redis is back "
     "(docs/sessions/outages.md); readonly and closed promise more"
 )
 
