@@ -292,6 +292,26 @@ def test_a_stream_is_followed_at_its_address_with_a_token(serve: Serve, tmp_path
     assert "UNAUTHORIZED" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["ftp://app.example/events/stream"], "protocol"),
+        (["http://[::/events/stream"], "Invalid"),
+        (["http://app.example/events/stream", "--token", "a\nb"], "the token is one line"),
+        (["http://app.example/events/stream", "--after", "é"], "last_id is one line"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_a_wrong_call(
+    tmp_path: Path, arguments: list[str], told: str
+) -> None:
+    done = Shell(tmp_path)("tail", *arguments)
+    assert done.returncode == 2
+    *_, last = done.stderr.splitlines()
+    assert last.startswith("Error: ")
+    assert told in last
+    assert "trying again" not in done.stderr
+
+
 def test_an_address_where_nobody_answers_is_told(free_port: int, tmp_path: Path) -> None:
     address = f"http://127.0.0.1:{free_port}/streams/runs/r/events/stream?token=secret"
     with Shell(tmp_path).start("tail", address, stderr=subprocess.PIPE) as tailing:

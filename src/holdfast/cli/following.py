@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
+import click
 import httpx
 
 from holdfast.client import End, Failed, Gap, Reset, follow
@@ -63,12 +64,16 @@ async def from_address(
 
     Raises:
         StreamRefused: the server will not let it be read.
+        UsageError: the address, the position or the token cannot be sent.
     """
     async with TellingClient(tell) as http:
         following = follow(url, last_id=last_id, token=token, http=http)
         async with contextlib.aclosing(following) as items:
-            async for item in items:
-                yield item
+            try:
+                async for item in items:
+                    yield item
+            except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError) as error:
+                raise click.UsageError(str(error)) from None
 
 
 class TellingClient(httpx.AsyncClient):
@@ -83,6 +88,8 @@ class TellingClient(httpx.AsyncClient):
         where = f"{request.url.scheme}://{request.url.netloc.decode()}"
         try:
             answer = await super().send(request, **options)
+        except httpx.UnsupportedProtocol:
+            raise
         except httpx.TransportError as error:
             self._say(f"{where}: {str(error) or type(error).__name__}; trying again")
             raise
@@ -99,7 +106,8 @@ class TellingClient(httpx.AsyncClient):
 def named(runs: Sequence[str]) -> Sequence[str]:
     """Return the ids of what is followed: the address of several runs names them."""
     if len(runs) == 1 and "://" in runs[0]:
-        return parse_qs(urlsplit(runs[0]).query).get("run") or runs
+        with contextlib.suppress(ValueError):  # told where it is asked for
+            return parse_qs(urlsplit(runs[0]).query).get("run") or runs
     return runs
 
 
