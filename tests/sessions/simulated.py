@@ -98,8 +98,10 @@ class Visitor:
     def idle(self) -> bool:
         return self.acting is None or self.acting.done()
 
-    def begin(self) -> None:
-        self.inside, self.values, self.browsed = True, {"user_id": {self.name}}, None
+    def begin(self, *, fresh: bool) -> None:
+        """Be logged in: into a session of its own, or one that may be that of before."""
+        kept = {} if fresh else {key: values | {None} for key, values in self.values.items()}
+        self.inside, self.values, self.browsed = True, kept | {"user_id": {self.name}}, None
 
     def may_be(self, key: str) -> set[Any]:
         return self.values.setdefault(key, {None})
@@ -331,7 +333,7 @@ class World(LinkedWorld[Process]):
             visitor, process, lambda session: session.update(user_id=visitor.name)
         )
         if status == 200 and (visitor.cookies != before or not before):
-            visitor.begin()
+            visitor.begin(fresh=not before)
             if before and not self.losses:
                 visitor.dead.append(before)
         elif status == 200:
@@ -417,7 +419,8 @@ class World(LinkedWorld[Process]):
         visitor.epoch += 1
         if status == 200:
             visitor.dead.append(before)
-            visitor.inside, visitor.values, visitor.browsed = False, {}, None
+            # What else was in it stays, and is there after the next login.
+            visitor.inside, visitor.browsed = False, None
             if visitor.cookies == before and not self._lost:
                 self.blame(f"{visitor.name} has left, and keeps its cookie")
         elif not sure:
