@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.link.conftest import until
+from tests.support.threads import no_threads
 
 from holdfast.link import Link, Listener
 from holdfast.link.lane import Lane
@@ -152,6 +153,15 @@ def test_a_new_loop_per_request_as_test_clients_make_them(redis: RedisServer) ->
                 assert client.get(f"/?q={n}").text == str(n)
         """,
     )
+
+
+def test_who_found_no_thread_to_watch_redis_keeps_nobody_else_from_it(
+    make_link: MakeLink, redis: RedisServer
+) -> None:
+    link = make_link(redis.url)
+    with no_threads(), pytest.raises(RuntimeError, match="thread"):
+        link.execute_sync("PING")
+    assert link.execute_sync("ECHO", "x") == b"x"
 
 
 def test_after_a_fork_both_sides_work_and_neither_hears_the_other(redis: RedisServer) -> None:

@@ -21,6 +21,7 @@ import pytest
 from starlette.testclient import TestClient
 from tests.frameworks.wsgi_client import Answer, answer_of
 from tests.streams.wsgi_reader import Reader, request, until
+from tests.support.threads import no_threads
 
 from holdfast import (
     EventStreamApp,
@@ -38,7 +39,7 @@ from holdfast.streams.wsgi import app as wsgi
 from holdfast.streams.wsgi.crossing import Crossing
 from holdfast.streams.wsgi.environ import body_size, raw_path, scope_of
 from holdfast.streams.wsgi.leaving import Leaving
-from holdfast.streams.wsgi.loop import LoopThread
+from holdfast.streams.wsgi.loop import Life, LoopThread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -742,6 +743,24 @@ def test_closing_ends_streams_and_the_thread_and_the_next_request_begins_anew(
     assert ask(app, "/livez").code == 200
     assert [each.name for each in threading.enumerate() if each not in before] == ["holdfast-loop"]
     asyncio.run(app._loop.aclose())
+
+
+def test_a_loop_that_found_no_thread_is_begun_by_the_next_request(settings: Settings) -> None:
+    publish("r", settings, 1)
+    app = WSGIEventStreamApp(settings=settings)
+    with no_threads(), pytest.raises(RuntimeError, match="thread"):
+        ask(app, "/livez")
+    with Reader(app, "/livez") as reader:
+        reader.until(lambda each: each.over)
+    assert reader.status == "200 OK"
+
+
+def test_who_waits_for_a_loop_that_found_no_thread_is_told() -> None:
+    life = Life()
+    with no_threads(), pytest.raises(RuntimeError, match="thread"):
+        life.start()
+    with pytest.raises(RuntimeError, match="could not begin"):
+        life.loop()
 
 
 def test_a_wrong_variable_is_told_at_start() -> None:

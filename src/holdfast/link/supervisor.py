@@ -153,8 +153,10 @@ class Supervisor:
 
     def _start(self) -> None:
         if self._thread is None and not self._stopping:
-            self._thread = threading.Thread(target=self._run, name="holdfast-link", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="holdfast-link", daemon=True)
+            # Where the system has no thread left, the next use asks for one again.
+            thread.start()
+            self._thread = thread
 
     def stop(self) -> None:
         """Shut the gate for good and have the thread end after what it is doing."""

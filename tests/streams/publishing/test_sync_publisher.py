@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.streams.redis_stores import data_of, entries_of, opened_sync
+from tests.support.threads import no_threads
 
 from holdfast.errors import (
     CorruptData,
@@ -333,6 +334,20 @@ class TestStop:
         waiter.join(15)
         assert not waiter.is_alive()
         assert run.stop_requested
+
+    def test_who_found_no_thread_to_listen_keeps_nobody_else_from_it(
+        self, shared: RedisEventStore
+    ) -> None:
+        run = SyncRunPublisher(RUN, store=shared)
+        run.emit("t", 1)
+        with no_threads():
+            for _ in range(2):
+                with pytest.raises(RuntimeError, match="thread"):
+                    run.wait_stop(0)
+            with pytest.raises(RuntimeError, match="thread"), SyncRunPublisher(RUN, store=shared):
+                raise AssertionError("there is nobody to renew its lease")
+        stop(shared)
+        assert run.wait_stop(15)
 
     def test_who_comes_later_hears_of_it_too(
         self, store: EventStore, elsewhere: EventStore

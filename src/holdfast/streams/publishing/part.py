@@ -78,8 +78,8 @@ class Part(ABC):
 
     def _attend(self) -> None:
         if not (self._attended or self._ended):
-            self._attended = True
             self._store.attend(self._hold)
+            self._attended = True
 
     def _leave(self) -> None:
         self._attended = False

@@ -78,18 +78,31 @@ class Keeper:
         self._begin()
 
     def add(self, hold: Hold) -> None:
-        """Look after *hold* from now on. Any thread."""
+        """Look after *hold* from now on. Any thread.
+
+        Raises:
+            RuntimeError: there is no thread to be had for it.
+        """
         channel = self._channel(hold.run_id)
         with self._lock:
+            if self._thread is None:
+                self._start()
             self._holds[hold] = channel
             self._new.add(channel)
-            if self._thread is None:
-                self._listener = ThreadListener(self._link)
-                self._thread = threading.Thread(
-                    target=self._run, args=[self._listener], name="holdfast-leases", daemon=True
-                )
-                self._thread.start()
         self._wake()
+
+    def _start(self) -> None:
+        listener = ThreadListener(self._link)
+        thread = threading.Thread(
+            target=self._run, args=[listener], name="holdfast-leases", daemon=True
+        )
+        try:
+            thread.start()
+        except BaseException:
+            # The system has no thread left; the next hold asks for one again.
+            listener.close()
+            raise
+        self._listener, self._thread = listener, thread
 
     def discard(self, hold: Hold) -> None:
         """Look after *hold* no more. Any thread."""

@@ -44,7 +44,12 @@ class LoopThread:
             made = Life()
             running = self._running.setdefault("now", made)
             if running is made:
-                made.start()
+                try:
+                    made.start()
+                except BaseException:
+                    # The system has no thread left; the next request asks for one again.
+                    self._running.pop("now", None)
+                    raise
         return running
 
     async def aclose(self) -> None:
@@ -78,9 +83,21 @@ class Life:
         self.over = self.ended = False
         self.waiting: dict[Callable[[], None], None] = {}
         self._begun = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
-        """Begin the thread. It ends with the process, and keeps that from nothing."""
+        """Begin the thread. It ends with the process, and keeps that from nothing.
+
+        Raises:
+            RuntimeError: there is no thread to be had.
+        """
+        try:
+            self._start()
+        except BaseException:
+            self._begun.set()
+            raise
+
+    def _start(self) -> None:
         monkey = sys.modules.get("gevent.monkey")
         if monkey is not None and monkey.is_module_patched("threading"):
             # What it calls a thread is a greenlet. A loop in one would be found running by every
@@ -90,8 +107,14 @@ class Life:
             threading.Thread(target=self._run, name="holdfast-loop", daemon=True).start()
 
     def loop(self) -> asyncio.AbstractEventLoop:
-        """Return the loop, once it runs."""
+        """Return the loop, once it runs.
+
+        Raises:
+            RuntimeError: it could not begin.
+        """
         self._begun.wait()
+        if self._loop is None:
+            raise RuntimeError("the thread of the streams could not begin")
         return self._loop
 
     def stop(self) -> None:
