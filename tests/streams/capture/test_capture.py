@@ -27,12 +27,15 @@ from tests.streams.clients import until
 from tests.streams.redis_stores import at_rest, opened
 
 from holdfast import EventStreamApp, RunResponse, Settings, request_stop
+from holdfast.streams.capture.aside import Aside
 from holdfast.streams.capture.middleware import StreamCaptureMiddleware
 from holdfast.streams.cursor import Cursor
 from holdfast.streams.doors.sse import is_captured
+from holdfast.streams.event import EventId
 from holdfast.streams.fanout.subscription import Subscription
 from holdfast.streams.publishing import runs
 from holdfast.streams.select import close_hubs, hub_of
+from holdfast.streams.store import Entry
 from holdfast.streams.stores.memory import MemoryEventStore
 
 if TYPE_CHECKING:
@@ -807,11 +810,12 @@ async def test_a_client_that_takes_nothing_does_not_keep_the_app(
 async def test_a_client_misses_nothing_of_an_app_that_says_more_than_the_log_keeps(
     feed: Feed, redis: RedisServer, key_prefix: str
 ) -> None:
-    said = [str(number) for number in range(2000)]
+    # More than the ring of the process keeps too.
+    said = [f"{number} {'x' * 1000}" for number in range(3000)]
     feed.script("".join(f"data: {each}\n\n" for each in said), None)
     async with opened(redis.url, key_prefix, stream_maxlen=100) as store, at_rest(store):
         async with Browser(captured(feed, store, stream_maxlen=100)).get() as call:
-            await call.ended()
+            await until(call.task.done, 30)
         run_id = headers_of(call)["holdfast-run"]
         kept = (await store.describe(run_id)).length
     assert [each.data for each in events_of(call.text)] == said
@@ -835,6 +839,19 @@ async def test_a_client_that_takes_nothing_keeps_the_app_while_it_is_there(
         call.task = asyncio.create_task(asyncio.sleep(0))
         await call.task
     assert (await store.describe(run_id)).n == 5002
+
+
+async def test_a_client_that_read_what_an_outage_held_back_keeps_the_app_no_longer() -> None:
+    aside = Aside(events=1)
+    held_back = Entry(EventId(1, 0), "message", b"1", producer="p", seq=1, provisional=True)
+    aside.recorded([held_back, held_back._replace(seq=2)])
+    waiting = asyncio.create_task(aside.in_reach())
+    # It is stored by now, and was read by an id that nobody told the recording.
+    aside.reached(Cursor(EventId(2, 0)))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    aside.caught_up()
+    await asyncio.wait_for(waiting, 10)
 
 
 async def until_quiet(store: EventStore, run_id: str) -> None:

@@ -85,6 +85,7 @@ class Answer:
                     await self._write(body)
                 self._aside.reached(subscription.cursor)
                 if not body and self._has_to_wait():
+                    self._aside.caught_up()
                     await self._news()
         except HoldfastError as error:
             # The answer has begun: what cannot be read is for the log, and for the next request.

@@ -102,6 +102,15 @@ class Aside:
             self._lead_bytes -= size
             self._drained.set()
 
+    def caught_up(self) -> None:
+        """Note that nothing more waits for the client, wherever in the log that is.
+
+        What an outage held back is stored under another id than it was recorded with.
+        """
+        self._ahead.clear()
+        self._lead = self._lead_bytes = 0
+        self._drained.set()
+
     async def in_reach(self) -> None:
         """Wait while the log is too far ahead: what it has dropped, the client would miss."""
         while self.there and (self._lead > self.events or self._lead_bytes > self._bytes):
@@ -123,7 +132,7 @@ class Aside:
     def leave(self) -> None:
         """The client is gone."""
         self.there = False
-        self._ahead.clear()
+        self.caught_up()
         self.take()
 
     def _has_all(self, cursor: Cursor) -> bool:
