@@ -8,7 +8,7 @@ import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, ToolMessage
 from langchain_core.messages.tool import invalid_tool_call
 
-from holdfast.agents.langchain_messages import ModelCall, result
+from holdfast.agents.langchain_messages import ModelCall, result, tool_messages
 
 CHUNKS: dict[str, tuple[Any, list[tuple[str, str]]]] = {
     "text": ("It holds.", [("token", "It holds.")]),
@@ -89,3 +89,11 @@ def test_what_a_tool_gave() -> None:
         "tool_result",
         {"call": "i", "tool": "t", "id": "i", "output": {"a": 1}},
     )
+
+
+def test_messages_of_tools_are_looked_for_only_so_deep() -> None:
+    cycle: list[Any] = [ToolMessage("a", tool_call_id="c")]
+    cycle.append(cycle)
+    found = [*tool_messages({"messages": cycle})]
+    assert {each.content for each in found} == {"a"}
+    assert len(found) < 10

@@ -94,7 +94,7 @@ class Passing(Speller):
         super().__init__()
         self._calls: set[str] = set()
         self._subagents: set[str] = set()
-        self._chunks: dict[tuple[str, str | None], Any] = {}
+        self._chunks: dict[tuple[str, str], Any] = {}
 
     def _speaks(self, data: Frame) -> bool:
         return str(data.get("type")) in _TYPES
@@ -132,20 +132,19 @@ class Passing(Speller):
         """Whether it says of what it is, or one that was told since events have gone did."""
         kind = chunk["type"]
         _, name, needed = _CHUNKS[kind]
-        lane = kind, chunk.get("subagentRunId")
+        lane = kind, str(chunk.get("subagentRunId"))
         if all(chunk.get(each) for each in needed):
             self._chunks[lane] = chunk[name]
             return True
-        return not self._gone or (
-            lane in self._chunks and chunk.get(name) in {None, self._chunks[lane]}
-        )
+        known = lane in self._chunks and chunk.get(name) in (None, self._chunks[lane])
+        return known or not self._gone
 
     def _end_before(self, frame: Frame) -> Iterator[Frame]:
         """End what *frame* begins again: its end is gone, or we have begun it under this name."""
         what, name, *_ = _CHUNKS.get(frame["type"]) or _BEGINS.get(frame["type"]) or ("", "")
         thing = self._thing(what, name, frame)
         if thing in self._open:
-            yield _closing(thing, self._open[thing])
+            yield self._open[thing]
 
     def _within_what_is_known(self, frame: Frame) -> Frame:
         """A client refuses a subagent of one that it has not heard of."""
@@ -169,13 +168,21 @@ class Passing(Speller):
         within = frame.get("subagentRunId") if name == "stepName" else None
         return what, str(frame.get(name)), within and str(within)
 
+    def _ending(self, thing: Thing, begun: Frame) -> Frame:
+        ended_by, name = _CLOSED_BY[thing[0]]
+        names = {
+            each: begun[each] for each in (name, "subagentRunId") if begun.get(each) is not None
+        }
+        if ended_by == "SUBAGENT_ERROR":
+            names["message"] = "it did not finish"
+        return {"type": ended_by, **names}
+
     def _is_open(self, what: str, name: str) -> bool:
         return (what, name, None) in self._open
 
     def _close_all(self) -> Iterator[Frame]:
         """Close what is open: within others first what was opened last."""
-        for thing, frame in reversed([*self._open.items()]):
-            yield _closing(thing, frame)
+        yield from reversed([*self._open.values()])
 
 
 def _calls_of(messages: Any) -> Iterator[str]:
@@ -184,12 +191,3 @@ def _calls_of(messages: Any) -> Iterator[str]:
         for call in calls if isinstance(calls, list) else ():
             if isinstance(call, dict):
                 yield str(call.get("id"))
-
-
-def _closing(thing: Thing, begun: Frame) -> Frame:
-    """Return the frame that ends what the frame *begun* has begun."""
-    closed_by, name = _CLOSED_BY[thing[0]]
-    names = {each: begun[each] for each in (name, "subagentRunId") if begun.get(each) is not None}
-    if closed_by == "SUBAGENT_ERROR":
-        names["message"] = "it did not finish"
-    return {"type": closed_by, **names}

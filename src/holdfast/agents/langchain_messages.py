@@ -112,18 +112,24 @@ def result(output: Any, *, call: str | None, tool: str, run: str | None = None) 
     return "tool_result", {**about, "output": content}
 
 
-def tool_messages(output: Any) -> Iterator[Any]:
-    """Yield the messages of tools in what a node has given: changes of a state, or commands."""
+def tool_messages(output: Any, depth: int = 4) -> Iterator[Any]:
+    """Yield the messages of tools in what a node has given: changes of a state, or commands.
+
+    Args:
+        depth: how many containers within each other are looked into: a state may be of any kind.
+    """
+    if depth < 0:
+        return
     if getattr(output, "tool_call_id", None):
         yield output
     elif isinstance(output, Mapping):
         for part in output.values():
-            yield from tool_messages(part) if isinstance(part, list | tuple) else ()
+            yield from tool_messages(part, depth - 1) if isinstance(part, list | tuple) else ()
     elif isinstance(output, list | tuple):
         for each in output:
-            yield from tool_messages(each)
+            yield from tool_messages(each, depth - 1)
     elif hasattr(output, "goto"):
-        yield from tool_messages(output.update)
+        yield from tool_messages(output.update, depth - 1)
 
 
 def new_interrupts(found: Any, asked: set[Any]) -> Iterator[Event]:

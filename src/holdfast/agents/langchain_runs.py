@@ -102,7 +102,7 @@ class Steps:
     def _answers(self, node: Begun, output: Any) -> Iterator[Event]:
         """The results that a node has made by itself, of calls that no tool of it has answered."""
         answered = self._answered.pop(node.place, ())
-        for message in tool_messages(output):
+        for message in tool_messages(output) if self._unanswered else ():
             if message.tool_call_id in self._unanswered and message.tool_call_id not in answered:
                 self._unanswered.discard(message.tool_call_id)
                 yield result(message, call=None, tool="")

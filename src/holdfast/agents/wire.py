@@ -125,7 +125,8 @@ class Speller(ABC):
         """Keep what is open for the client, whoever has begun it: the run's agent, or we for it."""
         kind = frame["type"]
         if kind in self.begins:
-            self._open[self._thing(*self.begins[kind], frame)] = frame
+            thing = self._thing(*self.begins[kind], frame)
+            self._open[thing] = self._ending(thing, frame)
         elif kind in self.ends:
             self._open.pop(self._thing(*self.goes_on[kind], frame), None)
 
@@ -139,6 +140,10 @@ class Speller(ABC):
     def _thing(self, what: str, name: str, frame: Frame) -> Thing:
         """Name what a frame begins, goes on with or ends."""
         return what, str(frame.get(name)), None
+
+    def _ending(self, thing: Thing, begun: Frame) -> Frame:
+        """Return what ends the thing that *begun* begins, where a format wants that to be told."""
+        return {}
 
     def _beginning(self) -> Iterator[Frame]:
         if not self._begun:
