@@ -877,6 +877,24 @@ async def test_a_secret_in_its_grace_is_not_given_out_again_for_a_newer_key(
     assert (b"cart" in late.body, late.set_cookie) == (True, None)
 
 
+async def test_a_page_slower_than_a_login_does_not_give_the_cookie_before_it_for_a_newer_key(
+    store: SessionStore,
+) -> None:
+    old = "an old key of the server, still good"
+    browser, _ = await logged_in(store, settings=Settings(secret_key=old))
+    both = Settings(secret_key=(KEY, old))
+    login = SessionMiddleware(app_of(write(user_id=8)), settings=both, store=store)
+    quick = Browser(login, dict(browser.cookies))
+
+    async def slow(session: Session) -> dict[str, Any]:
+        await quick.get()
+        return dict(session)
+
+    browser.app = SessionMiddleware(app_of(slow), settings=both, store=store)
+    assert (await browser.get()).set_cookie is None
+    assert _unsigned(quick) != _unsigned(browser)
+
+
 def _unsigned(browser: Browser) -> str:
     return browser.cookies["session"].rsplit(".", 1)[0]
 

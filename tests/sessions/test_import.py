@@ -642,6 +642,6 @@ async def test_a_store_of_ones_own_gets_what_is_imported(redis: RedisServer) -> 
     browser = Browser(SessionMiddleware(app_of(dict), settings=settings, store=store))
     browser.cookies = {"session": cookie}
     assert (await browser.get()).body == repr(dict(sorted(DATA.items()))).encode()
-    assert store.told() == ["load", "create", "create", "load"]
+    assert store.told() == ["load", "create", "create", "load", "touch"]
     await browser.get()
     assert store.told() == ["load"]

@@ -118,7 +118,7 @@ def test_what_holds_for_every_row(standing: Standing, old_key: bool) -> None:
 
 
 def test_a_cookie_of_an_old_key_is_signed_anew_once_it_leads_somewhere() -> None:
-    assert decided(FOUND, old_key=True) == Decision(header=SET)
+    assert decided(FOUND, old_key=True) == Decision((TOUCH,), SET)
     assert decided(FOUND, old_key=True, changed=True) == Decision((SAVE,), SET)
     assert decided(FOUND, old_key=True, started=True) == NOTHING
     assert decided(NEW, old_key=True) == NOTHING

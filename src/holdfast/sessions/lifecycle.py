@@ -216,9 +216,10 @@ def _of_found(record: Record, deeds: Deeds, now: float, terms: Terms, *, old_key
             return Decision((Command.RENEW,), Header.SET)
     if deeds.changed:
         return Decision((Command.SAVE,), signed_anew)
-    if not deeds.started and touch_due(record, now, terms):
+    # What is signed anew has to be good still: a login may have been quicker than this page.
+    if signed_anew is Header.SET or (not deeds.started and touch_due(record, now, terms)):
         return Decision((Command.TOUCH,), signed_anew)
-    return Decision(header=signed_anew)
+    return NOTHING
 
 
 def touch_interval(terms: Terms) -> float:
