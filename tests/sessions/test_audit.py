@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from tests.sessions.browser import Browser, app_of
+from tests.support.threads import no_threads
 
 from holdfast.errors import ConfigurationError
 from holdfast.runtime import aclose
@@ -177,6 +178,18 @@ def test_what_cannot_be_written_is_told_once_until_it_works_again(
     log.write(created())
     assert log.flush()
     assert caplog.text.count("cannot be written") == 2
+
+
+def test_a_line_that_finds_no_thread_is_written_with_the_next(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = AuditLog(str(tmp_path / "log"), KEY)
+    with no_threads():
+        log.write(created("kim"))
+    assert "no thread" in caplog.text
+    log.write(created("ada"))
+    assert log.flush()
+    assert len(lines(tmp_path / "log")) == 2
 
 
 def test_a_disk_that_does_not_answer_holds_nobody_up(

@@ -109,10 +109,13 @@ class AuditLog:
     def _start(self) -> None:
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="holdfast-audit", daemon=True
-                )
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="holdfast-audit", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    self._tell("no thread is to be had for it, and its lines wait for the next")
+                    return
+                self._thread = thread
 
     def _run(self) -> None:
         while True:
