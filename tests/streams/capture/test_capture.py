@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from httpx_sse._decoders import SSEDecoder
@@ -28,14 +28,17 @@ from tests.streams.redis_stores import at_rest, opened
 
 from holdfast import EventStreamApp, RunResponse, Settings, request_stop
 from holdfast.streams.capture.aside import Aside
+from holdfast.streams.capture.ids import Place
 from holdfast.streams.capture.middleware import StreamCaptureMiddleware
+from holdfast.streams.capture.resuming import open_at
 from holdfast.streams.cursor import Cursor
+from holdfast.streams.doors.opening import Opening
 from holdfast.streams.doors.sse import is_captured
 from holdfast.streams.event import EventId
 from holdfast.streams.fanout.subscription import Subscription
 from holdfast.streams.publishing import runs
 from holdfast.streams.select import close_hubs, hub_of
-from holdfast.streams.store import Entry
+from holdfast.streams.store import Entry, RunInfo
 from holdfast.streams.stores.memory import MemoryEventStore
 
 if TYPE_CHECKING:
@@ -542,6 +545,28 @@ async def test_the_app_is_called_again_for_what_was_lost_with_its_process(
     assert feed.last_event_id() == "nine"
 
 
+@pytest.mark.parametrize(
+    ("end", "opening"),
+    [
+        ({"prev": EventId(2, 0), "seq": 4}, Opening.SERVE),
+        ({"prev": EventId(1, 0), "seq": 4}, Opening.NOTHING_FOLLOWS),
+        ({"prev": EventId(2, 0), "seq": 3}, Opening.NOTHING_FOLLOWS),
+        # Of the process that found it lost, which wrote nothing else.
+        ({"prev": EventId(2, 0), "seq": 1, "producer": "other"}, Opening.SERVE),
+        ({"prev": None, "seq": 0, "producer": None}, Opening.SERVE),
+        ({"prev": EventId(1, 0), "seq": 1, "type": "run_lost"}, Opening.ABSENT),
+    ],
+    ids=["more", "has all", "has seen all", "ended elsewhere", "unknown", "lost"],
+)
+def test_who_has_all_before_the_end_has_all(end: dict[str, Any], opening: Opening) -> None:
+    info = RunInfo("ended", end=EventId(3, 0))
+    place = Place("capture-a", Cursor(EventId(1, 0), {"p": 2}), "")
+    entry = Entry(
+        **{"id": EventId(3, 0), "type": "run_stopped", "data": b"", "producer": "p", **end}
+    )
+    assert open_at(info, entry, place) is opening
+
+
 async def test_readers_end_when_the_process_stops(
     browser: Browser, feed: Feed, store: EventStore
 ) -> None:
@@ -868,6 +893,17 @@ async def test_events_that_are_kept_nowhere_have_the_apps_own_ids(feed: Feed) ->
     async with Browser(captured(feed, store)).get() as call:
         await call.ended()
     assert events_of(call.text) == [("message", "1", "own")]
+    await close_hubs(store)
+
+
+async def test_comments_behind_events_that_are_kept_nowhere_pass(feed: Feed) -> None:
+    store = MemoryEventStore(enabled=False)
+    async with Browser(captured(feed, store)).get() as call:
+        await until(lambda: call.status)
+        feed.say("data: 1\n\n: behind\n\n")
+        await until(lambda: ": behind\n" in call.text)
+        feed.say(None)
+        await call.ended()
     await close_hubs(store)
 
 

@@ -140,5 +140,6 @@ class Aside:
 
 
 def _has(cursor: Cursor, entry: Entry) -> bool:
-    stored = not entry.provisional and cursor.base >= entry.id
+    # What is kept nowhere moves no cursor.
+    stored = not entry.provisional and (cursor.base >= entry.id or not entry.kept)
     return stored or cursor.has_seen(entry.producer, entry.seq)

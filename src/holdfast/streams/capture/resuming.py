@@ -50,10 +50,15 @@ def open_at(info: RunInfo | None, end: Entry | None, place: Place) -> Opening:
     all of it is told that it is over.
     """
     opening = decide(info, place.cursor)
-    if end is not None and place.cursor.reaches(end.producer, end.seq - 1, end.prev):
+    if end is not None and _is_next(end, place.cursor):
         opening = Opening.NOTHING_FOLLOWS
     broke_off = end is not None and end.type not in WELL
     return Opening.ABSENT if opening is Opening.NOTHING_FOLLOWS and broke_off else opening
+
+
+def _is_next(end: Entry, cursor: Cursor) -> bool:
+    known = end.prev is not None and end.prev <= cursor.base
+    return known or cursor.has_seen(end.producer, end.seq - 1)
 
 
 class Resuming:
