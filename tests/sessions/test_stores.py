@@ -220,6 +220,19 @@ class TestRedisBeside:
         assert isinstance(found, Record)
         assert found.seen_at == pytest.approx(time.time(), abs=1)
 
+    @pytest.mark.parametrize("step", [2 * HOUR, -2 * HOUR], ids=["on", "back"])
+    async def test_a_clock_that_is_set_changes_nothing(
+        self, monkeypatch: pytest.MonkeyPatch, step: float
+    ) -> None:
+        store, key = RedisSessionStore(self.settings), new_key()
+        await store.create(key, {"a": b"1"}, max_age=HOUR, idle_timeout=30)
+        await store.load(key, idle_timeout=30)
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() + step)
+        found = await store.load(key, idle_timeout=30)
+        assert isinstance(found, Record)
+        assert found.seen_at == pytest.approx(time.time(), abs=5)
+
     async def test_a_load_is_one_round_trip_and_a_write_one_script(self) -> None:
         store, key = RedisSessionStore(self.settings), new_key()
         await store.create(key, {"a": b"1"}, max_age=HOUR)

@@ -75,6 +75,7 @@ class Bond:
         self._handled = False
         self._expires_at = 0.0
         self._skew = 0.0
+        self._over_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._work: asyncio.Task[None] | None = None
 
@@ -85,7 +86,7 @@ class Bond:
             return
         record = self._exchange.record
         if self._exchange.standing is Standing.FOUND and record is not None and _on_asyncio():
-            self._expires_at, self._skew = record.expires_at, record.skew
+            self._reckon(record)
             self._unwatch = announcer.endings.watch(*held.key, self._end, self._doubt)
             # It may have ended between its load and now.
             self._doubt()
@@ -173,10 +174,17 @@ class Bond:
         # At random moments: there may be thousands, and Redis has only just come back.
         self._set_timer(time.time() + between(0.0, _SPREAD))
 
+    def _reckon(self, record: Record) -> None:
+        """Note when the lifetime is over."""
+        self._expires_at, self._skew = record.expires_at, record.skew
+        # By the clock of timers, which nobody sets; ours may be by hours (NTP, a resumed machine).
+        loop = asyncio.get_running_loop()
+        self._over_at = loop.time() + record.expires_at - time.time()
+
     async def _look(self) -> None:
         """See whether it is really over: other requests may have prolonged it, or ended it."""
         held, idle = self._exchange.credential, self._exchange.setup.terms.idle_timeout
-        if held is not None and time.time() < self._expires_at:
+        if held is not None and asyncio.get_running_loop().time() < self._over_at:
             try:
                 end = await self._end_now(held.key, idle)
             except SessionUnavailable:
@@ -195,7 +203,7 @@ class Bond:
         if isinstance(found, Record):
             # As it is stored: of its own writes this request knows the end by its own clock alone.
             end = found.expires_at
-            self._expires_at, self._skew = end, found.skew
+            self._reckon(found)
             return min(end, found.seen_at + idle) if idle > 0 else end
         if found is Missing.SUPERSEDED:
             return None

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 #: How often a load asks Redis for its time as well, in the same round trip.
 CLOCK_SECONDS = 30.0
+# A clock that is only slewed does not get as far from another in that time.
+_STEP_SECONDS = 0.1
 
 
 class RedisSessionStore(SessionStore):
@@ -62,6 +64,8 @@ class RedisSessionStore(SessionStore):
         # Lifetimes are judged by the clock of Redis, which all processes share.
         self._skew = 0.0
         self._skew_due = 0.0
+        # What our clock is ahead of one that nobody sets, when both were last compared with that.
+        self._ahead = 0.0
 
     def __repr__(self) -> str:
         return f"<RedisSessionStore on {self.link!r}>"
@@ -75,7 +79,7 @@ class RedisSessionStore(SessionStore):
         """See :meth:`SessionStore.load`: one round trip."""
         command = ("HGETALL", self._calls.name(key.id_hash))
         try:
-            if time.monotonic() < self._skew_due:
+            if self._knows_time():
                 link = self.link
                 reply = link.execute_sync(*command) if blocking() else await link.execute(*command)
             else:
@@ -87,6 +91,12 @@ class RedisSessionStore(SessionStore):
         now = time.time() + self._skew
         return calls.record(reply, key.secret_hash, now, idle_timeout, self._skew)
 
+    def _knows_time(self) -> bool:
+        """Whether the skew was found lately, and our clock was not set since (NTP, a resume)."""
+        elapsed = time.monotonic()
+        stepped = abs(time.time() - elapsed - self._ahead)
+        return elapsed < self._skew_due and stepped < _STEP_SECONDS
+
     async def _load_with_time(self, command: tuple[str, str]) -> Reply:
         commands = [command, ("TIME",)]
         if blocking():
@@ -95,8 +105,9 @@ class RedisSessionStore(SessionStore):
             reply, redis_time = await self.link.pipeline(commands)
         if isinstance(redis_time, list):
             seconds, microseconds = redis_time
-            self._skew = int(seconds) + int(microseconds) / 1e6 - time.time()
-            self._skew_due = time.monotonic() + CLOCK_SECONDS
+            ours, elapsed = time.time(), time.monotonic()
+            self._skew = int(seconds) + int(microseconds) / 1e6 - ours
+            self._skew_due, self._ahead = elapsed + CLOCK_SECONDS, ours - elapsed
         if isinstance(reply, Exception):
             raise reply
         return reply
