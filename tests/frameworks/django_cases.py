@@ -372,7 +372,7 @@ class Sessions(SimpleTestCase):  # type: ignore[misc]
             with pytest.raises(UpdateError):
                 parallel.save()
             again(parallel).get("a")
-            with FrozenClock(time.time() + 10), override_settings(SESSION_COOKIE_AGE=5):
+            with override_settings(SESSION_COOKIE_AGE=-1):
                 again(brief).get("a")
         finally:
             stop()
@@ -486,14 +486,16 @@ class Requests(SimpleTestCase):  # type: ignore[misc]
         presented = engine().setup.signer.verify(session.session_key.encode())
         assert presented is not None
         old = CookieSigner([OLD_KEY]).sign(presented.credential)
-        with FrozenClock(time.time() + 100), override_settings(SESSION_COOKIE_SECURE=True):
+        # Redis goes by its own clock.
+        later = 0 if "HOLDFAST_REDIS_URL" in os.environ else 100
+        with FrozenClock(time.time() + later), override_settings(SESSION_COOKIE_SECURE=True):
             answer = asked("/show", old)
         assert given(answer) == session.session_key
         cookie = SimpleCookie(answer.headers["set-cookie"])["sessionid"]
         assert cookie["secure"]
         assert cookie["httponly"]
         assert cookie["samesite"] == "Lax"
-        assert 1209400 < int(cookie["max-age"]) <= 1209500, "it ends with its session"
+        assert 1209500 < int(cookie["max-age"]) + later <= 1209600, "it ends with its session"
         for at in ("/show", "/silent"):
             assert "set-cookie" not in asked(at, given(answer)).headers
         assert "set-cookie" not in asked("/silent", old).headers
