@@ -134,7 +134,8 @@ async def follow(
     Raises:
         StreamRefused: the server will not let the run be read, or none of them: no such run,
             expired, no right.
-        ValueError: *last_id* or the token is more than one line of ASCII.
+        ValueError: *last_id* or the token is more than one line of ASCII, or has white space at an
+            end.
         httpx.UnsupportedProtocol: *url* begins neither with ``http://`` nor with ``https://``.
     """
     reader = _Reader(url, runs, last_id, max_delay, renewable=callable(token))
@@ -318,11 +319,13 @@ class _Reader:
         self._begun = time.monotonic()
         self._parser = _Parser()
         self._pause = 0.0
-        headers = {"accept": "text/event-stream"}
+        headers: dict[str, str | bytes] = {"accept": "text/event-stream"}
         if self._token:
             headers["authorization"] = f"Bearer {self._token}"
         if self._last_id:
-            headers["last-event-id"] = self._last_id
+            # An id of another server may hold any character; a browser sends it as UTF-8, without
+            # white space around it (WHATWG HTML, "Last-Event-ID"; Fetch, "normalize").
+            headers["last-event-id"] = self._last_id.strip(" \t").encode()
         timeout = httpx.Timeout(CONNECT_TIMEOUT, read=silence)
         return {"url": self._url, "headers": headers, "timeout": timeout}
 
@@ -480,9 +483,9 @@ class _Parser:
 
 def _one_line(text: str, name: str) -> str:
     """Return *text*, which goes into a header; the error does not repeat it, it may be a secret."""
-    if text.isascii() and text.isprintable():
+    if text.isascii() and text.isprintable() and text == text.strip():
         return text
-    raise ValueError(f"{name} is one line of ASCII, without a line break at its end")
+    raise ValueError(f"{name} is one line of ASCII, with no space or line break around it")
 
 
 def _refusal(status: int, body: bytes) -> StreamRefused:

@@ -250,13 +250,23 @@ async def test_an_address_that_is_none_is_an_error_and_not_tried_again(
         await collect(way, address)
 
 
-@pytest.mark.parametrize("given", [{"token": "tok\n"}, {"token": "töken"}, {"last_id": "1-0\n"}])
+@pytest.mark.parametrize(
+    "given",
+    [{"token": "tok\n"}, {"token": "töken"}, {"token": "tok "}, {"last_id": "1-0\n"}],
+)
 async def test_what_no_header_can_carry_is_an_error_and_not_repeated_in_it(
     way: str, given: dict[str, str]
 ) -> None:
     with pytest.raises(ValueError, match="one line of ASCII") as caught:
         await Answers().collect(way, **given)
     assert not any(text in str(caught.value) for text in given.values())
+
+
+@pytest.mark.parametrize("own", ["é", " x "])
+async def test_an_id_of_somebody_else_is_sent_back_as_a_browser_does(way: str, own: str) -> None:
+    server = Answers(answer(f"id: {own}\ndata: 1\n\n"), httpx.Response(204))
+    await server.collect(way, "http://other.test/feed")
+    assert server.requests[1].headers["last-event-id"] == own.strip()
 
 
 async def test_an_event_stream_of_somebody_else_is_followed_too(
