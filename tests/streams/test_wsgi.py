@@ -763,6 +763,28 @@ def test_who_waits_for_a_loop_that_found_no_thread_is_told() -> None:
         life.loop()
 
 
+AT_THE_LIMIT_OF_FILES = """
+import asyncio, os, resource
+from holdfast.streams.wsgi.loop import LoopThread
+
+threads, (soft, hard) = LoopThread(asyncio.sleep), resource.getrlimit(resource.RLIMIT_NOFILE)
+os.close(free := os.dup(0))
+resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+try:
+    threads.life()
+except RuntimeError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+print(threads.life().loop().is_running())
+"""
+
+
+def test_a_loop_that_found_no_file_is_begun_by_the_next_request() -> None:
+    command = [sys.executable, "-c", AT_THE_LIMIT_OF_FILES]
+    told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert told.stdout.splitlines() == ["the thread of the streams could not begin", "True"]
+
+
 def test_a_wrong_variable_is_told_at_start() -> None:
     from holdfast.errors import ConfigurationError
 

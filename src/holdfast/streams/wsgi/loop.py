@@ -47,7 +47,7 @@ class LoopThread:
                 try:
                     made.start()
                 except BaseException:
-                    # The system has no thread left; the next request asks for one again.
+                    # The system has no thread left, or no file; the next request asks again.
                     self._running.pop("now", None)
                     raise
         return running
@@ -86,13 +86,14 @@ class Life:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
-        """Begin the thread. It ends with the process, and keeps that from nothing.
+        """Begin the thread, and its loop. It ends with the process, and keeps that from nothing.
 
         Raises:
-            RuntimeError: there is no thread to be had.
+            RuntimeError: there is no thread to be had, or nothing to make a loop of.
         """
         try:
             self._start()
+            self.loop()
         except BaseException:
             self._begun.set()
             raise
@@ -129,6 +130,8 @@ class Life:
             for tell in list(self.waiting):
                 tell()
             self.ended = True
+            # Where no loop could be made, as with no file left to open, nobody is to wait for it.
+            self._begun.set()
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
