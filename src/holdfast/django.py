@@ -83,6 +83,9 @@ def _prepare(request: HttpRequest, response: HttpResponse) -> None:
     session = getattr(request, "session", None)
     if not isinstance(session, SessionStore):
         return
+    if django_settings.SESSION_SAVE_EVERY_REQUEST and session.session_key is not None:
+        # Django looks at it only after it has asked whether it is empty, which that may change.
+        session.get_expiry_age()
     # Of any other answer nothing is saved.
     if response.status_code < 500:
         session.renew_for_another_user()
@@ -104,12 +107,12 @@ def _sign_anew(request: HttpRequest, response: HttpResponse) -> None:
     if not isinstance(session, SessionStore) or name in response.cookies:
         return
     found = session.signed_before
-    if found is not None and response.status_code < 500:
-        credential, ends_at = found
+    if found is not None and response.status_code < 500 and session.is_newest(found[0]):
+        presented, ends_at = found
         closed = session.get_expire_at_browser_close()
         response.set_cookie(
             name,
-            engine().setup.signer.sign(credential),
+            engine().setup.signer.sign(presented.credential),
             max_age=None if closed else max(int(ends_at - time.time()), 0),
             domain=django_settings.SESSION_COOKIE_DOMAIN,
             path=django_settings.SESSION_COOKIE_PATH,

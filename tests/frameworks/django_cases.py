@@ -93,6 +93,18 @@ def flush(request: HttpRequest) -> HttpResponse:
     return HttpResponse()
 
 
+def save(request: HttpRequest) -> HttpResponse:
+    put(request)
+    request.session.save()
+    return HttpResponse()
+
+
+def elsewhere(request: HttpRequest) -> JsonResponse:
+    answer = show(request)
+    SessionStore(request.session.session_key).cycle_key()
+    return answer
+
+
 def show(request: HttpRequest) -> JsonResponse:
     return JsonResponse(dict(request.session.items()))
 
@@ -116,6 +128,8 @@ urlpatterns = [
     path("set", put),
     path("cycle", cycle),
     path("flush", flush),
+    path("save", save),
+    path("elsewhere", elsewhere),
     path("show", show),
     path("silent", silent),
     path("fail", fail),
@@ -456,21 +470,29 @@ class Requests(SimpleTestCase):  # type: ignore[misc]
             assert asked("/show", old).json == {}
             assert asked("/show", new).json == {"cart": "tea", "user_id": "ada"}
             assert given(asked("/set?user_id=ada&cart=milk", new)) == new
+            # Also where the view has stored it before.
+            old = stored(cart="tea").session_key
+            saved = given(asked("/save?user_id=eve", old))
+            assert asked("/show", old).json == {}
+            assert asked("/show", saved).json == {"cart": "tea", "user_id": "eve"}
             # Django's own login() has seen to it.
             asked("/cycle?user_id=eve", stored(cart="tea").session_key)
         finally:
             stop()
-        assert told == ["created ", "rotated user changed", "created ", "rotated regenerated"]
+        login = ["created ", "rotated user changed"]
+        assert told == [*login, *login, "created ", "rotated regenerated"]
 
     def test_whose_cookie_is_older_than_his_browsers_begins_and_removes_nothing(self) -> None:
         session = stored(cart="tea")
         old = session.session_key
         session.cycle_key()
         assert "set-cookie" not in asked("/flush", old).headers
+        foreign = CookieSigner(["another key of more than sixteen"]).sign(new_credential())
         with override_settings(SESSION_SAVE_EVERY_REQUEST=True):
-            answer = asked("/show", old)
-        assert answer.status_code == 200
-        assert "set-cookie" not in answer.headers
+            for at, cookie in itertools.product(("/show", "/silent"), (old, foreign)):
+                answer = asked(at, cookie)
+                assert answer.status_code == 200
+                assert "set-cookie" not in answer.headers
         with self.assertLogs("django", "WARNING"):
             assert asked("/set?user_id=eve", old).status_code == 400
         assert dict(again(session).items()) == {"cart": "tea"}
@@ -502,6 +524,30 @@ class Requests(SimpleTestCase):  # type: ignore[misc]
         with override_settings(SESSION_EXPIRE_AT_BROWSER_CLOSE=True):
             assert "Max-Age" not in asked("/show", old).headers["set-cookie"]
         assert given(asked("/flush", old)) == ""
+
+    def test_a_login_during_a_page_is_not_undone_by_signing_the_cookie_anew(self) -> None:
+        session = stored(a=1)
+        presented = engine().setup.signer.verify(session.session_key.encode())
+        assert presented is not None
+        old = CookieSigner([OLD_KEY]).sign(presented.credential)
+        answer = asked("/elsewhere", old)
+        assert answer.json == {"a": 1}
+        assert "set-cookie" not in answer.headers
+
+    def test_while_no_store_answers_no_cookie_is_signed_anew(self) -> None:
+        session = stored(a=1)
+        presented = engine().setup.signer.verify(session.session_key.encode())
+        assert presented is not None
+        store, looked = (
+            FaultyStore(engine().setup.store),
+            SessionStore(CookieSigner([OLD_KEY]).sign(presented.credential)),
+        )
+        with faults(store):
+            looked.load()
+            assert looked.signed_before is not None
+            assert looked.is_newest(presented)
+            store.fail("load")
+            assert not looked.is_newest(presented)
 
     def test_who_was_given_a_newer_secret_elsewhere_is_not_given_the_old_one(self) -> None:
         session = stored(a=1)

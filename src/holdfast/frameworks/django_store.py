@@ -83,9 +83,10 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         self._held: Credential | None = None
         self._graced: Credential | None = None
         #: What an older key signed, and when it ends, in seconds since the epoch.
-        self.signed_before: tuple[Credential, float] | None = None
+        self.signed_before: tuple[Presented, float] | None = None
         self._ledger: Ledger | None = None
         self._user: str | None = None
+        self._user_before: str | None = None
         self._verified: tuple[str, Presented | None] = "", None
         super().__init__(session_key)
 
@@ -122,7 +123,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         if not found.current:
             self._graced = presented.credential
         elif presented.old_key and found.degraded is None:
-            self.signed_before = presented.credential, self._end_of(found, data)
+            self.signed_before = presented, self._end_of(found, data)
         if found.degraded == "stale":
             for key in engine().setup.terms.fresh_keys:
                 data.pop(key, None)
@@ -237,8 +238,20 @@ class SessionStore(SessionBase):  # type: ignore[misc]
             return
         data = self._get_session()
         presented = self._presented(self.session_key)
-        if presented is not None and data and engine().setup.terms.user_of(data) != self._user:
+        user = engine().setup.terms.user_of(data)
+        # Compared with who was loaded: a view that called save() has stored the new one already.
+        if presented is not None and data and user != self._user_before:
             self._rotate(presented.credential, "user changed")
+
+    def is_newest(self, presented: Presented) -> bool:
+        """Whether the browser has no newer cookie: another request may have changed the key."""
+        setup = engine().setup
+        try:
+            key, idle = presented.credential.key, setup.terms.idle_timeout
+            found = driven(setup.store.load(key, idle_timeout=idle))
+        except (SessionUnavailable, CorruptData):
+            return False
+        return isinstance(found, Record) and found.current and found.degraded is None
 
     def _rotate(self, credential: Credential, reason: RotationCause) -> bool:
         """Write what was changed with a new secret; false where there is no session to write to."""
@@ -316,7 +329,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
     def _keep(self, stored: dict[str, bytes], data: dict[str, Any]) -> None:
         terms = engine().setup.terms
         self._ledger = Ledger(stored, terms.max_bytes, mark_of(data))
-        self._user = terms.user_of(data)
+        self._user = self._user_before = terms.user_of(data)
 
     def _touch(self, presented: Presented, found: Record) -> None:
         terms = engine().setup.terms
