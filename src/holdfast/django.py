@@ -48,13 +48,13 @@ class SessionMiddleware(_DjangoMiddleware):  # type: ignore[misc]
     def process_request(self, request: HttpRequest) -> HttpResponse | None:
         """Give the request its session, unless nothing may be served."""
         connection = connection_of(request.META)
-        _leave_ours(request.COOKIES, connection["headers"])
+        ambiguous = _leave_ours(request.COOKIES, connection["headers"])
         super().process_request(request)
         request.session.connection = connection
         if not engine().may_serve(request.META):
             return _unreachable()
         importer = engine().door.importer
-        if importer is not None:
+        if importer is not None and not ambiguous:
             request.session.bring(importer)
         return None
 
@@ -122,21 +122,25 @@ def _sign_anew(request: HttpRequest, response: HttpResponse) -> None:
         )
 
 
-def _leave_ours(cookies: dict[str, str], headers: list[tuple[bytes, bytes]]) -> None:
+def _leave_ours(cookies: dict[str, str], headers: list[tuple[bytes, bytes]]) -> bool:
     """Leave in *cookies*, where several have the session's name, the one that is ours.
 
     Django takes the last, whoever set it; and where that names no session, ours is removed.
+
+    Returns:
+        Whether two different ones are ours, so that none is believed.
     """
     name = django_settings.SESSION_COOKIE_NAME
     raw = name.encode("latin-1")
     if len(candidates(headers, raw)) < 2:
-        return
+        return False
     answer = engine().door.answer_of(headers, raw)
     if isinstance(answer, Presented):
         cookies[name] = engine().setup.signer.sign(answer.credential)
     elif answer is NoCredential.AMBIGUOUS:
         # As if there were none: without ours the browser would be left with the other.
         cookies.pop(name, None)
+    return answer is NoCredential.AMBIGUOUS
 
 
 def _unreachable(error: Exception | None = None) -> HttpResponse:

@@ -730,6 +730,13 @@ class Moving(SimpleTestCase):  # type: ignore[misc]
             assert asked("/show", cookie).json == {}
         assert Session.objects.count() == 1, "the table is only read"
 
+    def test_of_two_cookies_that_are_both_ours_none_brings_one_from_before(self) -> None:
+        before = self.from_before(_auth_user_id="7")
+        ada, eve = (stored(user_id=name).session_key for name in ("ada", "eve"))
+        answer = asked("/show", ada, eve, before)
+        assert answer.json == {}
+        assert "set-cookie" not in answer.headers
+
     def test_while_the_table_is_away_nobody_is_taken_for_a_stranger(self) -> None:
         before = self.from_before(_auth_user_id="7")
         self.drop()
