@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.streams.capture.calls import KEY, Browser, Feed, captured, events_of, headers_of, last_id
 from tests.streams.clients import until
-from tests.streams.redis_stores import opened, ttls
+from tests.streams.redis_stores import at_rest, opened, ttls
 
 from holdfast.streams.capture import refresh, register
 from holdfast.streams.capture.ids import Seal, capture_key
 from holdfast.streams.capture.presence import Presence
+from holdfast.streams.fanout.subscription import Subscription
 from holdfast.streams.publishing import runs
-from holdfast.streams.select import close_hubs
+from holdfast.streams.select import close_hubs, hub_of
 
 if TYPE_CHECKING:
     from holdfast.streams.store import EventStore
@@ -340,3 +341,31 @@ async def test_what_no_journal_takes_still_reaches_the_client(
         assert [int(each.data) for each in events_of(call.text)] == [*range(1, 10)]
         assert "can be recorded no further" in caplog.text
         await close_hubs(store)
+
+
+async def test_what_no_journal_takes_reaches_the_client_when_redis_is_back_too(
+    feed: Feed, fresh_redis: RedisServer, key_prefix: str
+) -> None:
+    options = {"redis_timeout": 1, "stream_journal": 2}
+    async with opened(fresh_redis.url, key_prefix, **options) as store, at_rest(store):
+        async with Browser(captured(feed, store)).get() as call:
+            await until(lambda: call.status)
+            feed.say("data: 1\n\n")
+            await until(lambda: events_of(call.text))
+            fresh_redis.freeze()
+            await until(lambda: not store.available)
+            feed.say("data: 2\n\n")
+            await until(lambda: events_of(call.text)[1:])
+            feed.say("data: 3\n\n")
+            await until(lambda: events_of(call.text)[2:])
+            feed.say("data: 4\n\n")
+            await until(lambda: events_of(call.text)[3:])
+            fresh_redis.thaw()
+            run_id = headers_of(call)["holdfast-run"]
+            await until(lambda: store.available and store.pending(run_id) is None, 20)
+            (reader,) = hub_of(store).subscribers
+            assert isinstance(reader, Subscription)
+            await until(lambda: not reader.cursor.seen, 20)
+            feed.say("data: 5\n\n", None)
+            await call.ended()
+        assert [each.data for each in events_of(call.text)] == ["1", "2", "3", "4", "5"]

@@ -31,7 +31,7 @@ class Aside:
         events, size: how many events, and bytes of them, the log may be ahead. Default: any.
 
     Attributes:
-        last: the last event that was recorded.
+        last: the last event that was recorded, until the client is known to have it.
         events: as given.
         there: the client is.
         broken: nothing is recorded any more, and this is the only way.
@@ -101,6 +101,9 @@ class Aside:
             self._lead -= events
             self._lead_bytes -= size
             self._drained.set()
+        if self._has_all(cursor):
+            # For good: a cursor no longer tells it once what an outage held back is stored.
+            self.last = None
 
     def caught_up(self) -> None:
         """Note that nothing more waits for the client, wherever in the log that is.
