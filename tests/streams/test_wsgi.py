@@ -768,7 +768,7 @@ import asyncio, os, resource
 from holdfast.streams.wsgi.loop import LoopThread
 
 threads, (soft, hard) = LoopThread(asyncio.sleep), resource.getrlimit(resource.RLIMIT_NOFILE)
-os.close(free := os.dup(0))
+os.close(free := os.dup(1))
 resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
 try:
     threads.life()
