@@ -322,6 +322,13 @@ ODD: dict[str, tuple[list[Any], list[tuple[str, Any]]]] = {
         [odd({"function_call": NAMED}), odd({"function_call": {"arguments": "{}"}})],
         told(*call_of({}, "{}", call="c:0")),
     ),
+    "the one call of before, in the next answer": (
+        [
+            *(odd({"content": "hi"}), odd({}, **STOP)),
+            odd({"function_call": {**NAMED, "arguments": "{}"}}, id="d"),
+        ],
+        [*told(HI, reason="stop"), *told(*call_of({}, "{}", call="d:0"), message="d")],
+    ),
     "a tool without a schema": (
         [odd(called(index=0, id="x", type="custom", custom={"name": "t", "input": "ls"}))],
         told(*call_of("ls", "ls")),

@@ -54,6 +54,7 @@ def openai_events_sync(stream: Any, *, max_bytes: int | None = None) -> Iterator
 
 _THOUGHTS = ("reasoning_content", "reasoning")
 """How servers that show their reasoning name it, beyond OpenAI's own fields."""
+_SAYINGS = ("content", "refusal", "tool_calls", "function_call", *_THOUGHTS)
 _CALLED = {"function_call", "custom_tool_call"}
 
 
@@ -182,7 +183,7 @@ def _is_next(choice: _Choice, completion: Any, delta: Any) -> bool:
 
 
 def _says(delta: Any) -> bool:
-    return any(_part(delta, name) for name in ("content", "refusal", "tool_calls", *_THOUGHTS))
+    return any(_part(delta, name) for name in _SAYINGS)
 
 
 def _delta(delta: Any, choice: _Choice) -> Iterator[Event]:
