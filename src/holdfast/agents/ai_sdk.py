@@ -167,9 +167,9 @@ class UIMessageEncoder(Speller):
         frames = [*self._end_part("reasoning", message)] if part == "text" else []
         known = self._parts.get((part, message))
         if known is None:
+            frames += self._in_a_step(data)
             self._numbers += 1
             known = self._parts[part, message] = f"{part}-{self._numbers}"
-            frames += self._in_a_step(data)
             frames.append({"type": f"{part}-start", "id": known})
         return [*frames, {"type": f"{part}-delta", "id": known, "delta": text}]
 
@@ -185,6 +185,10 @@ class UIMessageEncoder(Speller):
 
     def _end_message(self, message: str) -> list[Frame]:
         return [*self._end_part("reasoning", message), *self._end_part("text", message)]
+
+    def _end_parts(self) -> Iterator[Frame]:
+        for part, message in [*self._parts]:
+            yield from self._end_part(part, message)
 
     def _end_part(self, part: str, message: str) -> Iterator[Frame]:
         known = self._parts.pop((part, message), None)
@@ -255,7 +259,8 @@ class UIMessageEncoder(Speller):
         if step is not None and not (step[1] and (message is None or message != step[0])):
             return []
         self._step = message, False
-        ended = [] if step is None else [{"type": "finish-step"}]
+        # Clients before version 7 know of no part any more that was open when a step ended.
+        ended = [] if step is None else [*self._end_parts(), {"type": "finish-step"}]
         return [*ended, {"type": "start-step"}]
 
     # -- nodes
@@ -289,8 +294,7 @@ class UIMessageEncoder(Speller):
     def _end(self, last: list[Frame]) -> Iterator[Frame | str]:
         self.done = True
         if not self._finished:
-            for part, message in [*self._parts]:
-                yield from self._end_part(part, message)
+            yield from self._end_parts()
             yield from last
         yield DONE
 
