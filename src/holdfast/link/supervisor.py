@@ -154,9 +154,15 @@ class Supervisor:
     def _start(self) -> None:
         if self._thread is None and not self._stopping:
             thread = threading.Thread(target=self._run, name="holdfast-link", daemon=True)
-            # Where the system has no thread left, the next use asks for one again.
-            thread.start()
+            # First: to start it, gevent has other greenlets run, which look whether there is one. A
+            # lock that was made before it patched the process would stop them all.
             self._thread = thread
+            try:
+                thread.start()
+            except BaseException:
+                # The system has no thread left; the next use asks for one again.
+                self._thread = None
+                raise
 
     def stop(self) -> None:
         """Shut the gate for good and have the thread end after what it is doing."""
