@@ -299,6 +299,20 @@ async def test_a_call_is_answered_once_whoever_answers(
     assert answers == [expected]
 
 
+async def test_what_was_answered_before_the_run_is_not_told_with_it(
+    settings: Settings, log: Log
+) -> None:
+    graph = agent_graph(AIMessage("", tool_calls=[CALL]), "Done.", tools=by_hand)
+    earlier = AIMessage("", tool_calls=[{**CALL, "id": "call_0"}])
+    answer = ToolMessage("Rain in Bergen", tool_call_id="call_0")
+    async with RunPublisher("r", settings=settings) as run:
+        messages = {"messages": [earlier, answer, *QUESTION["messages"]]}
+        await graph.ainvoke(messages, {"callbacks": [AsyncRunCallbackHandler(run)]})
+    told = [event.data["call"] for event in await log.events() if event.type == "tool_result"]
+    assert "call_1" in told
+    assert "call_0" not in told
+
+
 async def test_runs_at_once_that_share_a_handler_answer_their_own_calls(
     settings: Settings, log: Log
 ) -> None:

@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
+from tests.sessions.aging import age
 from tests.sessions.browser import Browser, Doing
 from tests.sessions.outage import HOUR, KEY, Outage, away, back, session_keys, settings_for, until
 
@@ -748,12 +749,11 @@ async def test_activity_before_the_outage_counts_in_it(
 ) -> None:
     outage = Outage(kept_redis, session_idle_timeout=100, session_encryption_key=encryption)
     await outage.log_in()
-    real = time.time
-    ahead = 60.0
-    monkeypatch.setattr(time, "time", lambda: real() + ahead)
+    age(kept_redis, outage.settings.key_prefix, 60)
     assert b"user_id" in await outage.do(dict)
     await outage.begin()
-    ahead = 120.0
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 60)
     assert b"user_id" in await outage.do(dict)
 
 
