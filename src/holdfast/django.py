@@ -68,21 +68,22 @@ class SessionMiddleware(_DjangoMiddleware):  # type: ignore[misc]
         if response.status_code == 500 and request.session.refused:
             # Raised outside of the view, where Django has made 500 of it.
             return _unreachable()
+        # Who replaces it by something else has that saved by Django alone.
+        session = getattr(request, "session", None)
+        ours = session if isinstance(session, SessionStore) else None
         try:
-            _prepare(request, response)
+            if ours is not None:
+                _prepare(request, response, ours)
             response = super().process_response(request, response)
         except SessionUnavailable as error:
             return _unreachable(error)
-        _leave_newer(request, response)
-        _sign_anew(request, response)
+        if ours is not None:
+            _tell_browser(response, ours)
         return response
 
 
-def _prepare(request: HttpRequest, response: HttpResponse) -> None:
-    """Do what Django's sessions do not, before it saves that of *request*."""
-    session = getattr(request, "session", None)
-    if not isinstance(session, SessionStore):
-        return
+def _prepare(request: HttpRequest, response: HttpResponse, session: SessionStore) -> None:
+    """Do what Django's sessions do not, before it saves *session*."""
     if django_settings.SESSION_SAVE_EVERY_REQUEST and session.session_key is not None:
         # Django looks at it only after it has asked whether it is empty, which that may change.
         session.get_expiry_age()
@@ -94,18 +95,17 @@ def _prepare(request: HttpRequest, response: HttpResponse) -> None:
         request.COOKIES.pop(django_settings.SESSION_COOKIE_NAME, None)
 
 
-def _leave_newer(request: HttpRequest, response: HttpResponse) -> None:
-    """Give no cookie to a browser that has a newer one, or is about to get it."""
-    session, name = getattr(request, "session", None), django_settings.SESSION_COOKIE_NAME
-    if name in response.cookies and isinstance(session, SessionStore) and session.in_grace:
+def _tell_browser(response: HttpResponse, session: SessionStore) -> None:
+    """Leave a browser its newer cookie; sign anew the one that an older key has signed."""
+    name = django_settings.SESSION_COOKIE_NAME
+    if name not in response.cookies:
+        _sign_anew(response, session, name)
+    elif session.in_grace:
+        # The browser has a newer one, or is about to get it.
         del response.cookies[name]
 
 
-def _sign_anew(request: HttpRequest, response: HttpResponse) -> None:
-    """Give the browser its cookie by the present key where an older one has signed it."""
-    session, name = getattr(request, "session", None), django_settings.SESSION_COOKIE_NAME
-    if not isinstance(session, SessionStore) or name in response.cookies:
-        return
+def _sign_anew(response: HttpResponse, session: SessionStore, name: str) -> None:
     found = session.signed_before
     if found is not None and response.status_code < 500 and session.is_newest(found[0]):
         presented, ends_at = found
