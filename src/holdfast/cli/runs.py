@@ -317,32 +317,14 @@ async def expire(context: click.Context, run: str, seconds: int) -> None:
     click.echo(f"{run}: events are kept for {seconds} s from now")
 
 
-@runs.command("import")
+@runs.command("import", context_settings={"show_default": True})
 @click.argument("file", type=click.File(encoding="utf-8"), default="-")
 @click.option("--csv", "as_csv", is_flag=True, help="Read CSV with a header, not lines of JSON.")
-@click.option(
-    "--run", "run_column", default="run_id", show_default=True, help="The column of the run's id."
-)
-@click.option(
-    "--type",
-    "type_column",
-    default="type",
-    show_default=True,
-    help="The column of the event's type.",
-)
-@click.option(
-    "--data", "data_column", default="data", show_default=True, help="The column of its data."
-)
-@click.option(
-    "--time", "time_column", default="created_at", show_default=True, help="The column of its time."
-)
-@click.option(
-    "--owner",
-    "owner_column",
-    default="owner",
-    show_default=True,
-    help="The column of the run's owner.",
-)
+@click.option("--run", "run_column", default="run_id", help="The column of the run's id.")
+@click.option("--type", "type_column", default="type", help="The column of the event's type.")
+@click.option("--data", "data_column", default="data", help="The column of its data.")
+@click.option("--time", "time_column", default="created_at", help="The column of its time.")
+@click.option("--owner", "owner_column", default="owner", help="The column of the run's owner.")
 @click.option("--complete", is_flag=True, help="End runs that have no end.")
 @click.option("--dry-run", is_flag=True, help="Read and check everything, and write nothing.")
 @_async
